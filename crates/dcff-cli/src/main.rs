@@ -1,0 +1,2 @@
+//! The `dcff` program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Plain narrow weights as safetensors with their config, and back

@@ -1,0 +1,1 @@
+//! Importance criteria for the filters of a convolution

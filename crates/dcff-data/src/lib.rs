@@ -1,0 +1,1 @@
+//! Labelled images, augmentation and batches for training convolutional networks

@@ -1,0 +1,1 @@
+//! From filter scores to kept filters and fusion coefficients

@@ -1,0 +1,1 @@
+//! Downloads from and uploads to the Hugging Face Hub

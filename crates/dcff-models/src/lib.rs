@@ -1,0 +1,1 @@
+//! Convolutional networks written once as data: dense, fused and compact

@@ -1,0 +1,1 @@
+//! The training loop: optimiser, schedules, methods, checkpoints, run folders
