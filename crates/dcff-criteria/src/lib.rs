@@ -1,1 +1,168 @@
-//! Importance criteria for the filters of a convolution
+//! Importance criteria for the filters of a convolution.
+//!
+//! A [`Criterion`] scores the filters of one layer, and does nothing else: a high score means "keep".
+//! How many filters stay, and whether the others are dropped or fused into them, is decided in `dcff-fusion`, so every
+//! criterion works with every keep mode.
+//!
+//! This crate deliberately knows no networks, no rates, no files and no data.
+//!
+//! # Adding a criterion
+//! One file with a unit struct that implements [`Criterion`], and one entry in [`ALL`].
+//! It then has a command-line name, a help line and the conformance suite of [`testing`].
+//!
+//! # Example
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use dcff_criteria::{LayerEvidence, by_name};
+//!
+//! // Four filters of one weight each; the last is unlike the others.
+//! let filters = Tensor::new(&[0.0f32, 0.1, 0.2, 5.0], &Device::Cpu)?.reshape((4, 1, 1, 1))?;
+//! let evidence = LayerEvidence::new("conv1", &filters, 1.0)?;
+//! let scores = by_name("kl")?.score(&evidence)?;
+//! assert!(scores[3] > scores[0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod error;
+mod evidence;
+mod kl;
+mod kl_published;
+mod l1_norm;
+mod random;
+mod similarity;
+pub mod testing;
+
+pub use error::{Error, Result};
+pub use evidence::{Evidence, LayerEvidence};
+pub use similarity::Similarity;
+
+/// What to do with a layer for which a criterion returned NaN or an infinity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NonFinite {
+    /// Stop with an error that names the layer and the filter.
+    Refuse,
+    /// Keep the whole layer's last finite scores; an error if there are none yet.
+    KeepLast,
+}
+
+/// A rule that scores the filters of one layer.
+pub trait Criterion: Send + Sync {
+    /// The name on the command line and in reports, in kebab case, unique among [`ALL`].
+    fn name(&self) -> &'static str;
+
+    /// One line for the help text.
+    fn about(&self) -> &'static str;
+
+    /// Where the criterion comes from: authors, title, venue, link.
+    fn source(&self) -> &'static str;
+
+    /// The evidence the score reads.
+    fn evidence(&self) -> Evidence;
+
+    /// What to do with a layer whose scores are not all finite.
+    fn non_finite(&self) -> NonFinite {
+        NonFinite::Refuse
+    }
+
+    /// The degree `d` if scaling all filters by `c > 0` scales all scores by `c^d`, for every `c`; `None` if no such
+    /// law holds.
+    fn scale_degree(&self) -> Option<i32> {
+        None
+    }
+
+    /// One score per filter, `C_out` in all; high means "keep".
+    ///
+    /// # Errors
+    /// If the evidence is missing or cannot be read.
+    /// Scores that are not finite are returned as they are: the caller acts on [`Criterion::non_finite`].
+    fn score(&self, layer: &LayerEvidence<'_>) -> Result<Vec<f64>>;
+}
+
+impl std::fmt::Debug for dyn Criterion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Every criterion, in the order of the help text.
+pub static ALL: &[&dyn Criterion] = &[
+    &kl::Kl,
+    &kl_published::KlPublished,
+    &l1_norm::L1Norm,
+    &random::Random,
+];
+
+/// The criterion called `name`.
+///
+/// # Errors
+/// If there is none; the message lists the known names.
+pub fn by_name(name: &str) -> Result<&'static dyn Criterion> {
+    ALL.iter()
+        .copied()
+        .find(|criterion| criterion.name() == name)
+        .ok_or_else(|| {
+            let known: Vec<_> = ALL.iter().map(|criterion| criterion.name()).collect();
+            Error::UnknownCriterion {
+                name: name.to_owned(),
+                known: known.join(", "),
+            }
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_criterion_conforms() {
+        for criterion in ALL {
+            testing::conformance(*criterion);
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names: BTreeSet<_> = ALL.iter().map(|criterion| criterion.name()).collect();
+        assert_eq!(names.len(), ALL.len());
+    }
+
+    #[test]
+    fn finds_by_name_and_lists_the_known_names() {
+        assert_eq!(by_name("l1-norm").unwrap().name(), "l1-norm");
+        assert_eq!(
+            by_name("l2").unwrap_err().to_string(),
+            "unknown criterion 'l2'; known: kl, kl-published, l1-norm, random"
+        );
+    }
+
+    #[test]
+    fn every_file_that_defines_a_criterion_is_listed_under_its_name() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let mut defined = BTreeSet::new();
+        for entry in std::fs::read_dir(source).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            // At the start of a line only: this string and doc examples are no definitions.
+            if text
+                .lines()
+                .any(|line| line.starts_with("impl Criterion for "))
+            {
+                defined.insert(
+                    path.file_stem()
+                        .unwrap()
+                        .to_str()
+                        .unwrap()
+                        .replace('_', "-"),
+                );
+            }
+        }
+        let listed: BTreeSet<_> = ALL
+            .iter()
+            .map(|criterion| criterion.name().to_owned())
+            .collect();
+        assert_eq!(defined, listed);
+    }
+}
