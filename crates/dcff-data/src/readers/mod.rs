@@ -1,0 +1,30 @@
+//! Readers: files in, a checked [`crate::Dataset`] out. One layout per file.
+
+mod cifar_binary;
+mod cifar_python;
+mod cifar_tar;
+mod class_folders;
+mod decode;
+mod parquet;
+mod pickle;
+
+pub use cifar_binary::read_cifar_binary;
+pub use cifar_python::read_cifar_python;
+pub use cifar_tar::read_cifar_tar;
+pub use class_folders::read_class_folders;
+pub use parquet::read_parquet;
+
+/// Names of the batch files that hold CIFAR-10's training images, without extension.
+pub(crate) const CIFAR_TRAIN: [&str; 5] = [
+    "data_batch_1",
+    "data_batch_2",
+    "data_batch_3",
+    "data_batch_4",
+    "data_batch_5",
+];
+
+/// Name of the batch file that holds CIFAR-10's test images, without extension.
+pub(crate) const CIFAR_TEST: &str = "test_batch";
+
+/// `[C, H, W]` of CIFAR's images in its binary and python versions.
+pub(crate) const CIFAR_SHAPE: [usize; 3] = [3, 32, 32];
