@@ -1,0 +1,1 @@
+//! Comparison with criterion vectors recorded from the authors' program.
