@@ -1,1 +1,64 @@
-//! Training layers for Candle with their own CPU kernels: convolution, batch norm, pooling, loss, SGD
+//! Training layers for Candle with their own CPU kernels.
+//!
+//! Convolution, batch norm with activation and residual, pooling, the parameter-free shortcut,
+//! linear, softmax cross-entropy and SGD with momentum, each with a forward and an explicit
+//! backward function, so that a caller can run a reverse sweep over a network it knows. The same
+//! layers wait in [`tape`] as candle custom operations for who uses candle's autograd.
+//!
+//! Feature maps travel as [`Features`], whose layout belongs to the device: on the CPU, sixteen
+//! images lie side by side, `[ceil(N / 16), C, H, W, 16]`, so that every kernel works on whole
+//! vectors whatever the number of channels and the size of the map, and neighbouring pixels are
+//! neighbouring vectors. Parameters and statistics are plain `f32` tensors.
+//!
+//! The kernels use AVX-512, AVX2, NEON or portable code, chosen when the program runs ([`Isa`]),
+//! and rayon's current thread pool. Results do not depend on the number of threads, to the bit.
+//!
+//! This crate deliberately does not know networks, parameter names, datasets or epochs.
+//!
+//! ```
+//! use candle_core::{Device, Tensor};
+//! use dcff_nn::{Activation, ConvConfig, Features};
+//!
+//! let images = Tensor::ones((2, 3, 8, 8), candle_core::DType::F32, &Device::Cpu)?;
+//! let x = Features::from_nchw(&images)?;
+//! let w = Tensor::ones((4, 3, 3, 3), candle_core::DType::F32, &Device::Cpu)?;
+//! let y = dcff_nn::conv2d(&x, &w, None, ConvConfig { padding: 1, ..Default::default() })?;
+//! let y = dcff_nn::activation(&y, Activation::Relu)?;
+//! assert_eq!(y.dims(), (2, 4, 8, 8));
+//! # Ok::<(), candle_core::Error>(())
+//! ```
+
+mod args;
+mod buffer;
+mod conv;
+mod cpu;
+mod elementwise;
+mod features;
+mod gemm;
+mod linear;
+mod loss;
+mod mix;
+mod norm;
+mod pool;
+mod sgd;
+mod shortcut;
+pub mod tape;
+mod threads;
+
+pub use buffer::release_memory;
+pub use conv::{ConvConfig, ConvGrads, conv2d, conv2d_backward};
+pub use cpu::Isa;
+pub use elementwise::{
+    Activation, accumulate, activation, activation_backward, add, concat, split_channels,
+};
+pub use features::{Features, LANES, flatten, unflatten};
+pub use linear::{LinearGrads, linear, linear_backward};
+pub use loss::{Loss, cross_entropy};
+pub use mix::{mix, mix_backward};
+pub use norm::{BatchStatistics, NormGrads, batch_norm, batch_norm_backward, batch_norm_inference};
+pub use pool::{
+    MaxIndices, PoolConfig, avg_pool2d, avg_pool2d_backward, global_avg_pool,
+    global_avg_pool_backward, max_pool2d, max_pool2d_backward,
+};
+pub use sgd::{SgdConfig, sgd_step};
+pub use shortcut::{shortcut, shortcut_backward};

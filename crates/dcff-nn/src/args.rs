@@ -1,0 +1,65 @@
+//! Checked access to the tensors that operations are given.
+
+use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
+
+/// Calls `f` with the numbers of `t` in row-major order, after checking type, device and shape.
+pub(crate) fn with<R>(
+    op: &str,
+    name: &str,
+    t: &Tensor,
+    dims: &[usize],
+    f: impl FnOnce(&[f32]) -> R,
+) -> Result<R> {
+    if t.dims() != dims {
+        bail!(
+            "{op}: expected {name} of shape {dims:?}, got {:?}",
+            t.dims()
+        );
+    }
+    with_any(op, name, t, f)
+}
+
+/// As [`with`], for a tensor of any shape.
+pub(crate) fn with_any<R>(
+    op: &str,
+    name: &str,
+    t: &Tensor,
+    f: impl FnOnce(&[f32]) -> R,
+) -> Result<R> {
+    if t.dtype() != DType::F32 {
+        bail!(
+            "{op}: expected {name} of type f32, got {}",
+            t.dtype().as_str()
+        );
+    }
+    let t = t.contiguous()?;
+    let (storage, layout) = t.storage_and_layout();
+    let Storage::Cpu(CpuStorage::F32(data)) = &*storage else {
+        bail!("{op}: expected {name} on the cpu, got {:?}", t.device());
+    };
+    let start = layout.start_offset();
+    Ok(f(&data[start..start + t.elem_count()]))
+}
+
+/// The numbers of a small tensor.
+pub(crate) fn numbers(op: &str, name: &str, t: &Tensor, dims: &[usize]) -> Result<Vec<f32>> {
+    with(op, name, t, dims, <[f32]>::to_vec)
+}
+
+/// A tensor of `data` on the CPU.
+pub(crate) fn tensor(data: Vec<f32>, dims: &[usize]) -> Result<Tensor> {
+    Tensor::from_vec(data, dims, &Device::Cpu)
+}
+
+/// Fails unless `got` is `expected`.
+pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
+    op: &str,
+    what: &str,
+    expected: T,
+    got: T,
+) -> Result<()> {
+    if expected != got {
+        bail!("{op}: expected {what} {expected:?}, got {got:?}");
+    }
+    Ok(())
+}

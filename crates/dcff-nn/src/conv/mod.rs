@@ -1,0 +1,210 @@
+//! Convolution: forward, input gradient, weight gradient and bias gradient.
+//!
+//! ```text
+//! y[n, o, i, j]  = b[o] + Σ_{c,u,v} w[o, c, u, v] x[n, c, i s - p + u, j s - p + v]
+//! dx[n, c, k, l] = Σ_{o,u,v} w[o, c, u, v] dy[n, o, (k + p - u) / s, (l + p - v) / s]
+//! dw[o, c, u, v] = Σ_{n,i,j} dy[n, o, i, j] x[n, c, i s - p + u, j s - p + v]
+//! db[o]          = Σ_{n,i,j} dy[n, o, i, j]
+//! ```
+//!
+//! with terms outside a map, and fractional indices, left out. As everywhere in deep learning this
+//! is a cross-correlation: the kernel is not flipped.
+
+mod direct;
+pub(crate) mod kernel;
+mod plan;
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::args;
+use crate::features::Features;
+use direct::Shape;
+use plan::Plan;
+
+/// Stride, padding and groups of a convolution, the same in both directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConvConfig {
+    /// Pixels from one output's window to the next, at least 1.
+    pub stride: usize,
+    /// Pixels of zeros around the input.
+    pub padding: usize,
+    /// Independent parts that the channels are divided into; 1 is an ordinary convolution.
+    pub groups: usize,
+}
+
+impl Default for ConvConfig {
+    /// Stride 1, no padding, one group.
+    fn default() -> Self {
+        Self {
+            stride: 1,
+            padding: 0,
+            groups: 1,
+        }
+    }
+}
+
+/// Gradients of a convolution.
+#[derive(Clone, Debug)]
+pub struct ConvGrads {
+    /// `[N, C_in, H, W]`, where it was asked for.
+    pub input: Option<Features>,
+    /// `[C_out, C_in / groups, K_h, K_w]`.
+    pub weight: Tensor,
+    /// `[C_out]`, where there is a bias.
+    pub bias: Option<Tensor>,
+}
+
+/// The sizes of one convolution, checked.
+struct Sizes {
+    c_in: usize,
+    c_out: usize,
+    input: (usize, usize),
+    output: (usize, usize),
+    kernel: (usize, usize),
+}
+
+impl Sizes {
+    fn new(op: &str, x: &Features, w: &Tensor, cfg: ConvConfig) -> Result<Self> {
+        let (_, c_in, h, width) = x.dims();
+        let Ok((c_out, depth, kh, kw)) = w.dims4() else {
+            bail!(
+                "{op}: expected a weight of shape [C_out, C_in / groups, K_h, K_w], got {:?}",
+                w.dims()
+            );
+        };
+        let ConvConfig {
+            stride,
+            padding,
+            groups,
+        } = cfg;
+        if stride == 0 || groups == 0 {
+            bail!("{op}: expected a stride and groups of at least 1, got {stride} and {groups}");
+        }
+        if c_in % groups != 0 || c_out % groups != 0 || c_in / groups != depth {
+            bail!(
+                "{op}: expected a weight for {c_in} input channels in {groups} groups, got {:?}",
+                w.dims()
+            );
+        }
+        let padded = (h + 2 * padding, width + 2 * padding);
+        if c_out == 0 || kh == 0 || kw == 0 || kh > padded.0 || kw > padded.1 {
+            bail!(
+                "{op}: expected a kernel that fits the padded input of {} x {}, got weight {:?}",
+                padded.0,
+                padded.1,
+                w.dims()
+            );
+        }
+        Ok(Self {
+            c_in,
+            c_out,
+            input: (h, width),
+            output: ((padded.0 - kh) / stride + 1, (padded.1 - kw) / stride + 1),
+            kernel: (kh, kw),
+        })
+    }
+}
+
+/// Convolution of `x` `[N, C_in, H, W]` with `w` `[C_out, C_in / groups, K_h, K_w]` and a bias
+/// `[C_out]`, giving `[N, C_out, H', W']` with `H' = (H + 2 padding - K_h) / stride + 1`.
+///
+/// # Errors
+///
+/// Shapes that do not fit together, or a tensor that is not `f32`.
+pub fn conv2d(
+    x: &Features,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    cfg: ConvConfig,
+) -> Result<Features> {
+    const OP: &str = "conv2d";
+    let sizes = Sizes::new(OP, x, w, cfg)?;
+    let bias = bias
+        .map(|bias| args::numbers(OP, "a bias", bias, &[sizes.c_out]))
+        .transpose()?;
+    args::with_any(OP, "a weight", w, |w| {
+        let plan = Plan::forward(sizes.input, sizes.output, sizes.kernel, cfg);
+        let shape = Shape {
+            groups: cfg.groups,
+            from: sizes.c_in / cfg.groups,
+            to: sizes.c_out / cfg.groups,
+            kernel: sizes.kernel.0 * sizes.kernel.1,
+        };
+        let (oh, ow) = sizes.output;
+        let mut y = Features::uninit((x.batch(), sizes.c_out, oh, ow));
+        direct::gather(
+            x,
+            &mut y,
+            &plan,
+            &shape,
+            bias.as_deref(),
+            |part, to, from, tap| {
+                w[((part * shape.to + to) * shape.from + from) * shape.kernel + tap]
+            },
+        );
+        y
+    })
+}
+
+/// Gradients of [`conv2d`] from the output's gradient `dy` `[N, C_out, H', W']`.
+///
+/// The input's is left out unless `need_input`: the first layer of a network has no use for it.
+///
+/// # Errors
+///
+/// Shapes that do not fit together, or a tensor that is not `f32`.
+pub fn conv2d_backward(
+    x: &Features,
+    w: &Tensor,
+    has_bias: bool,
+    cfg: ConvConfig,
+    dy: &Features,
+    need_input: bool,
+) -> Result<ConvGrads> {
+    const OP: &str = "conv2d_backward";
+    let sizes = Sizes::new(OP, x, w, cfg)?;
+    let (oh, ow) = sizes.output;
+    args::same(
+        OP,
+        "a gradient of dimensions",
+        (x.batch(), sizes.c_out, oh, ow),
+        dy.dims(),
+    )?;
+    let (from, to) = (sizes.c_in / cfg.groups, sizes.c_out / cfg.groups);
+    let kernel = sizes.kernel.0 * sizes.kernel.1;
+
+    let input = if need_input {
+        Some(args::with_any(OP, "a weight", w, |w| {
+            let plan = Plan::input_gradient(sizes.input, sizes.output, sizes.kernel, cfg);
+            // The gradient flows the other way: from the outputs to the inputs.
+            let shape = Shape {
+                groups: cfg.groups,
+                from: to,
+                to: from,
+                kernel,
+            };
+            let mut dx = Features::uninit(x.dims());
+            direct::gather(dy, &mut dx, &plan, &shape, None, |part, c, o, tap| {
+                w[((part * to + o) * from + c) * kernel + tap]
+            });
+            dx
+        })?)
+    } else {
+        None
+    };
+    let plan = Plan::forward(sizes.input, sizes.output, sizes.kernel, cfg);
+    let shape = Shape {
+        groups: cfg.groups,
+        from,
+        to,
+        kernel,
+    };
+    let weight = direct::weight_gradient(x, dy, &plan, &shape);
+    Ok(ConvGrads {
+        input,
+        weight: args::tensor(weight, w.dims())?,
+        bias: has_bias
+            .then(|| args::tensor(direct::bias_gradient(dy), &[sizes.c_out]))
+            .transpose()?,
+    })
+}

@@ -1,0 +1,147 @@
+//! Where a convolution's terms lie: tables shared by all images and channels.
+
+use super::ConvConfig;
+
+/// One convolution as gathering from a padded copy of its source.
+///
+/// The forward pass gathers from the input. The input gradient gathers from the output's gradient;
+/// with a stride `s`, the input pixels fall into `s x s` phases that meet different taps.
+pub(crate) struct Plan {
+    /// Height and width of the padded source.
+    pub(crate) padded: (usize, usize),
+    /// Row and column of the source's first pixel in the padded source (negative: cropped).
+    pub(crate) origin: (isize, isize),
+    /// Height and width of the source.
+    pub(crate) source: (usize, usize),
+    pub(crate) phases: Vec<Phase>,
+}
+
+/// Pixels of the target that share their taps.
+pub(crate) struct Phase {
+    /// Offset in the padded source, per pixel.
+    pub(crate) pixel_x: Vec<u32>,
+    /// Offset in the target, per pixel.
+    pub(crate) pixel_y: Vec<u32>,
+    /// Offset from the pixel's, and index in the kernel's rows and columns.
+    pub(crate) taps: Vec<(u32, usize)>,
+}
+
+impl Plan {
+    /// `y[oy, ox] = Σ w[ky, kx] x[oy s - p + ky, ox s - p + kx]`.
+    pub(crate) fn forward(
+        (h, w): (usize, usize),
+        (oh, ow): (usize, usize),
+        (kh, kw): (usize, usize),
+        cfg: ConvConfig,
+    ) -> Self {
+        let (s, p) = (cfg.stride, cfg.padding);
+        let padded = (h + 2 * p, w + 2 * p);
+        let mut phase = Phase {
+            pixel_x: Vec::with_capacity(oh * ow),
+            pixel_y: (0..(oh * ow) as u32).collect(),
+            taps: Vec::with_capacity(kh * kw),
+        };
+        for oy in 0..oh {
+            for ox in 0..ow {
+                phase.pixel_x.push((oy * s * padded.1 + ox * s) as u32);
+            }
+        }
+        for ky in 0..kh {
+            for kx in 0..kw {
+                phase.taps.push(((ky * padded.1 + kx) as u32, ky * kw + kx));
+            }
+        }
+        Self {
+            padded,
+            origin: (p as isize, p as isize),
+            source: (h, w),
+            phases: vec![phase],
+        }
+    }
+
+    /// `dx[iy, ix] = Σ w[ky, kx] dy[(iy + p - ky) / s, (ix + p - kx) / s]`, whole quotients only.
+    pub(crate) fn input_gradient(
+        (h, w): (usize, usize),
+        (oh, ow): (usize, usize),
+        (kh, kw): (usize, usize),
+        cfg: ConvConfig,
+    ) -> Self {
+        let (s, p) = (cfg.stride, cfg.padding);
+        // Rows of dy that some pixel meets: from `p / s - reach` to `(h - 1 + p) / s`.
+        let (reach_y, reach_x) = ((kh - 1) / s, (kw - 1) / s);
+        let first = p / s;
+        let padded = (
+            (h - 1 + p) / s - first + reach_y + 1,
+            (w - 1 + p) / s - first + reach_x + 1,
+        );
+        let origin = (
+            reach_y as isize - first as isize,
+            reach_x as isize - first as isize,
+        );
+        let mut phases = Vec::with_capacity(s * s);
+        for phase_y in 0..s.min(h + p) {
+            for phase_x in 0..s.min(w + p) {
+                let mut phase = Phase {
+                    pixel_x: Vec::new(),
+                    pixel_y: Vec::new(),
+                    taps: Vec::new(),
+                };
+                for iy in (0..h).filter(|iy| (iy + p) % s == phase_y) {
+                    for ix in (0..w).filter(|ix| (ix + p) % s == phase_x) {
+                        let at = ((iy + p) / s - first) * padded.1 + (ix + p) / s - first;
+                        phase.pixel_x.push(at as u32);
+                        phase.pixel_y.push((iy * w + ix) as u32);
+                    }
+                }
+                for ky in (phase_y..kh).step_by(s) {
+                    for kx in (phase_x..kw).step_by(s) {
+                        let at = (reach_y - ky / s) * padded.1 + reach_x - kx / s;
+                        phase.taps.push((at as u32, ky * kw + kx));
+                    }
+                }
+                if !phase.pixel_x.is_empty() {
+                    phases.push(phase);
+                }
+            }
+        }
+        Self {
+            padded,
+            origin,
+            source: (oh, ow),
+            phases,
+        }
+    }
+
+    /// Whether the source can be read where it is.
+    pub(crate) fn in_place(&self) -> bool {
+        self.origin == (0, 0) && self.padded.1 == self.source.1 && self.padded.0 <= self.source.0
+    }
+
+    /// Numbers of one channel of the padded source.
+    pub(crate) fn padded_len(&self) -> usize {
+        self.padded.0 * self.padded.1 * crate::LANES
+    }
+
+    /// Copies one channel of the source, zeros around it.
+    pub(crate) fn pad(&self, from: &[f32], to: &mut [f32]) {
+        let lanes = crate::LANES;
+        let (ph, pw) = self.padded;
+        let (sh, sw) = self.source;
+        // Columns of the padded row that have a source.
+        let left = self.origin.1.clamp(0, pw as isize) as usize;
+        let right = (self.origin.1 + sw as isize).clamp(left as isize, pw as isize) as usize;
+        for row in 0..ph {
+            let to = &mut to[row * pw * lanes..][..pw * lanes];
+            let source = row as isize - self.origin.0;
+            if source < 0 || source >= sh as isize {
+                to.fill(0.0);
+                continue;
+            }
+            let skip = (left as isize - self.origin.1) as usize;
+            let from = &from[(source as usize * sw + skip) * lanes..][..(right - left) * lanes];
+            to[..left * lanes].fill(0.0);
+            to[left * lanes..right * lanes].copy_from_slice(from);
+            to[right * lanes..].fill(0.0);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The processor's vector instructions, chosen once at run time.
+//!
+//! Kernels are written once, generic over [`Simd`] ("sixteen numbers"), and compiled for every
+//! instruction set of the target. [`Isa::run`] enters the copy compiled for one of them.
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+mod simd;
+
+pub(crate) use simd::Simd;
+
+/// An instruction set that this crate has kernels for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isa {
+    /// x86-64 with AVX-512F: sixteen numbers a register.
+    Avx512,
+    /// x86-64 with AVX2 and FMA: eight numbers a register.
+    Avx2,
+    /// 64-bit Arm: four numbers a register.
+    Neon,
+    /// Whatever the compiler makes of plain Rust.
+    Portable,
+}
+
+thread_local! {
+    static FORCED: Cell<Option<Isa>> = const { Cell::new(None) };
+}
+
+impl Isa {
+    /// Every instruction set that this processor can run, best first.
+    pub fn available() -> &'static [Isa] {
+        static AVAILABLE: OnceLock<Vec<Isa>> = OnceLock::new();
+        AVAILABLE.get_or_init(|| {
+            let mut found = Vec::new();
+            #[cfg(target_arch = "x86_64")]
+            {
+                let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+                if avx2 && is_x86_feature_detected!("avx512f") {
+                    found.push(Isa::Avx512);
+                }
+                if avx2 {
+                    found.push(Isa::Avx2);
+                }
+            }
+            #[cfg(target_arch = "aarch64")]
+            found.push(Isa::Neon);
+            found.push(Isa::Portable);
+            found
+        })
+    }
+
+    /// The instruction set that operations called on this thread use.
+    pub fn current() -> Isa {
+        FORCED
+            .with(Cell::get)
+            .unwrap_or_else(|| Isa::available()[0])
+    }
+
+    /// Runs `f`; the operations that it calls on this thread use this instruction set.
+    ///
+    /// Meant for tests and comparisons. Returns `None`, without calling `f`, on a processor that
+    /// lacks the instructions.
+    pub fn with<R>(self, f: impl FnOnce() -> R) -> Option<R> {
+        if !Isa::available().contains(&self) {
+            return None;
+        }
+        struct Restore(Option<Isa>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                FORCED.with(|forced| forced.set(self.0));
+            }
+        }
+        let _restore = Restore(FORCED.with(|forced| forced.replace(Some(self))));
+        Some(f())
+    }
+
+    /// Runs the copy of `kernel` compiled for this instruction set.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: a value other than `Portable` comes from `available`, which asked the processor.
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => unsafe { avx512::run(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { avx2::run(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => unsafe { neon::run(kernel) },
+            _ => kernel.run::<portable::Portable>(),
+        }
+    }
+
+    /// Pixels that a register tile of the convolution kernels holds.
+    pub(crate) fn tile_pixels(self) -> usize {
+        match self {
+            Isa::Avx512 => 8,
+            _ => 2,
+        }
+    }
+}
+
+/// A computation written once for all instruction sets.
+///
+/// `run` and everything it calls on the hot path must be `#[inline(always)]`, so that it is
+/// compiled inside the function that enables the instructions.
+pub(crate) trait Kernel {
+    type Output;
+
+    fn run<S: Simd>(self) -> Self::Output;
+}

@@ -1,0 +1,299 @@
+//! Operations without parameters that work number by number: activation, sum, channels side by side.
+
+use candle_core::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::args;
+use crate::cpu::{Isa, Kernel, Simd};
+use crate::features::{Features, LANES};
+use crate::threads::{self, Out};
+
+/// What follows a layer, number by number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `y = x`.
+    #[default]
+    Identity,
+    /// `y = max(x, 0)`; the gradient at 0 is 0, as in PyTorch (candle's own is 1).
+    Relu,
+}
+
+/// Numbers that one task works on: a few pages, so that threads share large maps evenly.
+const CHUNK: usize = 64 * 1024;
+
+#[derive(Clone, Copy)]
+enum Rule {
+    /// `relu(a)`.
+    Relu,
+    /// `b` where `a > 0`.
+    Mask,
+    /// `a + b`.
+    Add,
+    /// `relu(a + b)`.
+    AddRelu,
+}
+
+struct Elementwise<'a> {
+    rule: Rule,
+    a: *const f32,
+    b: *const f32,
+    to: *mut f32,
+    len: usize,
+    life: std::marker::PhantomData<&'a ()>,
+}
+
+impl Kernel for Elementwise<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        // SAFETY: `len` is a multiple of the lanes and all three hold that many numbers; `to` may
+        // be `a`, since each vector is read before it is written.
+        unsafe {
+            for i in (0..self.len).step_by(LANES) {
+                let a = S::load(self.a.add(i));
+                let b = S::load(self.b.add(i));
+                let y = match self.rule {
+                    Rule::Relu => S::relu(a),
+                    Rule::Mask => S::select_gt(a, S::splat(0.0), b, S::splat(0.0)),
+                    Rule::Add => S::add(a, b),
+                    Rule::AddRelu => S::relu(S::add(a, b)),
+                };
+                S::store(self.to.add(i), y);
+            }
+        }
+    }
+}
+
+fn apply(rule: Rule, a: &Features, b: &Features) -> Features {
+    let mut out = Features::uninit(a.dims());
+    let (a, b, len) = (a.cpu(), b.cpu(), a.cpu().len());
+    let (isa, to) = (Isa::current(), Out::new(out.cpu_mut()));
+    threads::each(len.div_ceil(CHUNK), |task| {
+        let start = task * CHUNK;
+        isa.run(Elementwise {
+            rule,
+            a: a[start..].as_ptr(),
+            b: b[start..].as_ptr(),
+            // SAFETY: tasks write disjoint chunks.
+            to: unsafe { to.at(start) },
+            len: (len - start).min(CHUNK),
+            life: std::marker::PhantomData,
+        });
+    });
+    out
+}
+
+/// The activation of `x` `[N, C, H, W]`.
+///
+/// # Errors
+///
+/// None on the CPU.
+pub fn activation(x: &Features, act: Activation) -> Result<Features> {
+    Ok(match act {
+        Activation::Identity => x.clone(),
+        Activation::Relu => apply(Rule::Relu, x, x),
+    })
+}
+
+/// The gradient of [`activation`] with respect to its input, from its output `y`.
+///
+/// # Errors
+///
+/// Different dimensions.
+pub fn activation_backward(y: &Features, act: Activation, dy: &Features) -> Result<Features> {
+    args::same(
+        "activation_backward",
+        "a gradient of dimensions",
+        y.dims(),
+        dy.dims(),
+    )?;
+    Ok(match act {
+        Activation::Identity => dy.clone(),
+        Activation::Relu => apply(Rule::Mask, y, dy),
+    })
+}
+
+/// `act(a + b)`. Both inputs have the gradient [`activation_backward`] gives.
+///
+/// # Errors
+///
+/// Different dimensions.
+pub fn add(a: &Features, b: &Features, act: Activation) -> Result<Features> {
+    args::same("add", "a second input of dimensions", a.dims(), b.dims())?;
+    Ok(match act {
+        Activation::Identity => apply(Rule::Add, a, b),
+        Activation::Relu => apply(Rule::AddRelu, a, b),
+    })
+}
+
+/// `a + b`, for gradients that meet; written over `a` where nothing else shares its memory.
+///
+/// # Errors
+///
+/// Different dimensions.
+pub fn accumulate(mut a: Features, b: &Features) -> Result<Features> {
+    args::same(
+        "accumulate",
+        "a second gradient of dimensions",
+        a.dims(),
+        b.dims(),
+    )?;
+    if !a.is_unique() {
+        return Ok(apply(Rule::Add, &a, b));
+    }
+    let isa = Isa::current();
+    let data = a.cpu_mut();
+    let len = data.len();
+    let to = Out::new(data);
+    let b = b.cpu();
+    threads::each(len.div_ceil(CHUNK), |task| {
+        let start = task * CHUNK;
+        // SAFETY: tasks work on disjoint chunks.
+        let at = unsafe { to.at(start) };
+        isa.run(Elementwise {
+            rule: Rule::Add,
+            a: at,
+            b: b[start..].as_ptr(),
+            to: at,
+            len: (len - start).min(CHUNK),
+            life: std::marker::PhantomData,
+        });
+    });
+    Ok(a)
+}
+
+/// The channels of all parts one after the other: `[N, C_1, H, W], ...` to `[N, ΣC_i, H, W]`.
+///
+/// # Errors
+///
+/// No part, or parts of different batch or map size.
+pub fn concat(parts: &[&Features]) -> Result<Features> {
+    let Some(first) = parts.first() else {
+        bail!("concat: expected at least one input, got none");
+    };
+    let (n, _, h, w) = first.dims();
+    for part in parts {
+        let (pn, _, ph, pw) = part.dims();
+        args::same(
+            "concat",
+            "inputs of batch, height and width",
+            (n, h, w),
+            (pn, ph, pw),
+        )?;
+    }
+    let channels = parts.iter().map(|part| part.channels()).sum();
+    let mut out = Features::uninit((n, channels, h, w));
+    let group = out.group_len();
+    let to = Out::new(out.cpu_mut());
+    threads::each(first.groups(), |g| {
+        let mut at = g * group;
+        for part in parts {
+            let len = part.group_len();
+            // SAFETY: this task alone writes group `g`; the lengths add up to one group.
+            unsafe {
+                std::slice::from_raw_parts_mut(to.at(at), len)
+                    .copy_from_slice(&part.cpu()[g * len..][..len]);
+            }
+            at += len;
+        }
+    });
+    Ok(out)
+}
+
+/// The gradient of [`concat`]: cuts `[N, ΣC_i, H, W]` into parts of `channels` each.
+///
+/// # Errors
+///
+/// Numbers of channels that are zero or do not add up to those of `dy`.
+pub fn split_channels(dy: &Features, channels: &[usize]) -> Result<Vec<Features>> {
+    let (n, c, h, w) = dy.dims();
+    let sum: usize = channels.iter().sum();
+    if sum != c || channels.contains(&0) {
+        bail!("split_channels: expected numbers of channels that add up to {c}, got {channels:?}");
+    }
+    let mut at = 0;
+    Ok(channels
+        .iter()
+        .map(|&count| {
+            let mut part = Features::uninit((n, count, h, w));
+            let len = part.group_len();
+            let start = at;
+            at += len;
+            let to = Out::new(part.cpu_mut());
+            threads::each(dy.groups(), |g| {
+                let from = &dy.cpu()[g * dy.group_len() + start..][..len];
+                // SAFETY: this task alone writes group `g` of the part.
+                unsafe { std::slice::from_raw_parts_mut(to.at(g * len), len) }
+                    .copy_from_slice(from);
+            });
+            part
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+
+    fn features(values: &[f32]) -> Features {
+        let t = Tensor::from_slice(values, (1, values.len(), 1, 1), &Device::Cpu).unwrap();
+        Features::from_nchw(&t).unwrap()
+    }
+
+    fn values(x: &Features) -> Vec<f32> {
+        crate::flatten(x)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap()
+    }
+
+    #[test]
+    fn relu_has_no_gradient_at_zero_and_keeps_nan() -> Result<()> {
+        for isa in Isa::available() {
+            isa.with(|| -> Result<()> {
+                let y = activation(&features(&[-1.0, 0.0, 2.0, f32::NAN]), Activation::Relu)?;
+                assert_eq!(values(&y)[..3], [0.0, 0.0, 2.0]);
+                assert!(values(&y)[3].is_nan());
+                let dx = activation_backward(&y, Activation::Relu, &features(&[5.0; 4]))?;
+                assert_eq!(values(&dx), [0.0, 0.0, 5.0, 0.0]);
+                Ok(())
+            })
+            .unwrap()?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn adds_and_accumulates() -> Result<()> {
+        let (a, b) = (features(&[1.0, -2.0]), features(&[3.0, 1.0]));
+        assert_eq!(values(&add(&a, &b, Activation::Identity)?), [4.0, -1.0]);
+        assert_eq!(values(&add(&a, &b, Activation::Relu)?), [4.0, 0.0]);
+        let kept = a.clone();
+        assert_eq!(values(&accumulate(a, &b)?), [4.0, -1.0]);
+        assert_eq!(values(&kept), [1.0, -2.0]);
+        assert_eq!(values(&accumulate(features(&[1.0, 1.0]), &b)?), [4.0, 2.0]);
+        Ok(())
+    }
+
+    #[test]
+    fn splits_what_it_joined() -> Result<()> {
+        let t = Tensor::arange(0f32, 18.0 * 10.0, &Device::Cpu)?.reshape((18, 5, 1, 2))?;
+        let x = Features::from_nchw(&t)?;
+        let parts = split_channels(&x, &[2, 3])?;
+        assert_eq!(
+            parts[1].to_nchw()?.flatten_all()?.to_vec1::<f32>()?[..2],
+            [4.0, 5.0]
+        );
+        let joined = concat(&[&parts[0], &parts[1]])?;
+        assert_eq!(values(&joined), values(&x));
+        assert!(split_channels(&x, &[2, 2]).is_err());
+        assert!(concat(&[]).is_err());
+        Ok(())
+    }
+}

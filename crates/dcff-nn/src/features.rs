@@ -1,0 +1,324 @@
+//! Feature maps of a batch in the layout that the device's kernels like.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor, bail};
+
+use crate::args;
+use crate::buffer::Buffer;
+use crate::cpu::{Isa, Kernel, Simd};
+use crate::threads::{self, Out};
+
+/// Images that lie side by side in the CPU's layout.
+pub const LANES: usize = 16;
+
+/// Feature maps `[N, C, H, W]` of a batch, in the device's own layout.
+///
+/// On the CPU this is `[ceil(N / 16), C, H, W, 16]`, the last axis being sixteen images. If `N` is
+/// no multiple of sixteen, the last group has lanes without an image: their values mean nothing
+/// (but are finite), and in gradients they are zero. Clones share memory.
+#[derive(Clone, Debug)]
+pub struct Features {
+    storage: Storage,
+    dims: (usize, usize, usize, usize),
+}
+
+/// Where the numbers are; another device adds an arm here and in every operation.
+#[derive(Clone)]
+enum Storage {
+    Cpu(Arc<Buffer>),
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cpu(buffer) => write!(f, "Cpu({} numbers)", buffer.len()),
+        }
+    }
+}
+
+impl Features {
+    /// Takes a batch of images or feature maps `[N, C, H, W]` (`f32`) over into the device's layout.
+    ///
+    /// # Errors
+    ///
+    /// Another rank or type, an empty dimension, or a device without kernels.
+    pub fn from_nchw(t: &Tensor) -> Result<Self> {
+        let Ok((n, c, h, w)) = t.dims4() else {
+            bail!(
+                "features: expected a tensor of shape [N, C, H, W], got {:?}",
+                t.dims()
+            );
+        };
+        let dims = (n, c, h, w);
+        if n * c * h * w == 0 {
+            bail!("features: expected a tensor without empty dimensions, got {dims:?}");
+        }
+        args::with_any("features", "the tensor", t, |x| {
+            let mut out = Self::uninit(dims);
+            pack(x, out.cpu_mut(), dims);
+            out
+        })
+    }
+
+    /// The feature maps as a tensor `[N, C, H, W]`.
+    ///
+    /// # Errors
+    ///
+    /// Passes candle's on.
+    pub fn to_nchw(&self) -> Result<Tensor> {
+        let (n, c, h, w) = self.dims;
+        let mut out = vec![0f32; n * c * h * w];
+        unpack(self.cpu(), &mut out, self.dims);
+        args::tensor(out, &[n, c, h, w])
+    }
+
+    /// Zeros of the dimensions `(N, C, H, W)` on `device`.
+    ///
+    /// # Errors
+    ///
+    /// An empty dimension, or a device without kernels.
+    pub fn zeros(dims: (usize, usize, usize, usize), device: &Device) -> Result<Self> {
+        if !device.is_cpu() {
+            bail!("features: expected the cpu, got {device:?}");
+        }
+        let (n, c, h, w) = dims;
+        if n * c * h * w == 0 {
+            bail!("features: expected dimensions other than zero, got {dims:?}");
+        }
+        let mut out = Self::uninit(dims);
+        out.cpu_mut().fill(0.0);
+        Ok(out)
+    }
+
+    /// `(N, C, H, W)`.
+    pub fn dims(&self) -> (usize, usize, usize, usize) {
+        self.dims
+    }
+
+    /// Images, `N`.
+    pub fn batch(&self) -> usize {
+        self.dims.0
+    }
+
+    /// Channels, `C`.
+    pub fn channels(&self) -> usize {
+        self.dims.1
+    }
+
+    /// Height `H` in pixels.
+    pub fn height(&self) -> usize {
+        self.dims.2
+    }
+
+    /// Width `W` in pixels.
+    pub fn width(&self) -> usize {
+        self.dims.3
+    }
+
+    /// Where the numbers are.
+    pub fn device(&self) -> Device {
+        match &self.storage {
+            Storage::Cpu(_) => Device::Cpu,
+        }
+    }
+
+    /// Feature maps with arbitrary contents on the CPU.
+    pub(crate) fn uninit(dims: (usize, usize, usize, usize)) -> Self {
+        let (n, c, h, w) = dims;
+        Self {
+            storage: Storage::Cpu(Arc::new(Buffer::new(n.div_ceil(LANES) * c * h * w * LANES))),
+            dims,
+        }
+    }
+
+    /// Groups of sixteen images.
+    pub(crate) fn groups(&self) -> usize {
+        self.dims.0.div_ceil(LANES)
+    }
+
+    /// Lanes of group `g` that hold an image.
+    pub(crate) fn lanes(&self, g: usize) -> usize {
+        (self.dims.0 - g * LANES).min(LANES)
+    }
+
+    /// Numbers of one channel of one group.
+    pub(crate) fn plane(&self) -> usize {
+        self.dims.2 * self.dims.3 * LANES
+    }
+
+    /// Numbers of one group.
+    pub(crate) fn group_len(&self) -> usize {
+        self.dims.1 * self.plane()
+    }
+
+    /// The numbers in the CPU's layout.
+    pub(crate) fn cpu(&self) -> &[f32] {
+        match &self.storage {
+            Storage::Cpu(buffer) => buffer,
+        }
+    }
+
+    /// The numbers in the CPU's layout, for writing; copies first if a clone shares them.
+    pub(crate) fn cpu_mut(&mut self) -> &mut [f32] {
+        match &mut self.storage {
+            Storage::Cpu(buffer) => {
+                if Arc::get_mut(buffer).is_none() {
+                    let mut copy = Buffer::new(buffer.len());
+                    copy.copy_from_slice(buffer);
+                    *buffer = Arc::new(copy);
+                }
+                Arc::get_mut(buffer).expect("the only owner")
+            }
+        }
+    }
+
+    /// Whether writing needs no copy.
+    pub(crate) fn is_unique(&mut self) -> bool {
+        match &mut self.storage {
+            Storage::Cpu(buffer) => Arc::get_mut(buffer).is_some(),
+        }
+    }
+}
+
+/// `[N, C, H, W]` to `[G, C, H, W, 16]`, zeros where there is no image.
+fn pack(x: &[f32], out: &mut [f32], (n, c, h, w): (usize, usize, usize, usize)) {
+    let (pixels, groups, isa) = (h * w, n.div_ceil(LANES), Isa::current());
+    let out = Out::new(out);
+    threads::each(groups, |g| {
+        let lanes = (n - g * LANES).min(LANES);
+        for channel in 0..c {
+            // SAFETY: this task alone writes group `g`.
+            let to = unsafe {
+                std::slice::from_raw_parts_mut(
+                    out.at((g * c + channel) * pixels * LANES),
+                    pixels * LANES,
+                )
+            };
+            isa.run(Pack {
+                from: std::array::from_fn(|lane| {
+                    let image = (g * LANES + lane) * c + channel;
+                    (lane < lanes).then(|| &x[image * pixels..][..pixels])
+                }),
+                to,
+            });
+        }
+    });
+}
+
+/// `[G, C, H, W, 16]` to `[N, C, H, W]`.
+fn unpack(x: &[f32], out: &mut [f32], (n, c, h, w): (usize, usize, usize, usize)) {
+    let pixels = h * w;
+    let out = Out::new(out);
+    threads::each(n, |image| {
+        let (g, lane) = (image / LANES, image % LANES);
+        for channel in 0..c {
+            let from = &x[(g * c + channel) * pixels * LANES..][..pixels * LANES];
+            // SAFETY: this task alone writes this image.
+            let to = unsafe {
+                std::slice::from_raw_parts_mut(out.at((image * c + channel) * pixels), pixels)
+            };
+            for (to, from) in to.iter_mut().zip(from.chunks_exact(LANES)) {
+                *to = from[lane];
+            }
+        }
+    });
+}
+
+struct Pack<'a> {
+    from: [Option<&'a [f32]>; LANES],
+    to: &'a mut [f32],
+}
+
+impl Kernel for Pack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        for (lane, from) in self.from.into_iter().enumerate() {
+            let to = self.to[lane..].iter_mut().step_by(LANES);
+            match from {
+                Some(from) => to.zip(from).for_each(|(to, from)| *to = *from),
+                None => to.for_each(|to| *to = 0.0),
+            }
+        }
+    }
+}
+
+/// Feature maps as rows `[N, C H W]`, in PyTorch's order.
+///
+/// # Errors
+///
+/// Passes candle's on.
+pub fn flatten(x: &Features) -> Result<Tensor> {
+    let (n, c, h, w) = x.dims();
+    x.to_nchw()?.reshape((n, c * h * w))
+}
+
+/// The inverse of [`flatten`]: rows `[N, C H W]` as feature maps of the dimensions `(N, C, H, W)`.
+///
+/// # Errors
+///
+/// A shape other than `dims` gives.
+pub fn unflatten(dy: &Tensor, dims: (usize, usize, usize, usize)) -> Result<Features> {
+    let (n, c, h, w) = dims;
+    args::same("unflatten", "shape", &[n, c * h * w][..], dy.dims())?;
+    Features::from_nchw(&dy.reshape(dims)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sixteen_images_lie_side_by_side() -> Result<()> {
+        let t = Tensor::arange(0f32, 36.0, &Device::Cpu)?.reshape((18, 1, 1, 2))?;
+        let x = Features::from_nchw(&t)?;
+        assert_eq!(x.cpu().len(), 64);
+        assert_eq!(x.cpu()[..3], [0.0, 2.0, 4.0]);
+        assert_eq!(x.cpu()[16..19], [1.0, 3.0, 5.0]);
+        assert_eq!(x.cpu()[32..35], [32.0, 34.0, 0.0]);
+        assert_eq!(
+            x.to_nchw()?.flatten_all()?.to_vec1::<f32>()?,
+            t.flatten_all()?.to_vec1::<f32>()?
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn says_what_it_expected() {
+        let t = Tensor::zeros((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let message = Features::from_nchw(&t).unwrap_err().to_string();
+        assert!(
+            message.contains("[N, C, H, W]") && message.contains("[2, 3]"),
+            "{message}"
+        );
+        let t = Tensor::zeros((1, 1, 1, 1), candle_core::DType::F64, &Device::Cpu).unwrap();
+        let message = Features::from_nchw(&t).unwrap_err().to_string();
+        assert!(
+            message.contains("f32") && message.contains("f64"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn writing_leaves_clones_alone() -> Result<()> {
+        let a = Features::zeros((1, 1, 1, 1), &Device::Cpu)?;
+        let mut b = a.clone();
+        b.cpu_mut()[0] = 1.0;
+        assert_eq!((a.cpu()[0], b.cpu()[0]), (0.0, 1.0));
+        Ok(())
+    }
+
+    #[test]
+    fn reads_a_transposed_tensor() -> Result<()> {
+        let t = Tensor::arange(0f32, 6.0, &Device::Cpu)?
+            .reshape((1, 1, 2, 3))?
+            .t()?;
+        assert_eq!(
+            flatten(&Features::from_nchw(&t)?)?.to_vec2::<f32>()?,
+            [[0.0, 3.0, 1.0, 4.0, 2.0, 5.0]]
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! Matrix products on the convolution's register tiles.
+
+use crate::buffer::Buffer;
+use crate::conv::kernel::{FILTERS, Products, Start};
+use crate::cpu::Isa;
+use crate::features::LANES;
+use crate::threads::{self, Out};
+
+/// A matrix in memory: element `(i, j)` at `i rows + j columns`.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Row-major with rows of `width`.
+    pub(crate) fn new(data: &'a [f32], width: usize) -> Self {
+        Self {
+            data,
+            rows: width,
+            columns: 1,
+        }
+    }
+
+    /// The transpose.
+    pub(crate) fn t(self) -> Self {
+        Self {
+            data: self.data,
+            rows: self.columns,
+            columns: self.rows,
+        }
+    }
+}
+
+/// Terms that one pass adds before it comes back to the output: a panel of that depth stays in
+/// the first-level cache.
+const DEPTH: usize = 256;
+
+/// `C = A B` with `A` `[m, k]`, `B` `[k, n]` and `C` `[m, n]`, row-major.
+pub(crate) fn product(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
+    let mut c = vec![0f32; m * n];
+    if k == 0 || c.is_empty() {
+        return c;
+    }
+    let isa = Isa::current();
+    let tile = isa.tile_pixels();
+    let width = tile * LANES;
+    // A in blocks of depth, then of rows: [k, rows of the block].
+    let mut packed = Vec::with_capacity(m * k);
+    for first in (0..k).step_by(DEPTH) {
+        for row in (0..m).step_by(FILTERS) {
+            for depth in first..(first + DEPTH).min(k) {
+                for i in row..(row + FILTERS).min(m) {
+                    packed.push(a.data[i * a.rows + depth * a.columns]);
+                }
+            }
+        }
+    }
+    let taps: Vec<u32> = (0..k.min(DEPTH)).map(|i| (i * tile) as u32).collect();
+    let pixels: Vec<u32> = (0..tile as u32).collect();
+    let panels = n.div_ceil(width);
+    let splits = threads::parts(panels, m.div_ceil(FILTERS));
+    let per_split = m.div_ceil(FILTERS).div_ceil(splits) * FILTERS;
+    let out = Out::new(&mut c);
+    threads::each(panels * splits, |task| {
+        let (panel, first_row) = (task / splits, task % splits * per_split);
+        if first_row >= m {
+            return;
+        }
+        let rows = per_split.min(m - first_row);
+        let first = panel * width;
+        let valid = width.min(n - first);
+        let mut source = Buffer::new(k.min(DEPTH) * width);
+        let mut target = Buffer::new(rows * width);
+        for start in (0..k).step_by(DEPTH) {
+            let depth = DEPTH.min(k - start);
+            for (i, row) in source.chunks_exact_mut(width).take(depth).enumerate() {
+                let at = (start + i) * b.rows + first * b.columns;
+                if b.columns == 1 {
+                    row[..valid].copy_from_slice(&b.data[at..at + valid]);
+                } else {
+                    for (j, to) in row[..valid].iter_mut().enumerate() {
+                        *to = b.data[at + j * b.columns];
+                    }
+                }
+                row[valid..].fill(0.0);
+            }
+            isa.run(Products {
+                x: source.as_ptr(),
+                taps: &taps[..depth],
+                pixel_x: &pixels,
+                pixel_y: &pixels,
+                w: &packed[start * m + first_row * depth..],
+                filters: rows,
+                start: if start == 0 {
+                    Start::Zero
+                } else {
+                    Start::Output
+                },
+                y: target.as_mut_ptr(),
+                y_stride: width,
+            });
+        }
+        for (i, row) in target.chunks_exact(width).enumerate() {
+            // SAFETY: a task writes its own rows and columns.
+            let to = unsafe {
+                std::slice::from_raw_parts_mut(out.at((first_row + i) * n + first), valid)
+            };
+            to.copy_from_slice(&row[..valid]);
+        }
+    });
+    c
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn multiplies_plain_and_transposed() {
+        for isa in Isa::available() {
+            isa.with(|| {
+                for (m, n, k) in [
+                    (1, 1, 1),
+                    (2, 3, 2),
+                    (4, 130, 300),
+                    (7, 257, 5),
+                    (3, 16, 513),
+                ] {
+                    let a: Vec<f32> = (0..m * k).map(|i| (i % 7) as f32 - 3.0).collect();
+                    let b: Vec<f32> = (0..k * n).map(|i| (i % 5) as f32 - 2.0).collect();
+                    let expected: Vec<f32> = (0..m * n)
+                        .map(|i| (0..k).map(|j| a[i / n * k + j] * b[j * n + i % n]).sum())
+                        .collect();
+                    let (a_matrix, b_matrix) = (Matrix::new(&a, k), Matrix::new(&b, n));
+                    assert_eq!(product(m, n, k, a_matrix, b_matrix), expected);
+                    // (Bᵀ Aᵀ)ᵀ = A B; small integers are exact.
+                    let swapped = product(n, m, k, b_matrix.t(), a_matrix.t());
+                    let back: Vec<f32> = (0..m * n).map(|i| swapped[i % n * m + i / n]).collect();
+                    assert_eq!(back, expected);
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Softmax cross-entropy with label smoothing.
+//!
+//! ```text
+//! q[k] = (1 - ε) 1[k = label] + ε / K
+//! L    = 1/N Σ_n -Σ_k q[k] log softmax(z_n)[k],   dL/dz = (softmax(z) - q) / N
+//! ```
+//!
+//! PyTorch's definition of smoothing: Szegedy et al., *Rethinking the Inception Architecture*, CVPR
+//! 2016, <https://arxiv.org/abs/1512.00567>, section 7.
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use crate::args;
+
+/// A loss, its gradient, and how many predictions were right.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    /// The mean over the batch, in nats. NaN if a logit is.
+    pub value: f64,
+    /// The gradient of `value` with respect to the logits, `[N, K]`.
+    pub grad: Tensor,
+    /// Rows whose largest logit (the first of equal ones) is the label's.
+    pub correct: usize,
+}
+
+/// Cross-entropy of `logits` `[N, K]` and class indices `labels` `[N]` (`u32`) with label smoothing
+/// `smoothing` in 0 to 1.
+///
+/// # Errors
+///
+/// Shapes or types that do not fit, no rows, a label that is not a class, smoothing outside 0 to 1.
+pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result<Loss> {
+    const OP: &str = "cross_entropy";
+    let Ok((n, k)) = logits.dims2() else {
+        bail!(
+            "{OP}: expected logits of shape [N, K], got {:?}",
+            logits.dims()
+        );
+    };
+    if n == 0 || k == 0 {
+        bail!("{OP}: expected at least one row and one class, got {n} and {k}");
+    }
+    if !(0.0..=1.0).contains(&smoothing) {
+        bail!("{OP}: expected smoothing from 0 to 1, got {smoothing}");
+    }
+    if labels.dtype() != DType::U32 || labels.dims() != [n] {
+        bail!(
+            "{OP}: expected {n} labels of type u32, got {:?} of type {}",
+            labels.dims(),
+            labels.dtype().as_str()
+        );
+    }
+    let labels = labels.to_vec1::<u32>()?;
+    if let Some(label) = labels.iter().find(|&&label| label as usize >= k) {
+        bail!("{OP}: expected labels below {k}, got {label}");
+    }
+    args::with_any(OP, "logits", logits, |logits| {
+        let mut grad = vec![0f32; n * k];
+        let (mut value, mut correct) = (0f64, 0);
+        let even = smoothing / k as f64;
+        for ((z, grad), &label) in logits
+            .chunks_exact(k)
+            .zip(grad.chunks_exact_mut(k))
+            .zip(&labels)
+        {
+            let label = label as usize;
+            let mut best = 0;
+            for (i, &logit) in z.iter().enumerate() {
+                if logit > z[best] {
+                    best = i;
+                }
+            }
+            correct += usize::from(best == label && !z[label].is_nan());
+            let top = f64::from(z[best]);
+            let sum: f64 = z.iter().map(|&z| (f64::from(z) - top).exp()).sum();
+            let log_sum = top + sum.ln();
+            let mean = z.iter().map(|&z| f64::from(z)).sum::<f64>() / k as f64;
+            value += log_sum - (1.0 - smoothing) * f64::from(z[label]) - smoothing * mean;
+            for (i, (grad, &z)) in grad.iter_mut().zip(z).enumerate() {
+                let target = even + if i == label { 1.0 - smoothing } else { 0.0 };
+                *grad = (((f64::from(z) - log_sum).exp() - target) / n as f64) as f32;
+            }
+        }
+        Ok(Loss {
+            value: value / n as f64,
+            grad: args::tensor(grad, &[n, k])?,
+            correct,
+        })
+    })?
+}
