@@ -22,7 +22,7 @@ struct Canvas([f32; CHANNELS * PLANE]);
 pub(super) fn draw(form: Form, stream: &mut Stream, out: &mut [u8]) {
     let (background, foreground) = contrasting_colours(stream);
     let mut canvas = Canvas::lit(background, stream);
-    for _ in 0..2 + stream.below(4) {
+    for _ in 0..1 + stream.below(3) {
         Segment::clutter(stream).paint(&mut canvas, stream);
     }
 
@@ -37,23 +37,29 @@ pub(super) fn draw(form: Form, stream: &mut Stream, out: &mut [u8]) {
         |x, y| fill.at(x, y),
     );
 
-    for _ in 0..stream.below(3) {
+    for _ in 0..stream.below(2) {
         Segment::occluder(&pose, stream).paint(&mut canvas, stream);
     }
-    let noise = stream.between(0.02, 0.12);
+    let noise = stream.between(0.01, 0.08);
     for (byte, value) in out.iter_mut().zip(canvas.0) {
         let noisy = value + noise * stream.bell();
         *byte = (noisy.clamp(0.0, 1.0) * 255.0 + 0.5) as u8;
     }
 }
 
-/// Background and foreground that differ clearly; which of the two is brighter is random.
+/// Share of images whose foreground is the brighter colour. At one half the average image of every class is flat, and a linear
+/// model would see nothing at all.
+const BRIGHT_FOREGROUND: f32 = 0.9;
+
+/// Background and foreground that differ clearly.
 fn contrasting_colours(stream: &mut Stream) -> (Colour, Colour) {
     loop {
         let (a, b) = (colour(stream), colour(stream));
         let difference: f32 = a.iter().zip(b).map(|(x, y)| (x - y).abs()).sum();
-        if difference > 0.6 {
-            return (a, b);
+        if difference > 1.0 {
+            let ascending = a.iter().sum::<f32>() < b.iter().sum();
+            let bright = stream.chance(BRIGHT_FOREGROUND);
+            return if ascending == bright { (a, b) } else { (b, a) };
         }
     }
 }
@@ -109,11 +115,11 @@ struct Pose {
 impl Pose {
     fn draw(stream: &mut Stream) -> Self {
         let half = SIDE as f32 / 2.0;
-        let radius = stream.between(7.5, 12.5);
+        let radius = stream.between(8.5, 12.5);
         let aspect = stream.between(0.8, 1.25);
         Self {
-            x: half + stream.between(-5.0, 5.0),
-            y: half + stream.between(-5.0, 5.0),
+            x: half + stream.between(-3.0, 3.0),
+            y: half + stream.between(-3.0, 3.0),
             along: direction(stream),
             radius: (radius, radius * aspect),
         }
