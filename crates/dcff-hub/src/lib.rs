@@ -1,1 +1,26 @@
-//! Downloads from and uploads to the Hugging Face Hub
+//! Downloads from the Hugging Face Hub.
+//!
+//! ```text
+//! environment --HubConfig::from_env_map--> HubConfig --cached_snapshot--> folder that is already there
+//!                                                    --download---------> folder in the Hub's cache
+//! ```
+//!
+//! Without the feature `client` this crate knows repository names, settings and the layout of the Hub's cache, and opens no socket.
+//! With it, `download` fetches files with hf-hub. No other crate of the workspace opens sockets.
+//!
+//! This crate deliberately knows neither datasets nor networks: files are names and bytes. It does not read the environment: the
+//! program hands in what it read. A token never appears in an error or in `Debug`.
+
+mod cache;
+mod config;
+#[cfg(feature = "client")]
+mod download;
+mod error;
+mod repo_id;
+
+pub use cache::{cached_snapshot, repo_folder};
+pub use config::{HubConfig, Token};
+#[cfg(feature = "client")]
+pub use download::{DownloadProgress, RemoteFile, download};
+pub use error::{Error, Result};
+pub use repo_id::{RepoId, RepoKind};
