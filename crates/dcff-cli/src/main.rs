@@ -1,2 +1,63 @@
-//! The `dcff` program.
-fn main() {}
+//! The `dcff` program: arguments, wiring, printing. Mathematics lives in the crates it composes.
+//!
+//! Results go to standard output, progress and messages to standard error. Bad input ends with one line and exit
+//! code 2, an interruption with 130.
+
+mod args;
+mod commands;
+mod data;
+mod progress;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+/// What a command that did not fail ended with.
+pub(crate) enum Ended {
+    /// It did what it was asked for.
+    Done,
+    /// It was interrupted and can be continued.
+    Interrupted,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(Ended::Done) => ExitCode::SUCCESS,
+        Ok(Ended::Interrupted) => ExitCode::from(130),
+        Err(error) => {
+            // A message is one line, whatever it quotes.
+            let message = format!("{error:#}")
+                .lines()
+                .map(str::trim)
+                .collect::<Vec<_>>()
+                .join(" ");
+            eprintln!("error: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<Ended> {
+    if let Some(threads) = cli.threads {
+        anyhow::ensure!(
+            (1..=1024).contains(&threads),
+            "--threads: expected 1 to 1024, got {threads}"
+        );
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()?;
+    }
+    match cli.command {
+        Command::Train(args) => commands::train::run(&args),
+        Command::Eval(args) => commands::eval::run(&args),
+        Command::Compact(args) => commands::compact::run(&args),
+        Command::Flops(args) => commands::flops::run(&args),
+        Command::Report(args) => commands::report::run(&args),
+        Command::Criteria(args) => commands::lists::criteria(&args),
+        Command::Data(args) => commands::data::run(&args),
+    }
+}

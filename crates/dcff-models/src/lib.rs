@@ -1,1 +1,129 @@
-//! Convolutional networks written once as data: dense, fused and compact
+//! Convolutional networks, each written once as data.
+//!
+//! An [`Architecture`] is a plain serde value: named layers, their wiring, the channel spaces they write to and
+//! the input size. Everything else is derived from it: the shapes of all maps ([`Architecture::shapes`]), the
+//! parameters' names and initial weights, the runnable [`Network`], and — in crates further down — the cost
+//! table, the compact network and its `config.json`.
+//!
+//! ```text
+//! Architecture --narrowed(widths)--> Architecture (compact)
+//!      \___________ Network::new(full, compact) ___________/
+//!                        | forward(images, views)          views: Dense, Mix (P.W), Select
+//!                        v
+//!                 logits, Trace --backward--> Gradients
+//! ```
+//!
+//! This crate deliberately does not know why a view looks the way it does: no criterion, rate, schedule or
+//! file format is named here.
+//!
+//! ```
+//! use dcff_models::{by_name, shapes::Shape};
+//!
+//! let vgg = by_name("vgg16")?;
+//! let shapes = vgg.shapes()?;
+//! assert_eq!(shapes.output_of("features.0"), Some(Shape { channels: 64, height: 32, width: 32 }));
+//! # Ok::<(), dcff_models::Error>(())
+//! ```
+
+mod architecture;
+mod error;
+mod googlenet;
+mod initialisation;
+mod network;
+mod parameters;
+mod plan;
+mod resnet;
+pub mod shapes;
+mod vgg;
+mod view;
+
+pub use architecture::{
+    Architecture, Builder, Conv, INPUT, Initialisation, Layer, LayerKind, Linear, Norm, Pool,
+    Shortcut, Space,
+};
+pub use error::{Error, Result};
+pub use googlenet::googlenet;
+pub use network::{Gradients, Mode, Network, Trace};
+pub use parameters::{Parameter, ParameterKind, parameters};
+pub use resnet::{resnet_cifar, resnet50};
+pub use vgg::{VggStage, vgg, vgg16};
+pub use view::{View, Views};
+
+/// A network this crate can build by name.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    /// The name users type, for example `resnet56`.
+    pub name: &'static str,
+    /// One line for help texts and documentation.
+    pub about: &'static str,
+    build: fn() -> Architecture,
+}
+
+impl Entry {
+    /// Builds the dense architecture.
+    pub fn build(&self) -> Architecture {
+        (self.build)()
+    }
+}
+
+/// Every network that can be built by name; help, documentation and tests read this list.
+pub static ALL: &[Entry] = &[
+    Entry {
+        name: "vgg16",
+        about: "VGG-16 with batch norm and one linear layer, 32x32 images",
+        build: vgg16,
+    },
+    Entry {
+        name: "resnet20",
+        about: "CIFAR ResNet-20, parameter-free shortcuts",
+        build: || resnet_cifar("resnet20", [3; 3]),
+    },
+    Entry {
+        name: "resnet32",
+        about: "CIFAR ResNet-32, parameter-free shortcuts",
+        build: || resnet_cifar("resnet32", [5; 3]),
+    },
+    Entry {
+        name: "resnet44",
+        about: "CIFAR ResNet-44, parameter-free shortcuts",
+        build: || resnet_cifar("resnet44", [7; 3]),
+    },
+    Entry {
+        name: "resnet56",
+        about: "CIFAR ResNet-56, parameter-free shortcuts",
+        build: || resnet_cifar("resnet56", [9; 3]),
+    },
+    Entry {
+        name: "resnet110",
+        about: "CIFAR ResNet-110, parameter-free shortcuts",
+        build: || resnet_cifar("resnet110", [18; 3]),
+    },
+    Entry {
+        name: "googlenet",
+        about: "GoogLeNet (Inception v1 with batch norm), 32x32 images",
+        build: googlenet,
+    },
+    Entry {
+        name: "resnet50",
+        about: "ResNet-50 with bottlenecks, 224x224 images",
+        build: resnet50,
+    },
+];
+
+/// The dense architecture called `name`.
+///
+/// # Errors
+/// [`Error::UnknownArchitecture`], which lists the known names.
+pub fn by_name(name: &str) -> Result<Architecture> {
+    ALL.iter()
+        .find(|entry| entry.name == name)
+        .map(Entry::build)
+        .ok_or_else(|| Error::UnknownArchitecture {
+            name: name.to_owned(),
+            known: ALL
+                .iter()
+                .map(|entry| entry.name)
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+}

@@ -1,1 +1,45 @@
-//! The training loop: optimiser, schedules, methods, checkpoints, run folders
+//! One training loop for every method.
+//!
+//! ```text
+//! batches --\
+//!            forward -> loss -> backward -> step        once per batch   (Trainer)
+//! Network --/   ^
+//!               | views                                  once per epoch   (Method)
+//! ```
+//!
+//! A [`Method`] is a hook on the loop: at the start of an epoch it says through which views the convolutions see
+//! their filters, in a step it may ask for other passes and losses, and its state travels in checkpoints. The
+//! [`Trainer`] knows no method, criterion or data set by name; [`MethodConfig`] is where names become objects.
+//!
+//! A run is a folder: `config.toml` (complete: running it again repeats the run), `metrics.jsonl` (a row per
+//! epoch, free of timings, so that two runs of one seed can be compared byte by byte), `timing.jsonl`,
+//! `checkpoint/`, `compact/` (the artefact) and `summary.json`.
+//!
+//! This crate deliberately does not print, and reads neither arguments nor the environment: it reports [`Event`]s.
+
+mod checkpoint;
+mod config;
+mod error;
+mod evaluate;
+mod event;
+mod method;
+pub mod methods;
+mod optimizer;
+mod run;
+mod schedule;
+mod seed;
+mod summary;
+mod trainer;
+
+pub use checkpoint::{CHECKPOINT, Checkpoint, Position};
+pub use config::{DataConfig, MethodConfig, Recipe, RunConfig};
+pub use error::{Error, Result};
+pub use evaluate::{Score, evaluate};
+pub use event::{Event, Metrics, Observer, Timing};
+pub use method::{EpochViews, Method, StepOutput, cross_entropy_step};
+pub use optimizer::Sgd;
+pub use run::{CONFIG, METRICS, RunFolder, SUMMARY, TIMING};
+pub use schedule::Schedule;
+pub use seed::{Purpose, derive_seed};
+pub use summary::{Cost, Outcome, Summary, Width};
+pub use trainer::{COMPACT, Data, Ending, Trainer};

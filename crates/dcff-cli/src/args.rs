@@ -1,0 +1,206 @@
+//! The command line. Names that users choose from come from the crates' lists, never from here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use dcff_fusion::{KeepMode, TemperatureSchedule};
+
+/// Trains compact convolutional networks from scratch by Dynamic-coded Filter Fusion.
+#[derive(Debug, Parser)]
+#[command(name = "dcff", version, about, long_about = None)]
+pub(crate) struct Cli {
+    /// Threads on the CPU; all cores unless given. Results do not depend on it
+    #[arg(long, global = true, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a network and write its compact weights
+    Train(Box<TrainArgs>),
+    /// Loss and accuracy of a compact network
+    Eval(EvalArgs),
+    /// Write the compact network of a run as it stands at its checkpoint
+    Compact(CompactArgs),
+    /// Count operations and parameters, full and compact, layer by layer
+    Flops(FlopsArgs),
+    /// Set the figures of finished runs beside the published ones
+    Report(ReportArgs),
+    /// List the pruning criteria, keep modes and temperature schedules
+    Criteria(ListArgs),
+    /// List the data sets, or describe one
+    Data(DataArgs),
+}
+
+/// Where images are looked for.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DataDir {
+    /// Folder with data sets; looked in before DCFF_DATA_DIR, the Hub's cache and a download
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TrainArgs {
+    #[arg(long, value_name = "NAME", help = choices("Network", dcff_models::ALL.iter().map(|entry| entry.name)))]
+    pub(crate) arch: Option<String>,
+    /// Compression rates: 'published', a published setting's name, one number, or a list such as '[0.5]*2+[0.4]*2'
+    #[arg(long, value_name = "RATES")]
+    pub(crate) rates: Option<String>,
+    #[arg(long, value_name = "NAME", help = choices("Pruning criterion", dcff_criteria::ALL.iter().map(|criterion| criterion.name())))]
+    pub(crate) criterion: Option<String>,
+    #[arg(long, value_name = "MODE", help = choices("What becomes of the filters", KeepMode::ALL.iter().map(|mode| mode.name())))]
+    pub(crate) keep: Option<String>,
+    #[arg(long, value_name = "SCHEDULE", help = choices("Temperature schedule", TemperatureSchedule::ALL.iter().map(|(name, _)| *name)))]
+    pub(crate) temperature: Option<String>,
+    /// 'dcff', or 'dense' for the network as it is
+    #[arg(long, value_name = "NAME")]
+    pub(crate) method: Option<String>,
+    #[arg(long, value_name = "NAME", help = choices("Data set, or a folder with train/CLASS/*.png and test/CLASS/*.png", dcff_data::known().iter().map(|info| info.name.as_str())))]
+    pub(crate) data: Option<String>,
+    #[command(flatten)]
+    pub(crate) data_dir: DataDir,
+    /// Defaults for everything below: 'published' (SGD 0.1, steps at 1/2 and 3/4, batches of 256, 300 epochs) or 'quick' (SGD 0.05, cosine, batches of 128, 15 epochs)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) recipe: Option<String>,
+    /// Passes over the training images
+    #[arg(long, value_name = "N")]
+    pub(crate) epochs: Option<usize>,
+    /// Images per step
+    #[arg(long, value_name = "N")]
+    pub(crate) batch_size: Option<usize>,
+    /// Learning rate before the schedule
+    #[arg(long, value_name = "RATE")]
+    pub(crate) lr: Option<f64>,
+    /// How the learning rate falls: multi-step, cosine or constant
+    #[arg(long, value_name = "KIND")]
+    pub(crate) schedule: Option<String>,
+    /// Epochs at which the rate is multiplied by --gamma, for multi-step
+    #[arg(long, value_name = "EPOCHS", value_delimiter = ',')]
+    pub(crate) milestones: Option<Vec<usize>>,
+    /// The factor of multi-step
+    #[arg(long, value_name = "FACTOR")]
+    pub(crate) gamma: Option<f64>,
+    /// Epochs of linear warm-up
+    #[arg(long, value_name = "N")]
+    pub(crate) warmup_epochs: Option<usize>,
+    /// Momentum of stochastic gradient descent
+    #[arg(long, value_name = "M")]
+    pub(crate) momentum: Option<f64>,
+    /// Use Nesterov's form of momentum
+    #[arg(long)]
+    pub(crate) nesterov: bool,
+    /// Weight decay, on all parameters
+    #[arg(long, value_name = "W")]
+    pub(crate) weight_decay: Option<f64>,
+    /// Label smoothing, 0 to 1
+    #[arg(long, value_name = "S")]
+    pub(crate) label_smoothing: Option<f64>,
+    /// Share of the training images held out to choose the best epoch; 0 takes the last epoch
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) hold_out: Option<f64>,
+    /// Choose the best epoch on the test images, as the paper does; reports say so
+    #[arg(long)]
+    pub(crate) select_on_test: bool,
+    /// Train on the images as they are, without random crops and flips
+    #[arg(long)]
+    pub(crate) no_augment: bool,
+    /// Seeds everything that is random
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Start from the config.toml of another run; flags change it
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    pub(crate) config: Option<PathBuf>,
+    /// Folder of the run; must be new or empty
+    #[arg(long, value_name = "DIR", conflicts_with = "resume", required_unless_present_any = ["resume", "estimate"])]
+    pub(crate) out: Option<PathBuf>,
+    /// Continue the run in this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) resume: Option<PathBuf>,
+    /// Only measure a few steps and print how many seconds the run would take
+    #[arg(long, conflicts_with_all = ["out", "resume"])]
+    pub(crate) estimate: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct EvalArgs {
+    /// A folder with model.safetensors and config.json, or a run's folder
+    pub(crate) artefact: PathBuf,
+    /// Data set whose test images are used
+    #[arg(long, value_name = "NAME")]
+    pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) data_dir: DataDir,
+    /// Images per batch
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) batch_size: usize,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CompactArgs {
+    /// A run's folder
+    pub(crate) run: PathBuf,
+    /// Folder to write model.safetensors and config.json to
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct FlopsArgs {
+    #[arg(long, value_name = "NAME", help = choices("Network", dcff_models::ALL.iter().map(|entry| entry.name)))]
+    pub(crate) arch: String,
+    /// Compression rates, as for train
+    #[arg(long, value_name = "RATES", default_value = "published")]
+    pub(crate) rates: String,
+    #[arg(long, value_name = "NAME", default_value = "macs", help = choices("What counts as an operation", dcff_flops::Convention::ALL.iter().map(|(_, name, _)| *name)))]
+    pub(crate) convention: String,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReportArgs {
+    /// Folders of finished runs
+    #[arg(required = true, value_name = "RUN")]
+    pub(crate) runs: Vec<PathBuf>,
+    /// Folder to write table.md and table.json to; without it the table is printed
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// The command that made the runs, for the table's foot
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) command: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// JSON instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DataArgs {
+    /// Data set to look for and describe; all known ones are listed without it
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) data_dir: DataDir,
+    /// Only look for it and say where it is
+    #[arg(long, requires = "name", conflicts_with = "linear")]
+    pub(crate) locate: bool,
+    /// Also train a linear model on the pixels and print its accuracy
+    #[arg(long, requires = "name")]
+    pub(crate) linear: bool,
+    /// JSON instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn choices<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> String {
+    format!("{what}: {}", names.collect::<Vec<_>>().join(", "))
+}

@@ -1,0 +1,83 @@
+//! `dcff eval`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::ensure;
+use candle_core::Device;
+use dcff_compact::Artefact;
+use dcff_data::{Augmentation, Loader, LoaderOptions, Normalisation};
+use dcff_models::Views;
+use serde_json::json;
+
+use crate::args::EvalArgs;
+use crate::{Ended, data};
+
+pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Ended> {
+    ensure!(
+        args.batch_size > 0,
+        "--batch-size: expected at least 1, got 0"
+    );
+    let path = artefact_folder(&args.artefact);
+    let artefact = Artefact::load(&path)?;
+    let loaded = data::load(&args.data, &args.data_dir)?;
+    let (test, cfg) = (loaded.splits.test, &artefact.config.pretrained_cfg);
+    let config = path.join(dcff_compact::CONFIG);
+    ensure!(
+        test.shape() == cfg.input_size,
+        "{}: input_size: the network takes images of {:?}, {} has {:?}",
+        config.display(),
+        cfg.input_size,
+        args.data,
+        test.shape()
+    );
+    ensure!(
+        test.classes() == cfg.label_names,
+        "{}: label_names: the network knows the classes {}, {} has {}",
+        config.display(),
+        cfg.label_names.join(", "),
+        args.data,
+        test.classes().join(", ")
+    );
+    let options = LoaderOptions {
+        batch_size: args.batch_size,
+        augmentation: Augmentation::NONE,
+        normalisation: Normalisation {
+            mean: cfg.mean.clone(),
+            std: cfg.std.clone(),
+        },
+        drop_last: false,
+    };
+    let images = test.len();
+    let network = artefact.network(&Device::Cpu)?;
+    let score = dcff_train::evaluate(
+        &network,
+        &Views::dense(),
+        &Loader::new(Arc::new(test), options)?,
+    )?;
+    if args.json {
+        let accuracy = score.accuracy;
+        println!(
+            "{}",
+            json!({ "artefact": path, "data": args.data, "images": images, "loss": score.loss, "accuracy": accuracy })
+        );
+    } else {
+        println!(
+            "{}: accuracy {:.2} %, loss {:.4} over {images} test images",
+            path.display(),
+            100.0 * score.accuracy,
+            score.loss
+        );
+    }
+    Ok(Ended::Done)
+}
+
+/// A run's folder stands for its artefact.
+fn artefact_folder(path: &Path) -> PathBuf {
+    let inner = path.join(dcff_train::COMPACT);
+    if path.join(dcff_train::CONFIG).exists() && inner.exists() {
+        inner
+    } else {
+        path.to_owned()
+    }
+}

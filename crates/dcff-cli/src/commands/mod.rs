@@ -1,0 +1,9 @@
+//! One file per command.
+
+pub(crate) mod compact;
+pub(crate) mod data;
+pub(crate) mod eval;
+pub(crate) mod flops;
+pub(crate) mod lists;
+pub(crate) mod report;
+pub(crate) mod train;

@@ -1,0 +1,307 @@
+//! `dcff train`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, bail};
+use candle_core::Device;
+use dcff_data::Loaded;
+use dcff_train::methods::FilterFusionConfig;
+use dcff_train::{
+    Data, DataConfig, Ending, MethodConfig, Recipe, RunConfig, RunFolder, Schedule, Summary,
+    Trainer,
+};
+
+use crate::args::TrainArgs;
+use crate::progress::Progress;
+use crate::table::{count, duration};
+use crate::{Ended, data};
+
+/// The share held out when neither flag nor recipe says otherwise.
+const HOLD_OUT: f64 = 0.05;
+/// Epochs of the quick recipe.
+const QUICK_EPOCHS: usize = 15;
+/// Steps measured by `--estimate`.
+const ESTIMATE_STEPS: usize = 8;
+
+pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
+    let device = Device::Cpu;
+    let saved = match (&args.resume, &args.config) {
+        (Some(folder), _) => Some(RunFolder::open(folder)?.1),
+        (None, Some(file)) => Some(read_config(file)?),
+        (None, None) => None,
+    };
+    // Everything that needs no images is checked before they are read.
+    let draft = configure(args, saved.as_ref())?;
+    draft.validate()?;
+    if let (Some(folder), Some(saved)) = (&args.resume, &saved)
+        && let Some(difference) = saved.difference(&draft)
+    {
+        bail!(
+            "{}: a resumed run keeps its configuration: {difference}",
+            folder.join(dcff_train::CONFIG).display()
+        );
+    }
+    let classes = dcff_data::find(&draft.data.name)
+        .ok()
+        .map(|info| info.classes.len());
+    let full = dcff_models::by_name(&draft.arch)?;
+    draft.method.compact(&full)?;
+    let loaded = data::load(&draft.data.name, &args.data_dir)?;
+    let full = full.with_classes(loaded.info.classes.len());
+    let config = match saved {
+        Some(_) if args.resume.is_some() => draft,
+        _ => with_fingerprints(draft, &loaded),
+    };
+    let data = Data {
+        splits: loaded.splits,
+        normalisation: loaded.info.normalisation,
+        augmentation: loaded.info.augmentation,
+    };
+    data.check(&config, &full)?;
+    if args.estimate {
+        let scratch = tempfile::tempdir()?;
+        let folder = RunFolder::create(&scratch.path().join("run"), &config)?;
+        let seconds =
+            Trainer::new(folder, config, &full, &data, &device)?.estimate(ESTIMATE_STEPS)?;
+        println!("{seconds:.1}");
+        return Ok(Ended::Done);
+    }
+    let folder = match (&args.resume, &args.out) {
+        (Some(folder), _) => RunFolder::open(folder)?.0,
+        (None, Some(out)) => RunFolder::create(out, &config)?,
+        (None, None) => bail!("expected --out or --resume"),
+    };
+    if let Some(summary) = folder.summary()? {
+        eprintln!(
+            "{}: all {} epochs are done",
+            folder.path().display(),
+            config.recipe.epochs
+        );
+        print_summary(&summary, folder.path());
+        return Ok(Ended::Done);
+    }
+    let mut trainer = Trainer::new(folder.clone(), config, &full, &data, &device)?;
+    let stop = stop_on_signal()?;
+    let mut progress = Progress::new();
+    let ending = trainer.run(&mut progress, &stop)?;
+    drop(progress);
+    match ending {
+        Ending::Finished(summary) => {
+            print_summary(&summary, folder.path());
+            Ok(Ended::Done)
+        }
+        Ending::Interrupted(position) => {
+            let (epoch, step, path) = (position.epoch + 1, position.step, folder.path().display());
+            eprintln!(
+                "interrupted in epoch {epoch} after step {step}; continue with: dcff train --resume {path}"
+            );
+            Ok(Ended::Interrupted)
+        }
+    }
+}
+
+fn read_config(file: &Path) -> anyhow::Result<RunConfig> {
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let config: RunConfig = toml::from_str(&text)
+        .map_err(|error| anyhow::anyhow!("{}: {}", file.display(), error.message()))?;
+    config
+        .validate()
+        .with_context(|| file.display().to_string())?;
+    Ok(config)
+}
+
+/// A configuration from the flags, on top of a saved one or of the recipe's defaults. Fingerprints are left as they are.
+fn configure(args: &TrainArgs, saved: Option<&RunConfig>) -> anyhow::Result<RunConfig> {
+    let mut config = match saved {
+        Some(saved) => saved.clone(),
+        None => defaults(args)?,
+    };
+    let arch = args.arch.clone().unwrap_or(config.arch);
+    if saved.is_some()
+        && let Some(recipe) = &args.recipe
+    {
+        config.recipe = named_recipe(recipe, args.epochs)?;
+    }
+    config.method = method(args, &arch, (saved.is_some()).then_some(&config.method))?;
+    config.arch = arch;
+    set(&mut config.seed, args.seed);
+    set(&mut config.data.name, args.data.clone());
+    set(&mut config.data.hold_out, args.hold_out);
+    config.data.augment &= !args.no_augment;
+    let recipe = &mut config.recipe;
+    set(&mut recipe.epochs, args.epochs);
+    set(&mut recipe.batch_size, args.batch_size);
+    set(&mut recipe.learning_rate, args.lr);
+    set(&mut recipe.warmup_epochs, args.warmup_epochs);
+    set(&mut recipe.momentum, args.momentum);
+    set(&mut recipe.weight_decay, args.weight_decay);
+    set(&mut recipe.label_smoothing, args.label_smoothing);
+    recipe.nesterov |= args.nesterov;
+    recipe.select_on_test |= args.select_on_test;
+    match args.schedule.as_deref() {
+        None => {}
+        Some("constant") => recipe.schedule = Schedule::Constant,
+        Some("cosine") => recipe.schedule = Schedule::Cosine,
+        Some("multi-step") => recipe.schedule = halves_and_quarters(recipe.epochs),
+        Some(other) => bail!("--schedule: expected multi-step, cosine or constant, got '{other}'"),
+    }
+    match (&mut recipe.schedule, &args.milestones, args.gamma) {
+        (_, None, None) => {}
+        (Schedule::MultiStep { milestones, gamma }, given, factor) => {
+            set(milestones, given.clone());
+            set(gamma, factor);
+        }
+        _ => bail!("--milestones and --gamma belong to --schedule multi-step"),
+    }
+    Ok(config)
+}
+
+fn set<T>(field: &mut T, given: Option<T>) {
+    if let Some(value) = given {
+        *field = value;
+    }
+}
+
+fn defaults(args: &TrainArgs) -> anyhow::Result<RunConfig> {
+    let missing = |flag: &str| anyhow::anyhow!("{flag}: expected a name; see dcff train --help");
+    let arch = args.arch.clone().ok_or_else(|| missing("--arch"))?;
+    let data = DataConfig {
+        name: args.data.clone().ok_or_else(|| missing("--data"))?,
+        train_fingerprint: String::new(),
+        test_fingerprint: String::new(),
+        hold_out: HOLD_OUT,
+        augment: true,
+    };
+    let recipe = named_recipe(args.recipe.as_deref().unwrap_or("published"), args.epochs)?;
+    Ok(RunConfig::new(arch, 1, data, MethodConfig::Dense, recipe))
+}
+
+fn named_recipe(name: &str, epochs: Option<usize>) -> anyhow::Result<Recipe> {
+    Ok(match name {
+        "published" => {
+            let published = Recipe::published_cifar();
+            let epochs = epochs.unwrap_or(published.epochs);
+            Recipe {
+                epochs,
+                schedule: halves_and_quarters(epochs),
+                ..published
+            }
+        }
+        "quick" => Recipe::quick(epochs.unwrap_or(QUICK_EPOCHS)),
+        other => bail!("--recipe: expected published or quick, got '{other}'"),
+    })
+}
+
+/// The published milestones, 150 and 225 of 300 epochs, for any number of epochs.
+fn halves_and_quarters(epochs: usize) -> Schedule {
+    let mut milestones = vec![epochs / 2, epochs * 3 / 4];
+    milestones.retain(|&milestone| milestone > 0);
+    milestones.dedup();
+    Schedule::MultiStep {
+        milestones,
+        gamma: 0.1,
+    }
+}
+
+/// The method that the flags ask for; what they leave out is as `saved`, or the default.
+fn method(
+    args: &TrainArgs,
+    arch: &str,
+    saved: Option<&MethodConfig>,
+) -> anyhow::Result<MethodConfig> {
+    let given = [&args.rates, &args.criterion, &args.keep, &args.temperature]
+        .iter()
+        .any(|flag| flag.is_some());
+    let fusion = match (args.method.as_deref(), saved) {
+        (Some("dense"), _) if given => {
+            bail!("--rates, --criterion, --keep and --temperature belong to --method dcff")
+        }
+        (Some("dense"), _) => return Ok(MethodConfig::Dense),
+        (None, Some(MethodConfig::Dense)) if !given => return Ok(MethodConfig::Dense),
+        (Some("dcff") | None, Some(MethodConfig::Dcff(saved))) => Some(saved),
+        (Some("dcff") | None, _) => None,
+        (Some(other), _) => bail!("--method: expected dcff or dense, got '{other}'"),
+    };
+    let mut config = match fusion {
+        Some(saved) => saved.clone(),
+        None => FilterFusionConfig {
+            criterion: "kl".into(),
+            keep: "fuse".parse()?,
+            temperature: "stretched".parse()?,
+            rates: dcff_fusion::rates_for(args.rates.as_deref().unwrap_or("published"), arch)
+                .context("--rates")?,
+        },
+    };
+    if let Some(rates) = &args.rates {
+        config.rates = dcff_fusion::rates_for(rates, arch).context("--rates")?;
+    }
+    if let Some(criterion) = &args.criterion {
+        config.criterion = dcff_criteria::by_name(criterion)
+            .context("--criterion")?
+            .name()
+            .to_owned();
+    }
+    if let Some(keep) = &args.keep {
+        config.keep = keep.parse().context("--keep")?;
+    }
+    if let Some(temperature) = &args.temperature {
+        config.temperature = temperature.parse().context("--temperature")?;
+    }
+    Ok(MethodConfig::Dcff(config))
+}
+
+fn with_fingerprints(mut config: RunConfig, loaded: &Loaded) -> RunConfig {
+    config.data.train_fingerprint = loaded.splits.train.fingerprint().to_owned();
+    config.data.test_fingerprint = loaded.splits.test.fingerprint().to_owned();
+    config
+}
+
+/// The first signal asks the run to stop, the second ends the program.
+fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("stopping after this step; once more to stop at once");
+    })?;
+    Ok(stop)
+}
+
+fn print_summary(summary: &Summary, folder: &Path) {
+    let percent = |share: f64| format!("{:.2} %", 100.0 * share);
+    println!(
+        "test accuracy: {} after the last epoch ({})",
+        percent(summary.last.test.accuracy),
+        summary.last.epoch
+    );
+    println!(
+        "               {} after the chosen epoch ({}, by {})",
+        percent(summary.chosen.test.accuracy),
+        summary.chosen.epoch,
+        summary.chosen_by
+    );
+    for (name, cost) in [("MACs", summary.macs), ("parameters", summary.params)] {
+        let reduction = dcff_flops::reduction_percent(cost.full, cost.compact);
+        println!(
+            "{:<15}{} of {} (-{reduction:.2} %)",
+            format!("{name}:"),
+            count(cost.compact),
+            count(cost.full)
+        );
+    }
+    println!(
+        "{:<15}{} at {:.0} images/s",
+        "time:",
+        duration(summary.seconds),
+        summary.images_per_second
+    );
+    println!(
+        "{:<15}{}",
+        "artefact:",
+        folder.join(dcff_train::COMPACT).display()
+    );
+}

@@ -1,0 +1,257 @@
+//! A compact network on disk.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use dcff_models::{Architecture, Network, Views, parameters};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result, file, weights};
+
+/// The name of the weights' file.
+pub const WEIGHTS: &str = "model.safetensors";
+/// The name of the description's file.
+pub const CONFIG: &str = "config.json";
+
+/// A description larger than this is a mistake or an attack.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+/// Networks larger than this (8 GiB of weights) are refused before memory is taken for them.
+const MAX_PARAMETERS: u64 = 1 << 31;
+/// What a safetensors header may add to the weights.
+const MAX_HEADER_BYTES: u64 = 16 << 20;
+
+/// `config.json`: everything but the weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// Always `dcff`.
+    pub model_type: String,
+    /// The version of this library that wrote it.
+    pub dcff_version: String,
+    /// The narrow network.
+    pub architecture: Architecture,
+    /// How an image becomes the network's input; the block that timm's readers know.
+    pub pretrained_cfg: Preprocessing,
+    /// How the network was made, for people; not read when loading.
+    #[serde(default)]
+    pub provenance: BTreeMap<String, serde_json::Value>,
+}
+
+/// How an image becomes the network's input, in timm's words.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Preprocessing {
+    /// Channels, height, width.
+    pub input_size: [usize; 3],
+    /// Mean of each channel of images in 0..=1.
+    pub mean: Vec<f32>,
+    /// Deviation of each channel of images in 0..=1.
+    pub std: Vec<f32>,
+    /// How images of another size are resized.
+    pub interpolation: String,
+    /// The share of the resized image that is kept.
+    pub crop_pct: f64,
+    /// The number of logits.
+    pub num_classes: usize,
+    /// The classes in the order of the logits.
+    pub label_names: Vec<String>,
+}
+
+/// A compact network: its description and its tensors.
+#[derive(Clone, Debug)]
+pub struct Artefact {
+    /// The description.
+    pub config: Config,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl Artefact {
+    /// Collapses `network` as seen through `views`.
+    ///
+    /// # Errors
+    /// When the views do not fit the network, or the labels and channels not the preprocessing.
+    pub fn new(
+        network: &Network,
+        views: &Views,
+        preprocessing: Preprocessing,
+        provenance: BTreeMap<String, serde_json::Value>,
+    ) -> Result<Self> {
+        let plain = network.collapse(views)?;
+        let config = Config {
+            model_type: "dcff".into(),
+            dcff_version: env!("CARGO_PKG_VERSION").into(),
+            architecture: plain.compact().clone(),
+            pretrained_cfg: preprocessing,
+            provenance,
+        };
+        check(&config, Path::new(CONFIG))?;
+        Ok(Self {
+            config,
+            tensors: plain.state()?,
+        })
+    }
+
+    /// Writes the folder `path` whole or not at all, replacing an older one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the path.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let provenance = serde_json::Value::from_iter(self.config.provenance.clone()).to_string();
+        let metadata = BTreeMap::from([
+            ("format".to_owned(), "pt".to_owned()),
+            ("dcff_version".to_owned(), self.config.dcff_version.clone()),
+            ("provenance".to_owned(), provenance),
+        ]);
+        let bytes = weights::tensors_to_bytes(&self.tensors, &metadata)?;
+        let config = serde_json::to_string_pretty(&self.config)
+            .map_err(|error| Error::content(path, error.to_string()))?;
+        file::write_folder(path, |folder| {
+            file::write(&folder.join(WEIGHTS), &bytes)?;
+            file::write(&folder.join(CONFIG), format!("{config}\n").as_bytes())
+        })
+    }
+
+    /// Reads the folder `path`. Nothing in it is trusted: sizes are checked before memory is taken.
+    ///
+    /// # Errors
+    /// When a file is missing or unsound, the tensors are not those of the description, or a weight is not finite.
+    pub fn load(path: &Path) -> Result<Self> {
+        let config_path = path.join(CONFIG);
+        let size = std::fs::metadata(&config_path)
+            .map_err(|error| Error::io(&config_path, error))?
+            .len();
+        if size > MAX_CONFIG_BYTES {
+            return Err(Error::content(
+                &config_path,
+                format!("expected at most {MAX_CONFIG_BYTES} bytes, got {size}"),
+            ));
+        }
+        let text = std::fs::read(&config_path).map_err(|error| Error::io(&config_path, error))?;
+        let config: Config = serde_json::from_slice(&text)
+            .map_err(|error| Error::content(&config_path, error.to_string()))?;
+        let count = check(&config, &config_path)?;
+
+        let weights_path = path.join(WEIGHTS);
+        let (tensors, _) = weights::read_tensors(&weights_path, count * 4 + MAX_HEADER_BYTES)?;
+        let artefact = Self {
+            config,
+            tensors: tensors.into_iter().collect(),
+        };
+        artefact.check_tensors(&weights_path)?;
+        Ok(artefact)
+    }
+
+    /// The tensors under PyTorch's state-dict keys.
+    pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
+        &self.tensors
+    }
+
+    /// The plain network, ready to run on `device`.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn network(&self, device: &Device) -> Result<Network> {
+        let architecture = &self.config.architecture;
+        let mut network = Network::new(architecture, architecture, 0, device)?;
+        let state: HashMap<_, _> = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| (name.clone(), tensor.clone()))
+            .collect();
+        network.load(&state)?;
+        Ok(network)
+    }
+
+    fn check_tensors(&self, path: &Path) -> Result<()> {
+        let architecture = &self.config.architecture;
+        for parameter in parameters(architecture, architecture)? {
+            let name = &parameter.name;
+            let tensor = self
+                .tensors
+                .get(name)
+                .ok_or_else(|| Error::content(path, format!("{name}: missing")))?;
+            if tensor.dims() != parameter.shape {
+                let message = format!(
+                    "{name}: {CONFIG} expects shape {:?}, got {:?}",
+                    parameter.shape,
+                    tensor.dims()
+                );
+                return Err(Error::content(path, message));
+            }
+            let model = |error: candle_core::Error| Error::Model(error.into());
+            if tensor.dtype() != DType::F32 {
+                return Err(Error::content(
+                    path,
+                    format!("{name}: expected f32, got {:?}", tensor.dtype()),
+                ));
+            }
+            let values = tensor
+                .flatten_all()
+                .and_then(|t| t.to_vec1::<f32>())
+                .map_err(model)?;
+            if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+                return Err(Error::content(
+                    path,
+                    format!("{name}: expected finite values, got {value}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks a description and returns the number of elements of all its tensors.
+fn check(config: &Config, path: &Path) -> Result<u64> {
+    let fail = |message: String| Err(Error::content(path, message));
+    if config.model_type != "dcff" {
+        return fail(format!(
+            "model_type: expected 'dcff', got '{}'",
+            config.model_type
+        ));
+    }
+    let architecture = &config.architecture;
+    let shapes = architecture
+        .shapes()
+        .map_err(|error| Error::content(path, format!("architecture: {error}")))?;
+    let list = parameters(architecture, architecture)
+        .map_err(|error| Error::content(path, format!("architecture: {error}")))?;
+    let mut count = 0u64;
+    for parameter in &list {
+        let elements = parameter
+            .shape
+            .iter()
+            .try_fold(1u64, |n, &d| n.checked_mul(d as u64));
+        match elements.and_then(|n| count.checked_add(n)) {
+            Some(sum) if sum <= MAX_PARAMETERS => count = sum,
+            _ => {
+                return fail(format!(
+                    "{}: expected at most {MAX_PARAMETERS} parameters in all",
+                    parameter.name
+                ));
+            }
+        }
+    }
+    let cfg = &config.pretrained_cfg;
+    if cfg.input_size != architecture.input {
+        return fail(format!(
+            "pretrained_cfg.input_size: expected {:?} as in the architecture, got {:?}",
+            architecture.input, cfg.input_size
+        ));
+    }
+    if cfg.num_classes != shapes.classes() || cfg.label_names.len() != shapes.classes() {
+        let (labels, classes) = (cfg.label_names.len(), shapes.classes());
+        return fail(format!(
+            "pretrained_cfg: expected {classes} classes and labels, got {} and {labels}",
+            cfg.num_classes
+        ));
+    }
+    let channels = architecture.input[0];
+    let sound =
+        cfg.mean.iter().all(|m| m.is_finite()) && cfg.std.iter().all(|s| s.is_finite() && *s > 0.0);
+    if cfg.mean.len() != channels || cfg.std.len() != channels || !sound {
+        return fail(format!(
+            "pretrained_cfg: expected {channels} finite means and positive deviations, got {:?} and {:?}",
+            cfg.mean, cfg.std
+        ));
+    }
+    Ok(count)
+}

@@ -1,0 +1,640 @@
+//! The runnable network: forward through views, and the explicit reverse sweep.
+//!
+//! The graph is static, so the gradient is not recorded on a tape: each step knows its inverse, intermediate
+//! maps are dropped as soon as the sweep has passed them, and a value read once costs no addition.
+
+use std::collections::{BTreeMap, HashMap};
+
+use candle_core::{Device, Tensor};
+use dcff_nn::{BatchStatistics, Features, MaxIndices};
+
+use crate::architecture::{Architecture, LayerKind};
+use crate::initialisation::initial_values;
+use crate::parameters::{Parameter, ParameterKind, parameters};
+use crate::plan::{Operation, Step, Value, steps};
+use crate::shapes::Shapes;
+use crate::view::Views;
+use crate::{Error, Result};
+
+/// How batch norm behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Statistics of the batch; everything the backward sweep needs is kept.
+    Train,
+    /// Running statistics; maps are dropped after their last use.
+    Eval,
+}
+
+/// A network with its parameters on a device.
+///
+/// It keeps the filters of one architecture (`full`) and computes the widths of another (`compact`, the same
+/// narrowed); views say how the one becomes the other. With equal architectures it is a plain network.
+#[derive(Clone, Debug)]
+pub struct Network {
+    full: Architecture,
+    compact: Architecture,
+    shapes: Shapes,
+    steps: Vec<Step>,
+    last_use: Vec<usize>,
+    parameters: Vec<Parameter>,
+    tensors: Vec<Tensor>,
+    index: HashMap<String, usize>,
+    /// Training batches seen, PyTorch's `num_batches_tracked`.
+    batches_tracked: i64,
+    device: Device,
+}
+
+/// What a forward pass leaves behind for the backward sweep and for probes.
+#[derive(Debug)]
+pub struct Trace {
+    image: Features,
+    values: Vec<Option<Features>>,
+    saved: Vec<Saved>,
+}
+
+#[derive(Debug)]
+enum Saved {
+    Nothing,
+    Weight(Tensor),
+    Statistics(BatchStatistics),
+    Indices(MaxIndices),
+    Rows(Tensor),
+}
+
+/// The gradients of a network's trained parameters, in the order of [`Network::parameters`].
+#[derive(Clone, Debug)]
+pub struct Gradients(Vec<Option<Tensor>>);
+
+impl Gradients {
+    /// The gradient of the parameter at `index`; `None` for running statistics.
+    pub fn get(&self, index: usize) -> Option<&Tensor> {
+        self.0.get(index).and_then(Option::as_ref)
+    }
+}
+
+impl Trace {
+    /// The output of the layer at `position`, where the pass kept it.
+    pub fn output(&self, position: usize) -> Option<&Features> {
+        self.values.get(position).and_then(Option::as_ref)
+    }
+
+    fn value(&self, value: Value) -> Result<&Features> {
+        match value {
+            None => Ok(&self.image),
+            Some(position) => self.values[position]
+                .as_ref()
+                .ok_or_else(|| internal("a value was dropped too early")),
+        }
+    }
+}
+
+fn internal(message: &str) -> Error {
+    Error::Candle(candle_core::Error::Msg(message.to_owned()))
+}
+
+impl Network {
+    /// A network that keeps the filters of `full` and computes the widths of `compact`, with initial weights drawn
+    /// from `seed`.
+    ///
+    /// # Errors
+    /// When `compact` is not `full` narrowed, or the device fails.
+    pub fn new(
+        full: &Architecture,
+        compact: &Architecture,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Self> {
+        let parameters = parameters(full, compact)?;
+        let shapes = compact.shapes()?;
+        let steps = steps(compact, &shapes, &parameters)?;
+        let mut last_use = vec![0; compact.layers.len()];
+        for (i, step) in steps.iter().enumerate() {
+            step.inputs
+                .iter()
+                .flatten()
+                .for_each(|&input| last_use[input] = i);
+        }
+        if let Some(step) = steps.last() {
+            last_use[step.output] = steps.len();
+        }
+        let mut weight_shape: &[usize] = &[];
+        let mut tensors = Vec::with_capacity(parameters.len());
+        for parameter in &parameters {
+            if matches!(
+                parameter.kind,
+                ParameterKind::ConvWeight | ParameterKind::LinearWeight
+            ) {
+                weight_shape = &parameter.shape;
+            }
+            let values = initial_values(full.initialisation, parameter, weight_shape, seed);
+            tensors.push(Tensor::from_vec(
+                values,
+                parameter.shape.as_slice(),
+                device,
+            )?);
+        }
+        let index = parameters
+            .iter()
+            .enumerate()
+            .map(|(i, p)| (p.name.clone(), i))
+            .collect();
+        Ok(Self {
+            full: full.clone(),
+            compact: compact.clone(),
+            shapes,
+            steps,
+            last_use,
+            parameters,
+            tensors,
+            index,
+            batches_tracked: 0,
+            device: device.clone(),
+        })
+    }
+
+    /// The architecture whose filters are kept.
+    pub fn full(&self) -> &Architecture {
+        &self.full
+    }
+
+    /// The architecture whose widths are computed.
+    pub fn compact(&self) -> &Architecture {
+        &self.compact
+    }
+
+    /// The device of the parameters.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// All tensors' names, kinds and shapes.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// The tensor at `index` of [`Network::parameters`].
+    pub fn tensor(&self, index: usize) -> &Tensor {
+        &self.tensors[index]
+    }
+
+    /// The tensor called `name`, for example `conv1.weight`.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.index.get(name).map(|&i| &self.tensors[i])
+    }
+
+    /// All tensors under PyTorch's state-dict keys, `num_batches_tracked` (`i64`, `[]`) included.
+    ///
+    /// # Errors
+    /// Those of allocating a tensor.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut state: BTreeMap<_, _> = self
+            .parameters
+            .iter()
+            .zip(&self.tensors)
+            .map(|(p, t)| (p.name.clone(), t.clone()))
+            .collect();
+        for layer in self
+            .compact
+            .layers
+            .iter()
+            .filter(|layer| matches!(layer.kind, LayerKind::Norm(_)))
+        {
+            let count = Tensor::new(self.batches_tracked, &self.device)?;
+            state.insert(format!("{}.{BATCHES_TRACKED}", layer.name), count);
+        }
+        Ok(state)
+    }
+
+    /// Replaces all tensors by copies of those in `state`; strict, except that `num_batches_tracked` may be missing.
+    ///
+    /// # Errors
+    /// On a missing, unknown or wrongly shaped tensor; the network is then unchanged.
+    pub fn load(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        let mut tensors = Vec::with_capacity(self.tensors.len());
+        for parameter in &self.parameters {
+            let given = state
+                .get(&parameter.name)
+                .ok_or_else(|| Error::MissingParameter(parameter.name.clone()))?;
+            if given.dims() != parameter.shape {
+                let (expected, got) = (parameter.shape.clone(), given.dims().to_vec());
+                return Err(Error::Shape {
+                    name: parameter.name.clone(),
+                    expected,
+                    got,
+                });
+            }
+            tensors.push(
+                given
+                    .to_dtype(candle_core::DType::F32)?
+                    .to_device(&self.device)?
+                    .copy()?
+                    .contiguous()?,
+            );
+        }
+        let mut batches_tracked = 0;
+        for (name, tensor) in state
+            .iter()
+            .filter(|(name, _)| !self.index.contains_key(*name))
+        {
+            let norm = name
+                .strip_suffix(BATCHES_TRACKED)
+                .and_then(|n| n.strip_suffix('.'));
+            match norm
+                .and_then(|norm| self.compact.position(norm))
+                .map(|position| &self.compact.layers[position].kind)
+            {
+                Some(LayerKind::Norm(_)) if tensor.elem_count() == 1 => {
+                    batches_tracked =
+                        batches_tracked.max(tensor.flatten_all()?.to_vec1::<i64>()?[0]);
+                }
+                _ => return Err(Error::UnknownParameter(name.clone())),
+            }
+        }
+        self.tensors = tensors;
+        self.batches_tracked = batches_tracked;
+        Ok(())
+    }
+
+    /// Logits `[N, classes]` of normalised images `[N, C, H, W]`.
+    ///
+    /// # Errors
+    /// When the images' size is not the architecture's, a view's width not that of the compact architecture, or the device fails.
+    pub fn forward(&self, images: &Tensor, views: &Views, mode: Mode) -> Result<(Tensor, Trace)> {
+        if images.dims().get(1..) != Some(&self.compact.input[..]) {
+            let (expected, got) = (
+                self.compact.input.to_vec(),
+                images.dims().get(1..).unwrap_or_default().to_vec(),
+            );
+            return Err(Error::Shape {
+                name: "images".into(),
+                expected,
+                got,
+            });
+        }
+        let mut trace = Trace {
+            image: Features::from_nchw(images)?,
+            values: vec![None; self.compact.layers.len()],
+            saved: Vec::with_capacity(self.steps.len()),
+        };
+        for (i, step) in self.steps.iter().enumerate() {
+            let (output, saved) = self.step_forward(step, &trace, views, mode)?;
+            trace.values[step.output] = Some(output);
+            trace.saved.push(saved);
+            if mode == Mode::Eval {
+                step.inputs
+                    .iter()
+                    .flatten()
+                    .filter(|&&input| self.last_use[input] == i)
+                    .for_each(|&input| trace.values[input] = None);
+            }
+        }
+        let output = self.steps.last().map(|step| step.output);
+        let logits = dcff_nn::flatten(trace.value(output)?)?;
+        Ok((logits, trace))
+    }
+
+    fn step_forward(
+        &self,
+        step: &Step,
+        trace: &Trace,
+        views: &Views,
+        mode: Mode,
+    ) -> Result<(Features, Saved)> {
+        let x = trace.value(step.inputs[0])?;
+        let train = mode == Mode::Train;
+        Ok(match &step.operation {
+            Operation::Conv {
+                weight,
+                bias,
+                config,
+            } => {
+                let (w, b) = self.effective(step.layer, *weight, *bias, views)?;
+                let y = dcff_nn::conv2d(x, &w, b.as_ref(), *config)?;
+                (
+                    y,
+                    if train {
+                        Saved::Weight(w)
+                    } else {
+                        Saved::Nothing
+                    },
+                )
+            }
+            Operation::Norm {
+                weight,
+                bias,
+                mean,
+                var,
+                eps,
+                residual,
+                activation,
+                ..
+            } => {
+                let residual = if *residual {
+                    Some(trace.value(step.inputs[1])?)
+                } else {
+                    None
+                };
+                let (gamma, beta) = (&self.tensors[*weight], &self.tensors[*bias]);
+                if train {
+                    let (y, statistics) =
+                        dcff_nn::batch_norm(x, gamma, beta, *eps, residual, *activation)?;
+                    (y, Saved::Statistics(statistics))
+                } else {
+                    let (mean, var) = (&self.tensors[*mean], &self.tensors[*var]);
+                    let y = dcff_nn::batch_norm_inference(
+                        x,
+                        gamma,
+                        beta,
+                        mean,
+                        var,
+                        *eps,
+                        residual,
+                        *activation,
+                    )?;
+                    (y, Saved::Nothing)
+                }
+            }
+            Operation::Activation(function) => (dcff_nn::activation(x, *function)?, Saved::Nothing),
+            Operation::MaxPool(config) => {
+                let (y, indices) = dcff_nn::max_pool2d(x, *config)?;
+                (
+                    y,
+                    if train {
+                        Saved::Indices(indices)
+                    } else {
+                        Saved::Nothing
+                    },
+                )
+            }
+            Operation::AvgPool(config) => (dcff_nn::avg_pool2d(x, *config)?, Saved::Nothing),
+            Operation::GlobalAvgPool => (dcff_nn::global_avg_pool(x)?, Saved::Nothing),
+            Operation::Linear { weight, bias } => {
+                let rows = dcff_nn::flatten(x)?;
+                let y = dcff_nn::linear(
+                    &rows,
+                    &self.tensors[*weight],
+                    bias.map(|b| &self.tensors[b]),
+                )?;
+                let (n, k) = y.dims2()?;
+                (
+                    dcff_nn::unflatten(&y, (n, k, 1, 1))?,
+                    if train {
+                        Saved::Rows(rows)
+                    } else {
+                        Saved::Nothing
+                    },
+                )
+            }
+            Operation::Add(function) => (
+                dcff_nn::add(x, trace.value(step.inputs[1])?, *function)?,
+                Saved::Nothing,
+            ),
+            Operation::Concat => {
+                let inputs = step
+                    .inputs
+                    .iter()
+                    .map(|&input| trace.value(input))
+                    .collect::<Result<Vec<_>>>()?;
+                (dcff_nn::concat(&inputs)?, Saved::Nothing)
+            }
+            Operation::Shortcut { stride, channels } => {
+                (dcff_nn::shortcut(x, *stride, *channels)?, Saved::Nothing)
+            }
+        })
+    }
+
+    /// A convolution's effective weight and bias.
+    fn effective(
+        &self,
+        layer: usize,
+        weight: usize,
+        bias: Option<usize>,
+        views: &Views,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let name = &self.compact.layers[layer].name;
+        let (expected, w) = (self.shapes.output(layer).channels, &self.tensors[weight]);
+        let view = views.get(name);
+        let width = view.width(w.dim(0)?);
+        if width != expected {
+            return Err(Error::layer(
+                name,
+                format!("expected a view of {expected} filters, got {width}"),
+            ));
+        }
+        Ok((
+            view.weight(w)?,
+            bias.map(|b| view.weight(&self.tensors[b])).transpose()?,
+        ))
+    }
+
+    /// Moves the running statistics towards those of a training pass.
+    ///
+    /// # Errors
+    /// Those of the tensor operations.
+    pub fn update_statistics(&mut self, trace: &Trace) -> Result<()> {
+        for (step, saved) in self.steps.iter().zip(&trace.saved) {
+            let (
+                Operation::Norm {
+                    mean,
+                    var,
+                    momentum,
+                    ..
+                },
+                Saved::Statistics(batch),
+            ) = (&step.operation, saved)
+            else {
+                continue;
+            };
+            // PyTorch normalises by the biased variance and remembers the unbiased one; momentum weighs the new value.
+            let unbiased = batch.count as f64 / (batch.count as f64 - 1.0).max(1.0);
+            let blend = |old: &Tensor, new: &Tensor, scale: f64| {
+                old.affine(1.0 - momentum, 0.0)? + new.affine(momentum * scale, 0.0)?
+            };
+            self.tensors[*mean] = blend(&self.tensors[*mean], &batch.mean, 1.0)?;
+            self.tensors[*var] = blend(&self.tensors[*var], &batch.var, unbiased)?;
+        }
+        self.batches_tracked += 1;
+        Ok(())
+    }
+
+    /// The gradients of all trained parameters from that of the logits, `[N, classes]`.
+    ///
+    /// # Errors
+    /// When the trace is not of a training pass, or the device fails.
+    pub fn backward(&self, mut trace: Trace, views: &Views, logits: &Tensor) -> Result<Gradients> {
+        let mut gradients = Gradients(vec![None; self.parameters.len()]);
+        let mut pending: Vec<Option<Features>> = vec![None; self.compact.layers.len()];
+        let Some(last) = self.steps.last() else {
+            return Ok(gradients);
+        };
+        let (n, k) = logits.dims2()?;
+        pending[last.output] = Some(dcff_nn::unflatten(logits, (n, k, 1, 1))?);
+        for (i, step) in self.steps.iter().enumerate().rev() {
+            let Some(gradient) = pending[step.output].take() else {
+                continue;
+            };
+            let saved = std::mem::replace(&mut trace.saved[i], Saved::Nothing);
+            let inputs =
+                self.step_backward(step, &trace, saved, gradient, views, &mut gradients)?;
+            trace.values[step.output] = None;
+            for (&input, gradient) in step.inputs.iter().zip(inputs) {
+                let (Some(position), Some(gradient)) = (input, gradient) else {
+                    continue;
+                };
+                pending[position] = Some(match pending[position].take() {
+                    Some(sum) => dcff_nn::accumulate(sum, &gradient)?,
+                    None => gradient,
+                });
+            }
+        }
+        Ok(gradients)
+    }
+
+    /// The gradients of a step's inputs; those of its parameters go to `gradients`.
+    fn step_backward(
+        &self,
+        step: &Step,
+        trace: &Trace,
+        saved: Saved,
+        dy: Features,
+        views: &Views,
+        gradients: &mut Gradients,
+    ) -> Result<Vec<Option<Features>>> {
+        let x = || trace.value(step.inputs[0]);
+        let y = || trace.value(Some(step.output));
+        let untraced = || internal("the backward sweep needs the trace of a training pass");
+        let input_dims = |position: usize| {
+            let shape = self.shapes.inputs(step.layer)[position];
+            (dy.batch(), shape.channels, shape.height, shape.width)
+        };
+        Ok(match &step.operation {
+            Operation::Conv {
+                weight,
+                bias,
+                config,
+            } => {
+                let Saved::Weight(w) = saved else {
+                    return Err(untraced());
+                };
+                // The images need no gradient.
+                let need_input = step.inputs[0].is_some();
+                let grads =
+                    dcff_nn::conv2d_backward(x()?, &w, bias.is_some(), *config, &dy, need_input)?;
+                let filters = self.tensors[*weight].dim(0)?;
+                let view = views.get(&self.compact.layers[step.layer].name);
+                gradients.0[*weight] = Some(view.weight_gradient(filters, grads.weight)?);
+                if let (Some(bias), Some(gradient)) = (bias, grads.bias) {
+                    gradients.0[*bias] = Some(view.weight_gradient(filters, gradient)?);
+                }
+                vec![grads.input]
+            }
+            Operation::Norm {
+                weight,
+                bias,
+                eps,
+                residual,
+                activation,
+                ..
+            } => {
+                let Saved::Statistics(statistics) = saved else {
+                    return Err(untraced());
+                };
+                let gamma = &self.tensors[*weight];
+                let grads = dcff_nn::batch_norm_backward(
+                    x()?,
+                    y()?,
+                    gamma,
+                    &statistics,
+                    *eps,
+                    *residual,
+                    *activation,
+                    &dy,
+                )?;
+                gradients.0[*weight] = Some(grads.gamma);
+                gradients.0[*bias] = Some(grads.beta);
+                vec![Some(grads.input), grads.residual]
+            }
+            Operation::Activation(function) => {
+                vec![Some(dcff_nn::activation_backward(y()?, *function, &dy)?)]
+            }
+            Operation::MaxPool(_) => {
+                let Saved::Indices(indices) = saved else {
+                    return Err(untraced());
+                };
+                vec![Some(dcff_nn::max_pool2d_backward(&indices, &dy)?)]
+            }
+            Operation::AvgPool(config) => {
+                let (_, _, height, width) = input_dims(0);
+                vec![Some(dcff_nn::avg_pool2d_backward(
+                    (height, width),
+                    *config,
+                    &dy,
+                )?)]
+            }
+            Operation::GlobalAvgPool => {
+                let (_, _, height, width) = input_dims(0);
+                vec![Some(dcff_nn::global_avg_pool_backward(
+                    (height, width),
+                    &dy,
+                )?)]
+            }
+            Operation::Linear { weight, bias } => {
+                let Saved::Rows(rows) = saved else {
+                    return Err(untraced());
+                };
+                let grads = dcff_nn::linear_backward(
+                    &rows,
+                    &self.tensors[*weight],
+                    &dcff_nn::flatten(&dy)?,
+                    true,
+                )?;
+                gradients.0[*weight] = Some(grads.weight);
+                if let Some(bias) = bias {
+                    gradients.0[*bias] = Some(grads.bias);
+                }
+                let input = grads
+                    .input
+                    .ok_or_else(|| internal("linear returned no input gradient"))?;
+                vec![Some(dcff_nn::unflatten(&input, input_dims(0))?)]
+            }
+            Operation::Add(function) => {
+                let gradient = dcff_nn::activation_backward(y()?, *function, &dy)?;
+                vec![Some(gradient.clone()), Some(gradient)]
+            }
+            Operation::Concat => {
+                let channels: Vec<_> = (0..step.inputs.len()).map(|i| input_dims(i).1).collect();
+                dcff_nn::split_channels(&dy, &channels)?
+                    .into_iter()
+                    .map(Some)
+                    .collect()
+            }
+            Operation::Shortcut { stride, .. } => vec![Some(dcff_nn::shortcut_backward(
+                input_dims(0),
+                *stride,
+                &dy,
+            )?)],
+        })
+    }
+
+    /// The plain compact network that computes what this one computes through `views`.
+    ///
+    /// # Errors
+    /// When a view's width is not that of the compact architecture.
+    pub fn collapse(&self, views: &Views) -> Result<Self> {
+        let mut plain = Self::new(&self.compact, &self.compact, 0, &self.device)?;
+        plain.tensors = self.tensors.clone();
+        plain.batches_tracked = self.batches_tracked;
+        for step in &self.steps {
+            if let Operation::Conv { weight, bias, .. } = step.operation {
+                let (w, b) = self.effective(step.layer, weight, bias, views)?;
+                plain.tensors[weight] = w.copy()?;
+                if let (Some(bias), Some(b)) = (bias, b) {
+                    plain.tensors[bias] = b.copy()?;
+                }
+            }
+        }
+        Ok(plain)
+    }
+}
+
+const BATCHES_TRACKED: &str = "num_batches_tracked";

@@ -1,0 +1,170 @@
+//! The tensors of a network: names, shapes and kinds, derived from its architecture.
+
+use crate::architecture::{Architecture, LayerKind};
+use crate::{Error, Result};
+
+/// What a tensor of a network is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ParameterKind {
+    /// `[C_out, C_in/groups, K, K]`.
+    ConvWeight,
+    /// `[C_out]`.
+    ConvBias,
+    /// Batch norm's scale, `[C]`.
+    NormWeight,
+    /// Batch norm's shift, `[C]`.
+    NormBias,
+    /// `[features, C*H*W]`.
+    LinearWeight,
+    /// `[features]`.
+    LinearBias,
+    /// Batch norm's running mean, `[C]`; not trained.
+    RunningMean,
+    /// Batch norm's running variance, `[C]`; not trained.
+    RunningVar,
+}
+
+impl ParameterKind {
+    /// Whether gradient descent changes it.
+    pub fn is_trained(self) -> bool {
+        !matches!(self, Self::RunningMean | Self::RunningVar)
+    }
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::ConvWeight | Self::NormWeight | Self::LinearWeight => "weight",
+            Self::ConvBias | Self::NormBias | Self::LinearBias => "bias",
+            Self::RunningMean => "running_mean",
+            Self::RunningVar => "running_var",
+        }
+    }
+}
+
+/// One tensor of a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// PyTorch's state-dict key, for example `layer1.0.conv1.weight`.
+    pub name: String,
+    /// The position of its layer in the architecture.
+    pub layer: usize,
+    /// What it is for.
+    pub kind: ParameterKind,
+    /// Its shape.
+    pub shape: Vec<usize>,
+}
+
+/// All tensors of the network that keeps the filters of `full` and computes the widths of `compact`.
+///
+/// Scored convolutions keep all their filters, `[full width, compact inputs, K, K]`; everything else is as wide
+/// as `compact`. With `full == compact` these are the tensors of a plain network.
+///
+/// # Errors
+/// When one of the two is unsound, or `compact` is not `full` narrowed.
+pub fn parameters(full: &Architecture, compact: &Architecture) -> Result<Vec<Parameter>> {
+    let expected = full.narrowed(&compact.widths())?;
+    if &expected != compact {
+        let message = "the compact architecture is not this one narrowed".into();
+        return Err(Error::Widths {
+            architecture: full.name.clone(),
+            message,
+        });
+    }
+    let shapes = compact.shapes()?;
+    let mut parameters = Vec::new();
+    for (position, layer) in compact.layers.iter().enumerate() {
+        let input = shapes.inputs(position)[0];
+        let mut push = |kind: ParameterKind, shape: Vec<usize>| {
+            parameters.push(Parameter {
+                name: format!("{}.{}", layer.name, kind.suffix()),
+                layer: position,
+                kind,
+                shape,
+            });
+        };
+        match &layer.kind {
+            LayerKind::Conv(conv) => {
+                let owner = if conv.scored { full } else { compact };
+                let filters = owner.space(&conv.space).map_or(0, |space| space.width);
+                push(
+                    ParameterKind::ConvWeight,
+                    vec![
+                        filters,
+                        input.channels / conv.groups,
+                        conv.kernel,
+                        conv.kernel,
+                    ],
+                );
+                if conv.bias {
+                    push(ParameterKind::ConvBias, vec![filters]);
+                }
+            }
+            LayerKind::Norm(_) => {
+                use ParameterKind::{NormBias, NormWeight, RunningMean, RunningVar};
+                for kind in [NormWeight, NormBias, RunningMean, RunningVar] {
+                    push(kind, vec![input.channels]);
+                }
+            }
+            LayerKind::Linear(linear) => {
+                push(
+                    ParameterKind::LinearWeight,
+                    vec![linear.features, input.numel()],
+                );
+                if linear.bias {
+                    push(ParameterKind::LinearBias, vec![linear.features]);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(parameters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::by_name;
+
+    fn shape_of(parameters: &[Parameter], name: &str) -> Vec<usize> {
+        parameters
+            .iter()
+            .find(|p| p.name == name)
+            .unwrap_or_else(|| panic!("{name}"))
+            .shape
+            .clone()
+    }
+
+    #[test]
+    fn fused_convolutions_keep_all_filters_and_read_kept_channels() {
+        let full = by_name("vgg16").unwrap();
+        let mut widths = full.widths();
+        widths[0] = 32;
+        widths[12] = 76;
+        let compact = full.narrowed(&widths).unwrap();
+        let fused = parameters(&full, &compact).unwrap();
+        assert_eq!(shape_of(&fused, "features.0.weight"), [64, 3, 3, 3]);
+        assert_eq!(shape_of(&fused, "features.1.running_var"), [32]);
+        assert_eq!(shape_of(&fused, "features.3.weight"), [64, 32, 3, 3]);
+        assert_eq!(shape_of(&fused, "classifier.weight"), [10, 76]);
+        let plain = parameters(&compact, &compact).unwrap();
+        assert_eq!(shape_of(&plain, "features.0.weight"), [32, 3, 3, 3]);
+        assert_eq!(shape_of(&plain, "features.0.bias"), [32]);
+    }
+
+    #[test]
+    fn unscored_convolutions_are_as_wide_as_their_space() {
+        let full = by_name("resnet50").unwrap();
+        let mut widths = full.widths();
+        let stage = full
+            .spaces
+            .iter()
+            .position(|space| space.name == "layer1")
+            .unwrap();
+        widths[stage] = 140;
+        let fused = parameters(&full, &full.narrowed(&widths).unwrap()).unwrap();
+        assert_eq!(
+            shape_of(&fused, "layer1.0.downsample.0.weight"),
+            [140, 64, 1, 1]
+        );
+        assert_eq!(shape_of(&fused, "layer1.0.conv3.weight"), [256, 64, 1, 1]);
+    }
+}

@@ -1,0 +1,303 @@
+//! Shape inference: the channels, height and width of every layer's output.
+
+use crate::architecture::{Architecture, LayerKind, Pool};
+use crate::{Error, Result};
+
+/// The most elements one image's maps may have; a larger description is a mistake or an attack.
+const MAX_NUMEL: usize = 1 << 31;
+
+/// The size of one image's maps, `[C, H, W]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Channels.
+    pub channels: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl Shape {
+    /// `C * H * W`.
+    pub fn numel(&self) -> usize {
+        self.channels * self.height * self.width
+    }
+}
+
+/// Input and output shapes of every layer of an architecture, in its layers' order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shapes {
+    names: Vec<String>,
+    inputs: Vec<Vec<Shape>>,
+    outputs: Vec<Shape>,
+}
+
+impl Shapes {
+    /// The shapes that layer `position` reads.
+    pub fn inputs(&self, position: usize) -> &[Shape] {
+        &self.inputs[position]
+    }
+
+    /// The shape that layer `position` writes.
+    pub fn output(&self, position: usize) -> Shape {
+        self.outputs[position]
+    }
+
+    /// The shape that the layer called `name` writes.
+    pub fn output_of(&self, name: &str) -> Option<Shape> {
+        self.names
+            .iter()
+            .position(|n| n == name)
+            .map(|position| self.outputs[position])
+    }
+
+    /// The number of logits.
+    pub fn classes(&self) -> usize {
+        self.outputs.last().map_or(0, Shape::numel)
+    }
+}
+
+impl Architecture {
+    /// Infers all shapes, checking the whole description on the way.
+    ///
+    /// # Errors
+    /// The first layer whose inputs do not fit, with what was expected and what came.
+    pub fn shapes(&self) -> Result<Shapes> {
+        let wiring = self.wiring()?;
+        let [channels, height, width] = self.input;
+        let image = Shape {
+            channels,
+            height,
+            width,
+        };
+        if image.numel() == 0 {
+            return Err(Error::layer(
+                &self.name,
+                format!("expected a positive input size, got {:?}", self.input),
+            ));
+        }
+        let mut shapes = Shapes {
+            names: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        };
+        for (layer, inputs) in self.layers.iter().zip(&wiring) {
+            let inputs: Vec<Shape> = inputs
+                .iter()
+                .map(|input| input.map_or(image, |i| shapes.outputs[i]))
+                .collect();
+            let output = self
+                .output_shape(&layer.kind, &inputs)
+                .map_err(|message| Error::layer(&layer.name, message))?;
+            shapes.names.push(layer.name.clone());
+            shapes.inputs.push(inputs);
+            shapes.outputs.push(output);
+        }
+        Ok(shapes)
+    }
+
+    fn output_shape(&self, kind: &LayerKind, inputs: &[Shape]) -> Result<Shape, String> {
+        let expected = match kind {
+            LayerKind::Add => Some(2),
+            LayerKind::Concat => None,
+            _ => Some(1),
+        };
+        match (expected, inputs) {
+            (_, []) => return Err("expected an input, got none".into()),
+            (Some(n), _) if inputs.len() != n => {
+                return Err(format!("expected {n} inputs, got {}", inputs.len()));
+            }
+            _ => {}
+        }
+        let x = inputs[0];
+        let space = |name: &str| {
+            let space = self
+                .space(name)
+                .ok_or_else(|| format!("writes to space '{name}', which is not declared"))?;
+            if space.width == 0 {
+                Err(format!("space '{name}' has no channels"))
+            } else {
+                Ok(space.width)
+            }
+        };
+        let shape = match kind {
+            LayerKind::Conv(conv) => {
+                let filters = space(&conv.space)?;
+                if conv.groups == 0 || x.channels % conv.groups != 0 || filters % conv.groups != 0 {
+                    return Err(format!(
+                        "expected {} groups to divide {} and {filters} channels",
+                        conv.groups, x.channels
+                    ));
+                }
+                window(x, filters, conv.kernel, conv.stride, conv.padding)?
+            }
+            LayerKind::MaxPool(pool) | LayerKind::AvgPool(pool) => {
+                let Pool {
+                    kernel,
+                    stride,
+                    padding,
+                } = *pool;
+                if 2 * padding > kernel {
+                    return Err(format!(
+                        "expected padding of at most half the window {kernel}, got {padding}"
+                    ));
+                }
+                window(x, x.channels, kernel, stride, padding)?
+            }
+            LayerKind::Norm(norm) => {
+                if !(norm.eps > 0.0 && norm.eps.is_finite() && (0.0..=1.0).contains(&norm.momentum))
+                {
+                    return Err(format!(
+                        "expected eps > 0 and momentum in 0..=1, got {} and {}",
+                        norm.eps, norm.momentum
+                    ));
+                }
+                x
+            }
+            LayerKind::Activation { .. } => x,
+            LayerKind::GlobalAvgPool => Shape {
+                height: 1,
+                width: 1,
+                ..x
+            },
+            LayerKind::Linear(linear) if linear.features == 0 => {
+                return Err("expected at least 1 output, got 0".into());
+            }
+            LayerKind::Linear(linear) => Shape {
+                channels: linear.features,
+                height: 1,
+                width: 1,
+            },
+            LayerKind::Add if inputs[1] != x => {
+                let show = |s: Shape| format!("[{}, {}, {}]", s.channels, s.height, s.width);
+                return Err(format!(
+                    "expected two inputs of one shape, got {} and {}",
+                    show(x),
+                    show(inputs[1])
+                ));
+            }
+            LayerKind::Add => x,
+            LayerKind::Concat => {
+                if inputs
+                    .iter()
+                    .any(|input| (input.height, input.width) != (x.height, x.width))
+                {
+                    return Err("expected inputs of one height and width".into());
+                }
+                Shape {
+                    channels: inputs.iter().map(|input| input.channels).sum(),
+                    ..x
+                }
+            }
+            LayerKind::Shortcut(shortcut) => {
+                if shortcut.stride == 0 {
+                    return Err("expected a stride of at least 1, got 0".into());
+                }
+                Shape {
+                    channels: space(&shortcut.space)?,
+                    height: x.height.div_ceil(shortcut.stride),
+                    width: x.width.div_ceil(shortcut.stride),
+                }
+            }
+        };
+        let numel = shape
+            .channels
+            .checked_mul(shape.height)
+            .and_then(|n| n.checked_mul(shape.width));
+        match numel {
+            Some(n) if n <= MAX_NUMEL => Ok(shape),
+            _ => Err(format!(
+                "expected maps of at most {MAX_NUMEL} elements, got {} x {} x {}",
+                shape.channels, shape.height, shape.width
+            )),
+        }
+    }
+}
+
+fn window(
+    x: Shape,
+    channels: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+) -> Result<Shape, String> {
+    if kernel == 0 || stride == 0 {
+        return Err(format!(
+            "expected kernel and stride of at least 1, got {kernel} and {stride}"
+        ));
+    }
+    let size = |length: usize| {
+        let padded = padding
+            .checked_mul(2)
+            .and_then(|p| p.checked_add(length))
+            .unwrap_or(0);
+        (padded >= kernel && padding < kernel)
+            .then(|| (padded - kernel) / stride + 1)
+            .ok_or_else(|| {
+                format!(
+                    "a window of {kernel} with padding {padding} does not fit maps of {} x {}",
+                    x.height, x.width
+                )
+            })
+    };
+    Ok(Shape {
+        channels,
+        height: size(x.height)?,
+        width: size(x.width)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ALL, by_name};
+
+    fn output(name: &str, layer: &str) -> [usize; 3] {
+        let Shape {
+            channels,
+            height,
+            width,
+        } = by_name(name)
+            .unwrap()
+            .shapes()
+            .unwrap()
+            .output_of(layer)
+            .unwrap();
+        [channels, height, width]
+    }
+
+    #[test]
+    fn every_listed_network_is_sound() {
+        for entry in ALL {
+            let architecture = entry.build();
+            assert_eq!(architecture.name, entry.name);
+            let classes = architecture.shapes().unwrap().classes();
+            assert_eq!(
+                classes,
+                if entry.name == "resnet50" { 1000 } else { 10 },
+                "{}",
+                entry.name
+            );
+        }
+    }
+
+    #[test]
+    fn follows_strides_pools_and_concatenations() {
+        assert_eq!(output("vgg16", "features.44"), [512, 1, 1]);
+        assert_eq!(output("resnet56", "layer3.8.relu2"), [64, 8, 8]);
+        assert_eq!(output("googlenet", "a3.concat"), [256, 32, 32]);
+        assert_eq!(output("googlenet", "b5.concat"), [1024, 8, 8]);
+        assert_eq!(output("resnet50", "maxpool"), [64, 56, 56]);
+        assert_eq!(output("resnet50", "layer4.2.relu3"), [2048, 7, 7]);
+    }
+
+    #[test]
+    fn names_the_layer_that_does_not_fit() {
+        let mut vgg = by_name("vgg16").unwrap();
+        vgg.input = [3, 16, 16];
+        assert_eq!(
+            vgg.shapes().unwrap_err().to_string(),
+            "features.43: a window of 2 with padding 0 does not fit maps of 1 x 1"
+        );
+    }
+}

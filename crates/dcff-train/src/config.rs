@@ -1,0 +1,311 @@
+//! `config.toml`: everything that decides a run's numbers.
+
+use dcff_models::Architecture;
+use dcff_nn::SgdConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::methods::{Dense, FilterFusion, FilterFusionConfig};
+use crate::schedule::Schedule;
+use crate::{Error, Method, Result};
+
+/// The layout of `config.toml` this version writes.
+const VERSION: u32 = 1;
+
+/// A run's complete configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// The layout of this file.
+    pub version: u32,
+    /// The network's name.
+    pub arch: String,
+    /// Seeds everything: weights, order, augmentation, the method.
+    pub seed: u64,
+    /// What is trained on.
+    pub data: DataConfig,
+    /// How the network becomes compact.
+    pub method: MethodConfig,
+    /// How it is trained.
+    pub recipe: Recipe,
+}
+
+/// What is trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// The data set's name or folder.
+    pub name: String,
+    /// SHA-256 of the training set, so that another copy of the data is noticed.
+    pub train_fingerprint: String,
+    /// SHA-256 of the test set.
+    pub test_fingerprint: String,
+    /// The share of the training images held out to choose the best epoch, 0 to 0.5; 0 chooses the last epoch.
+    pub hold_out: f64,
+    /// Whether training images are cropped and flipped at random.
+    pub augment: bool,
+}
+
+/// How the network becomes compact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "kebab-case")]
+pub enum MethodConfig {
+    /// Not at all.
+    Dense,
+    /// Filters are scored every epoch and fused or selected.
+    Dcff(FilterFusionConfig),
+}
+
+impl MethodConfig {
+    /// The method, for a run seeded with `seed`.
+    ///
+    /// # Errors
+    /// When a name in the configuration is unknown.
+    pub fn build(&self, seed: u64) -> Result<Box<dyn Method>> {
+        Ok(match self {
+            Self::Dense => Box::new(Dense),
+            Self::Dcff(config) => Box::new(FilterFusion::new(config.clone(), seed)?),
+        })
+    }
+
+    /// The compact architecture of `full`.
+    ///
+    /// # Errors
+    /// When the rates do not fit the architecture.
+    pub fn compact(&self, full: &Architecture) -> Result<Architecture> {
+        self.build(0)?.compact(full)
+    }
+}
+
+/// How a network is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Passes over the training images.
+    pub epochs: usize,
+    /// Images per step.
+    pub batch_size: usize,
+    /// Before the schedule.
+    pub learning_rate: f64,
+    /// Of stochastic gradient descent.
+    pub momentum: f64,
+    /// Added to the gradients of all parameters.
+    pub weight_decay: f64,
+    /// Whether Nesterov's form of momentum is used.
+    pub nesterov: bool,
+    /// The share of the label's probability spread over all classes.
+    pub label_smoothing: f64,
+    /// Epochs of linear warm-up.
+    pub warmup_epochs: usize,
+    /// Whether the best epoch is chosen on the test images, as the paper does. Such a figure is not an estimate of
+    /// accuracy on new images; reports say so.
+    pub select_on_test: bool,
+    /// How the learning rate falls.
+    pub schedule: Schedule,
+}
+
+impl Recipe {
+    /// The published CIFAR recipe: 300 epochs, batches of 256, rate 0.1 divided by 10 at epochs 150 and 225,
+    /// momentum 0.9, weight decay 5e-4 (arXiv 2107.06916, section 4.1).
+    pub fn published_cifar() -> Self {
+        Self {
+            epochs: 300,
+            batch_size: 256,
+            learning_rate: 0.1,
+            momentum: 0.9,
+            weight_decay: 5e-4,
+            nesterov: false,
+            label_smoothing: 0.0,
+            warmup_epochs: 0,
+            select_on_test: false,
+            schedule: Schedule::MultiStep {
+                milestones: vec![150, 225],
+                gamma: 0.1,
+            },
+        }
+    }
+
+    /// A short recipe: batches of 128, rate 0.05 falling by half a cosine.
+    pub fn quick(epochs: usize) -> Self {
+        Self {
+            epochs,
+            batch_size: 128,
+            learning_rate: 0.05,
+            schedule: Schedule::Cosine,
+            ..Self::published_cifar()
+        }
+    }
+
+    /// The optimiser's settings at `step` of `steps` in `epoch`.
+    pub fn sgd(&self, epoch: usize, step: usize, steps: usize) -> SgdConfig {
+        SgdConfig {
+            lr: self.learning_rate
+                * self
+                    .schedule
+                    .factor(epoch, self.epochs, step, steps, self.warmup_epochs),
+            momentum: self.momentum,
+            weight_decay: self.weight_decay,
+            nesterov: self.nesterov,
+        }
+    }
+}
+
+impl RunConfig {
+    /// A configuration in this version's layout.
+    pub fn new(
+        arch: impl Into<String>,
+        seed: u64,
+        data: DataConfig,
+        method: MethodConfig,
+        recipe: Recipe,
+    ) -> Self {
+        Self {
+            version: VERSION,
+            arch: arch.into(),
+            seed,
+            data,
+            method,
+            recipe,
+        }
+    }
+
+    /// Checks every setting's range.
+    ///
+    /// # Errors
+    /// The first setting out of range, with what was expected and what came.
+    pub fn validate(&self) -> Result<()> {
+        let range = |field: &str, value: f64, low: f64, high: f64| {
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err(Error::setting(
+                    field,
+                    format!("expected {low} to {high}, got {value}"),
+                ))
+            }
+        };
+        let positive = |field: &str, value: usize| {
+            if value > 0 {
+                Ok(())
+            } else {
+                Err(Error::setting(field, "expected at least 1, got 0"))
+            }
+        };
+        if self.version != VERSION {
+            return Err(Error::setting(
+                "version",
+                format!("expected {VERSION}, got {}", self.version),
+            ));
+        }
+        let recipe = &self.recipe;
+        positive("recipe.epochs", recipe.epochs)?;
+        positive("recipe.batch_size", recipe.batch_size)?;
+        range("recipe.learning_rate", recipe.learning_rate, 0.0, 1e6)?;
+        range("recipe.momentum", recipe.momentum, 0.0, 1.0)?;
+        range("recipe.weight_decay", recipe.weight_decay, 0.0, 1e6)?;
+        range("recipe.label_smoothing", recipe.label_smoothing, 0.0, 1.0)?;
+        range("data.hold_out", self.data.hold_out, 0.0, 0.5)?;
+        // config.toml keeps integers in 64 signed bits.
+        if i64::try_from(self.seed).is_err() {
+            return Err(Error::setting(
+                "seed",
+                format!("expected 0 to {}, got {}", i64::MAX, self.seed),
+            ));
+        }
+        recipe.schedule.validate()
+    }
+
+    /// The first setting in which `other` differs, as `field: expected A, got B`.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let (Ok(a), Ok(b)) = (serde_json::to_value(self), serde_json::to_value(other)) else {
+            return None;
+        };
+        first_difference("", &a, &b)
+    }
+}
+
+fn first_difference(path: &str, a: &serde_json::Value, b: &serde_json::Value) -> Option<String> {
+    use serde_json::Value;
+    match (a, b) {
+        (Value::Object(x), Value::Object(y)) => {
+            let keys: std::collections::BTreeSet<_> = x.keys().chain(y.keys()).collect();
+            keys.into_iter().find_map(|key| {
+                let path = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
+                first_difference(
+                    &path,
+                    x.get(key).unwrap_or(&Value::Null),
+                    y.get(key).unwrap_or(&Value::Null),
+                )
+            })
+        }
+        _ if a == b => None,
+        _ => Some(format!("{path}: expected {a}, got {b}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> RunConfig {
+        let data = DataConfig {
+            name: "synthetic".into(),
+            train_fingerprint: "a".into(),
+            test_fingerprint: "b".into(),
+            hold_out: 0.1,
+            augment: true,
+        };
+        RunConfig::new(
+            "vgg16",
+            1,
+            data,
+            MethodConfig::Dense,
+            Recipe::published_cifar(),
+        )
+    }
+
+    #[test]
+    fn survives_toml() {
+        let text = toml::to_string(&config()).unwrap();
+        assert_eq!(toml::from_str::<RunConfig>(&text).unwrap(), config());
+        assert!(text.contains("kind = \"multi-step\""), "{text}");
+    }
+
+    #[test]
+    fn names_the_setting_that_differs() {
+        let mut other = config();
+        assert_eq!(config().difference(&other), None);
+        other.recipe.learning_rate = 0.2;
+        assert_eq!(
+            config().difference(&other).unwrap(),
+            "recipe.learning_rate: expected 0.1, got 0.2"
+        );
+    }
+
+    #[test]
+    fn names_the_setting_out_of_range() {
+        let mut bad = config();
+        bad.recipe.momentum = 1.5;
+        assert_eq!(
+            bad.validate().unwrap_err().to_string(),
+            "recipe.momentum: expected 0 to 1, got 1.5"
+        );
+        let mut bad = config();
+        bad.recipe.learning_rate = f64::NAN;
+        assert!(
+            bad.validate()
+                .unwrap_err()
+                .to_string()
+                .starts_with("recipe.learning_rate: expected")
+        );
+        let mut bad = config();
+        bad.recipe.batch_size = 0;
+        assert_eq!(
+            bad.validate().unwrap_err().to_string(),
+            "recipe.batch_size: expected at least 1, got 0"
+        );
+    }
+}

@@ -1,0 +1,76 @@
+//! What can go wrong while training.
+
+use std::path::{Path, PathBuf};
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of this crate. Messages name the file or field, what was expected and what came.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting is out of its range.
+    #[error("{field}: {message}")]
+    Setting {
+        /// The setting's path in `config.toml`.
+        field: String,
+        /// What was expected and what came.
+        message: String,
+    },
+    /// A file of the run folder is missing or unsound.
+    #[error("{path}: {message}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what came.
+        message: String,
+    },
+    /// The loss stopped being a number.
+    #[error(
+        "the loss is {loss} at epoch {epoch}, step {step}: {kept}; a lower learning rate or a warm-up may help"
+    )]
+    Diverged {
+        /// The loss.
+        loss: f64,
+        /// The epoch, counted from 1.
+        epoch: usize,
+        /// The step in the epoch, counted from 1.
+        step: usize,
+        /// Which checkpoint is left.
+        kept: String,
+    },
+    /// Reading data failed.
+    #[error(transparent)]
+    Data(#[from] dcff_data::Error),
+    /// Building or running the network failed.
+    #[error(transparent)]
+    Model(#[from] dcff_models::Error),
+    /// Scoring filters failed.
+    #[error(transparent)]
+    Criterion(#[from] dcff_criteria::Error),
+    /// Rates, temperatures or selection failed.
+    #[error(transparent)]
+    Fusion(#[from] dcff_fusion::Error),
+    /// Writing or reading weights failed.
+    #[error(transparent)]
+    Compact(#[from] dcff_compact::Error),
+    /// Candle failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    pub(crate) fn setting(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Setting {
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn file(path: &Path, message: impl std::fmt::Display) -> Self {
+        Self::File {
+            path: path.to_owned(),
+            message: message.to_string(),
+        }
+    }
+}

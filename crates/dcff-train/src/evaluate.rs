@@ -1,0 +1,57 @@
+//! Loss and accuracy of a network over a data set.
+
+use dcff_data::Loader;
+use dcff_models::{Mode, Network, Views};
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+
+/// Mean loss and accuracy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Mean cross-entropy in nats.
+    pub loss: f64,
+    /// The share of images whose largest logit is the label's, 0 to 1.
+    pub accuracy: f64,
+}
+
+/// Sums over images, which become a [`Score`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Tally {
+    pub(crate) loss: f64,
+    pub(crate) correct: usize,
+    pub(crate) images: usize,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, mean_loss: f64, correct: usize, images: usize) {
+        self.loss += mean_loss * images as f64;
+        self.correct += correct;
+        self.images += images;
+    }
+
+    pub(crate) fn score(&self) -> Score {
+        let images = self.images.max(1) as f64;
+        Score {
+            loss: self.loss / images,
+            accuracy: self.correct as f64 / images,
+        }
+    }
+}
+
+/// Evaluates `network` through `views` over all images of `loader`, in order, without augmentation.
+///
+/// # Errors
+/// Those of reading batches and of the device.
+pub fn evaluate(network: &Network, views: &Views, loader: &Loader) -> Result<Score> {
+    let mut tally = Tally::default();
+    for batch in loader.epoch(None, 0) {
+        let batch = batch?;
+        let images = batch.images.to_device(network.device())?;
+        let labels = batch.labels.to_device(network.device())?;
+        let (logits, _) = network.forward(&images, views, Mode::Eval)?;
+        let loss = dcff_nn::cross_entropy(&logits, &labels, 0.0)?;
+        tally.add(loss.value, loss.correct, labels.elem_count());
+    }
+    Ok(tally.score())
+}

@@ -1,0 +1,128 @@
+//! The run folder's text files.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::{Error, Metrics, Result, RunConfig, Summary, Timing};
+
+/// The configuration's file.
+pub const CONFIG: &str = "config.toml";
+/// A row per epoch, without times.
+pub const METRICS: &str = "metrics.jsonl";
+/// A row per epoch, times only.
+pub const TIMING: &str = "timing.jsonl";
+/// The outcome.
+pub const SUMMARY: &str = "summary.json";
+
+/// A run's folder.
+#[derive(Clone, Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+impl RunFolder {
+    /// Makes the folder `path` for a new run and writes `config.toml`.
+    ///
+    /// # Errors
+    /// When `path` already holds anything, or cannot be written.
+    pub fn create(path: &Path, config: &RunConfig) -> Result<Self> {
+        config.validate()?;
+        let occupied = match std::fs::read_dir(path) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => return Err(Error::file(path, error)),
+        };
+        if occupied {
+            let hint = if path.join(CONFIG).exists() {
+                "holds a run already: continue it with --resume, or name another folder"
+            } else {
+                "expected a new or empty folder"
+            };
+            return Err(Error::file(path, hint));
+        }
+        std::fs::create_dir_all(path).map_err(|error| Error::file(path, error))?;
+        let text =
+            toml::to_string(config).map_err(|error| Error::file(&path.join(CONFIG), error))?;
+        dcff_compact::file::write(&path.join(CONFIG), text.as_bytes())?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+
+    /// Opens the folder of an earlier run and reads its configuration.
+    ///
+    /// # Errors
+    /// When there is no `config.toml`, or it is unsound.
+    pub fn open(path: &Path) -> Result<(Self, RunConfig)> {
+        let file = path.join(CONFIG);
+        let text = std::fs::read_to_string(&file).map_err(|error| Error::file(&file, error))?;
+        let config: RunConfig = toml::from_str(&text).map_err(|error| {
+            // One line: toml's message spreads the excerpt over several.
+            Error::file(&file, error.message())
+        })?;
+        config
+            .validate()
+            .map_err(|error| Error::file(&file, error))?;
+        Ok((
+            Self {
+                path: path.to_owned(),
+            },
+            config,
+        ))
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The path of an entry of the folder.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Writes both tables, a row per epoch so far.
+    pub(crate) fn write_tables(&self, metrics: &[Metrics], timing: &[Timing]) -> Result<()> {
+        dcff_compact::file::write(&self.join(METRICS), &lines(metrics, &self.join(METRICS))?)?;
+        Ok(dcff_compact::file::write(
+            &self.join(TIMING),
+            &lines(timing, &self.join(TIMING))?,
+        )?)
+    }
+
+    /// Writes `summary.json`.
+    pub(crate) fn write_summary(&self, summary: &Summary) -> Result<()> {
+        let file = self.join(SUMMARY);
+        let text =
+            serde_json::to_string_pretty(summary).map_err(|error| Error::file(&file, error))?;
+        Ok(dcff_compact::file::write(
+            &file,
+            format!("{text}\n").as_bytes(),
+        )?)
+    }
+
+    /// The outcome, when the run has ended.
+    ///
+    /// # Errors
+    /// When the file is there but unsound.
+    pub fn summary(&self) -> Result<Option<Summary>> {
+        let file = self.join(SUMMARY);
+        match std::fs::read(&file) {
+            Ok(text) => Ok(Some(
+                serde_json::from_slice(&text).map_err(|error| Error::file(&file, error))?,
+            )),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::file(&file, error)),
+        }
+    }
+}
+
+fn lines<T: Serialize>(rows: &[T], file: &Path) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    for row in rows {
+        serde_json::to_writer(&mut text, row).map_err(|error| Error::file(file, error))?;
+        text.push(b'\n');
+    }
+    Ok(text)
+}

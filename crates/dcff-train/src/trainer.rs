@@ -1,0 +1,619 @@
+//! The loop.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use dcff_compact::{Artefact, Preprocessing};
+use dcff_data::{Augmentation, Dataset, Loader, LoaderOptions, Normalisation, Splits};
+use dcff_models::{Architecture, Network, Views};
+
+use crate::checkpoint::{
+    Best, CHECKPOINT, CHOSEN, Checkpoint, NETWORK, Position, State, VELOCITY, tensor_name,
+    view_tensors,
+};
+use crate::evaluate::{Tally, evaluate};
+use crate::seed::{Purpose, derive_seed};
+use crate::summary::{Outcome, Summary, costs};
+use crate::{Error, Event, Method, Metrics, Observer, Result, RunConfig, RunFolder, Sgd, Timing};
+
+/// The artefact's folder in a run folder.
+pub const COMPACT: &str = "compact";
+
+/// What a run trains on: images and how they become the network's input.
+#[derive(Clone, Debug)]
+pub struct Data {
+    /// Training and test images.
+    pub splits: Splits,
+    /// Mean and deviation of each channel.
+    pub normalisation: Normalisation,
+    /// What is done to training images when the configuration asks for augmentation.
+    pub augmentation: Augmentation,
+}
+
+impl Data {
+    /// Checks that these images are those of `config` and fit the network `full`.
+    ///
+    /// # Errors
+    /// When their hashes, size or number of classes differ.
+    pub fn check(&self, config: &RunConfig, full: &Architecture) -> Result<()> {
+        let check = |field: &str, dataset: &Dataset, expected: &str| {
+            if dataset.fingerprint() != expected {
+                let message = format!(
+                    "expected the images with SHA-256 {expected}, got {}: this is another copy of the data",
+                    dataset.fingerprint()
+                );
+                return Err(Error::setting(field, message));
+            }
+            Ok(())
+        };
+        check(
+            "data.train_fingerprint",
+            &self.splits.train,
+            &config.data.train_fingerprint,
+        )?;
+        check(
+            "data.test_fingerprint",
+            &self.splits.test,
+            &config.data.test_fingerprint,
+        )?;
+        let shape = self.splits.train.shape();
+        if shape != full.input {
+            let message = format!(
+                "{} expects images of {:?} (channels, height, width), the data has {shape:?}",
+                config.arch, full.input
+            );
+            return Err(Error::setting("data.name", message));
+        }
+        let (logits, classes) = (full.shapes()?.classes(), self.splits.train.classes().len());
+        if logits != classes {
+            return Err(Error::setting(
+                "data.name",
+                format!("{} has {logits} classes, the data {classes}", config.arch),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// How [`Trainer::run`] ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// All epochs are done and the artefact is written.
+    Finished(Box<Summary>),
+    /// It was asked to stop; the checkpoint holds everything.
+    Interrupted(Position),
+}
+
+/// One run: a network, its optimiser, a method and data, tied to a folder.
+pub struct Trainer {
+    config: RunConfig,
+    folder: RunFolder,
+    network: Network,
+    optimizer: Sgd,
+    method: Box<dyn Method>,
+    train: Loader,
+    validation: Option<Loader>,
+    test: Loader,
+    views: Views,
+    state: State,
+    /// The compact tensors of the best epoch so far.
+    chosen: BTreeMap<String, Tensor>,
+}
+
+impl Trainer {
+    /// Prepares the run of `folder`, continuing from its checkpoint where there is one.
+    ///
+    /// # Errors
+    /// When the configuration does not fit the architecture or the data, or the checkpoint is damaged.
+    pub fn new(
+        folder: RunFolder,
+        config: RunConfig,
+        full: &Architecture,
+        data: &Data,
+        device: &Device,
+    ) -> Result<Self> {
+        config.validate()?;
+        data.check(&config, full)?;
+        let mut method = config
+            .method
+            .build(derive_seed(config.seed, Purpose::Method, 0))?;
+        let compact = method.compact(full)?;
+        let checkpoint = Checkpoint::load(&folder.join(CHECKPOINT), &config)?;
+        let mut network = Network::new(
+            full,
+            &compact,
+            derive_seed(config.seed, Purpose::Weights, 0),
+            device,
+        )?;
+        let mut optimizer = Sgd::new(&network)?;
+
+        let train_set = Arc::new(data.splits.train.clone());
+        let (kept, held_out) = if config.data.hold_out > 0.0 {
+            train_set.hold_out_indices(
+                config.data.hold_out,
+                derive_seed(config.seed, Purpose::HoldOut, 0),
+            )?
+        } else {
+            ((0..train_set.len()).collect(), Vec::new())
+        };
+        let options = |augmentation: Augmentation, drop_last: bool| LoaderOptions {
+            batch_size: config.recipe.batch_size,
+            augmentation,
+            normalisation: data.normalisation.clone(),
+            drop_last,
+        };
+        let augmentation = if config.data.augment {
+            data.augmentation
+        } else {
+            Augmentation::NONE
+        };
+        let train = Loader::over(train_set.clone(), kept, options(augmentation, false))?;
+        let validation = match held_out.is_empty() {
+            true => None,
+            false => Some(Loader::over(
+                train_set,
+                held_out,
+                options(Augmentation::NONE, false),
+            )?),
+        };
+        let test = Loader::new(
+            Arc::new(data.splits.test.clone()),
+            options(Augmentation::NONE, false),
+        )?;
+
+        let preprocessing = Preprocessing {
+            input_size: full.input,
+            mean: data.normalisation.mean.clone(),
+            std: data.normalisation.std.clone(),
+            interpolation: "bilinear".into(),
+            crop_pct: 1.0,
+            num_classes: data.splits.train.classes().len(),
+            label_names: data.splits.train.classes().to_vec(),
+        };
+        let mut views = Views::dense();
+        let mut chosen = BTreeMap::new();
+        let state = match checkpoint {
+            Some(checkpoint) => {
+                network.load(&checkpoint.section(NETWORK))?;
+                let velocities = checkpoint.section(VELOCITY);
+                optimizer.load(&network, |name| velocities.get(name).cloned())?;
+                method.load(&checkpoint.state.method)?;
+                views = checkpoint.views(device)?;
+                chosen = checkpoint.section(CHOSEN).into_iter().collect();
+                checkpoint.state
+            }
+            None => State {
+                config: config.clone(),
+                position: Position::default(),
+                tally: Tally::default(),
+                method: serde_json::Value::Null,
+                diagnostics: BTreeMap::new(),
+                best: None,
+                metrics: Vec::new(),
+                timing: Vec::new(),
+                last: None,
+                seconds: 0.0,
+                preprocessing,
+                tensors_sha256: String::new(),
+            },
+        };
+        Ok(Self {
+            config,
+            folder,
+            network,
+            optimizer,
+            method,
+            train,
+            validation,
+            test,
+            views,
+            state,
+            chosen,
+        })
+    }
+
+    /// The network as it stands.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Where the run stands.
+    pub fn position(&self) -> Position {
+        self.state.position
+    }
+
+    /// Trains until the end, or until `stop` is set: then after the step under way a checkpoint is written.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] when the loss is not finite (the last checkpoint stays), and those of data, device and files.
+    pub fn run(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Ending> {
+        let epochs = self.config.recipe.epochs;
+        let steps = self.train.batches();
+        let Position { epoch, step } = self.state.position;
+        observer.event(&Event::Started {
+            epoch,
+            step,
+            epochs,
+            steps,
+            images: self.train.images(),
+        });
+        let mut clock = Clock::new(&self.state);
+        while self.state.position.epoch < epochs {
+            if stop.load(Ordering::Relaxed) || !self.epoch(observer, stop, &mut clock)? {
+                self.state.seconds = clock.seconds();
+                self.save()?;
+                return Ok(Ending::Interrupted(self.state.position));
+            }
+        }
+        self.finish(&clock)
+            .map(|summary| Ending::Finished(Box::new(summary)))
+    }
+
+    /// Seconds that the rest of the run will take, measured on `steps` steps; nothing is written.
+    ///
+    /// # Errors
+    /// Those of data and device.
+    pub fn estimate(mut self, steps: usize) -> Result<f64> {
+        let recipe = self.config.recipe.clone();
+        let (epochs, all) = (
+            recipe.epochs - self.state.position.epoch.min(recipe.epochs),
+            self.train.batches(),
+        );
+        let start = Instant::now();
+        self.views = self
+            .method
+            .epoch_start(self.state.position.epoch, recipe.epochs, &self.network)?
+            .views;
+        let overhead = start.elapsed().as_secs_f64();
+        let mut step_seconds = Vec::new();
+        // The first step warms caches and buffers up and is not counted.
+        for batch in self.train.epoch(Some(0), 0).take(steps + 1) {
+            let (batch, start) = (batch?, Instant::now());
+            let images = batch.images.to_device(self.network.device())?;
+            let labels = batch.labels.to_device(self.network.device())?;
+            let output = self.method.step(
+                &mut self.network,
+                &self.views,
+                &images,
+                &labels,
+                recipe.label_smoothing,
+            )?;
+            if let Some(gradients) = &output.gradients {
+                self.optimizer
+                    .step(&self.network, gradients, &recipe.sgd(0, 0, all))?;
+            }
+            step_seconds.push(start.elapsed().as_secs_f64());
+        }
+        if step_seconds.len() > 1 {
+            step_seconds.remove(0);
+        }
+        step_seconds.sort_by(f64::total_cmp);
+        let step = step_seconds
+            .get(step_seconds.len() / 2)
+            .copied()
+            .unwrap_or(0.0);
+        // Evaluation is about a third of a training step's work; it is small enough not to be measured.
+        let evaluated = self
+            .validation
+            .as_ref()
+            .map_or(0, |loader| loader.batches());
+        Ok(epochs as f64 * (overhead + step * (all as f64 + evaluated as f64 / 3.0)))
+    }
+
+    /// Trains the rest of the current epoch; `false` when it was asked to stop.
+    fn epoch(
+        &mut self,
+        observer: &mut dyn Observer,
+        stop: &AtomicBool,
+        clock: &mut Clock,
+    ) -> Result<bool> {
+        let recipe = self.config.recipe.clone();
+        let Position { epoch, step: first } = self.state.position;
+        let (epochs, steps) = (recipe.epochs, self.train.batches());
+        let method_start = Instant::now();
+        if first == 0 {
+            let start = self.method.epoch_start(epoch, epochs, &self.network)?;
+            (self.views, self.state.diagnostics) = (start.views, start.diagnostics);
+            self.state.tally = Tally::default();
+        }
+        let method_seconds = method_start.elapsed().as_secs_f64();
+        let train_start = Instant::now();
+        let order = derive_seed(self.config.seed, Purpose::Order, epoch as u64);
+        let augment = derive_seed(self.config.seed, Purpose::Augmentation, epoch as u64);
+        let mut learning_rate = 0.0;
+        let mut seen = 0;
+        for (step, batch) in self.train.epoch(Some(order), augment).enumerate() {
+            let batch = batch?;
+            if step < first {
+                continue;
+            }
+            let images = batch.images.to_device(self.network.device())?;
+            let labels = batch.labels.to_device(self.network.device())?;
+            let output = self.method.step(
+                &mut self.network,
+                &self.views,
+                &images,
+                &labels,
+                recipe.label_smoothing,
+            )?;
+            let Some(gradients) = output.gradients.filter(|_| output.loss.is_finite()) else {
+                return Err(self.diverged(output.loss, epoch, step));
+            };
+            let sgd = recipe.sgd(epoch, step, steps);
+            learning_rate = sgd.lr;
+            self.optimizer.step(&self.network, &gradients, &sgd)?;
+            let count = labels.elem_count();
+            self.state.tally.add(output.loss, output.correct, count);
+            self.state.position.step = step + 1;
+            seen += count;
+            clock.trained(count);
+            let score = self.state.tally.score();
+            observer.event(&Event::Step {
+                epoch,
+                step: step + 1,
+                images: count,
+                loss: score.loss,
+                accuracy: score.accuracy,
+                images_per_second: clock.images_per_second(),
+                seconds_left: clock.seconds_left(
+                    (epochs - epoch) * self.train.images(),
+                    self.state.tally.images,
+                    epochs - epoch,
+                ),
+            });
+            // Only between two steps of an epoch: its start and its end are never half done.
+            if step + 1 < steps && stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+        }
+        let train_seconds = train_start.elapsed().as_secs_f64();
+        let evaluation_start = Instant::now();
+        let mut metrics = Metrics {
+            epoch: epoch + 1,
+            learning_rate,
+            train: self.state.tally.score(),
+            validation: self
+                .validation
+                .as_ref()
+                .map(|loader| evaluate(&self.network, &self.views, loader))
+                .transpose()?,
+            test: None,
+            method: self.state.diagnostics.clone(),
+        };
+        if recipe.select_on_test || epoch + 1 == epochs {
+            let test = evaluate(&self.network, &self.views, &self.test)?;
+            self.state.last = Some(Outcome {
+                epoch: epoch + 1,
+                test,
+                validation: metrics.validation,
+            });
+            metrics.test = Some(test);
+        }
+        let best = self.choose(&metrics)?;
+        let evaluation_seconds = evaluation_start.elapsed().as_secs_f64();
+        clock.evaluated(evaluation_seconds + method_seconds);
+        let timing = Timing {
+            epoch: epoch + 1,
+            images_per_second: seen as f64 / train_seconds.max(1e-9),
+            method_seconds,
+            train_seconds,
+            evaluation_seconds,
+        };
+        self.state.position = Position {
+            epoch: epoch + 1,
+            step: 0,
+        };
+        self.state.seconds = clock.seconds();
+        self.state.metrics.push(metrics.clone());
+        self.state.timing.push(timing.clone());
+        self.save()?;
+        self.folder
+            .write_tables(&self.state.metrics, &self.state.timing)?;
+        observer.event(&Event::Epoch {
+            metrics: &metrics,
+            timing: &timing,
+            epochs,
+            best,
+        });
+        Ok(true)
+    }
+
+    /// Remembers the compact weights when this epoch is the best so far; a tie goes to the earlier epoch.
+    fn choose(&mut self, metrics: &Metrics) -> Result<bool> {
+        let by = if self.config.recipe.select_on_test {
+            metrics.test
+        } else {
+            metrics.validation
+        };
+        let better = match (by, &self.state.best) {
+            (Some(score), Some(best)) => score.accuracy > best.accuracy,
+            (Some(_), None) => true,
+            // Nothing to choose by: the last epoch is the chosen one.
+            (None, _) => metrics.epoch == self.config.recipe.epochs,
+        };
+        if better {
+            let accuracy = by.map_or(0.0, |score| score.accuracy);
+            self.state.best = Some(Best {
+                epoch: metrics.epoch,
+                accuracy,
+                validation: metrics.validation,
+            });
+            self.chosen = self.network.collapse(&self.views)?.state()?;
+        }
+        Ok(better)
+    }
+
+    /// Writes the artefact and the summary.
+    fn finish(&mut self, clock: &Clock) -> Result<Summary> {
+        let lost = |what: &str| {
+            Error::file(
+                &self.folder.join(CHECKPOINT),
+                format!("damaged: {what} is missing"),
+            )
+        };
+        let best = self
+            .state
+            .best
+            .clone()
+            .ok_or_else(|| lost("the chosen epoch"))?;
+        let last = self
+            .state
+            .last
+            .ok_or_else(|| lost("the last epoch's accuracy"))?;
+        let (full, compact) = (self.network.full().clone(), self.network.compact().clone());
+        let mut plain = Network::new(&compact, &compact, 0, self.network.device())?;
+        plain.load(&self.chosen.clone().into_iter().collect())?;
+        let test = if best.epoch == last.epoch {
+            last.test
+        } else {
+            evaluate(&plain, &Views::dense(), &self.test)?
+        };
+        let chosen = Outcome {
+            epoch: best.epoch,
+            test,
+            validation: best.validation,
+        };
+        let chosen_by = match (self.config.recipe.select_on_test, &self.validation) {
+            (true, _) => "test",
+            (false, Some(_)) => "validation",
+            (false, None) => "last",
+        };
+        let (widths, macs, published_ops, params) = costs(&full, &compact)?;
+        let mut rates: Vec<f64> = self
+            .state
+            .timing
+            .iter()
+            .map(|timing| timing.images_per_second)
+            .collect();
+        rates.sort_by(f64::total_cmp);
+        let device = if self.network.device().is_cpu() {
+            "cpu".to_owned()
+        } else {
+            format!("{:?}", self.network.device().location())
+        };
+        let summary = Summary {
+            config: self.config.clone(),
+            last,
+            chosen,
+            chosen_by: chosen_by.into(),
+            widths,
+            macs,
+            published_ops,
+            params,
+            train_images: self.train.images(),
+            seconds: clock.seconds(),
+            images_per_second: rates.get(rates.len() / 2).copied().unwrap_or(0.0),
+            device,
+            threads: rayon::current_num_threads(),
+            dcff_version: env!("CARGO_PKG_VERSION").into(),
+        };
+        let artefact = Artefact::new(
+            &plain,
+            &Views::dense(),
+            self.state.preprocessing.clone(),
+            provenance(&summary),
+        )?;
+        artefact.save(&self.folder.join(COMPACT))?;
+        self.folder.write_summary(&summary)?;
+        Ok(summary)
+    }
+
+    fn save(&mut self) -> Result<()> {
+        self.state.method = self.method.save();
+        let mut tensors = BTreeMap::new();
+        for (name, tensor) in self.network.state()? {
+            tensors.insert(tensor_name(NETWORK, &name), tensor);
+        }
+        for (name, tensor) in self.optimizer.state(&self.network) {
+            tensors.insert(tensor_name(VELOCITY, name), tensor.clone());
+        }
+        for (name, tensor) in &self.chosen {
+            tensors.insert(tensor_name(CHOSEN, name), tensor.clone());
+        }
+        tensors.extend(view_tensors(&self.views)?);
+        Checkpoint::save(&self.folder.join(CHECKPOINT), self.state.clone(), &tensors)
+    }
+
+    fn diverged(&self, loss: f64, epoch: usize, step: usize) -> Error {
+        let kept = if self.folder.join(CHECKPOINT).exists() {
+            format!("the checkpoint in {} is kept", self.folder.path().display())
+        } else {
+            "there is no checkpoint yet".to_owned()
+        };
+        Error::Diverged {
+            loss,
+            epoch: epoch + 1,
+            step: step + 1,
+            kept,
+        }
+    }
+}
+
+/// What the artefact says of its making: only what a rerun of the configuration repeats exactly.
+fn provenance(summary: &Summary) -> BTreeMap<String, serde_json::Value> {
+    let mut provenance = BTreeMap::new();
+    let mut add = |key: &str, value: serde_json::Result<serde_json::Value>| {
+        if let Ok(value) = value {
+            provenance.insert(key.to_owned(), value);
+        }
+    };
+    add("config", serde_json::to_value(&summary.config));
+    add("chosen_by", serde_json::to_value(&summary.chosen_by));
+    add("chosen", serde_json::to_value(summary.chosen));
+    add("last", serde_json::to_value(summary.last));
+    add("macs", serde_json::to_value(summary.macs));
+    add("published_ops", serde_json::to_value(summary.published_ops));
+    add("params", serde_json::to_value(summary.params));
+    provenance
+}
+
+/// Time spent and expected.
+struct Clock {
+    start: Instant,
+    /// Seconds of earlier sittings.
+    before: f64,
+    images: usize,
+    /// Seconds outside training, per epoch of this sitting.
+    overhead: Vec<f64>,
+}
+
+impl Clock {
+    fn new(state: &State) -> Self {
+        Self {
+            start: Instant::now(),
+            before: state.seconds,
+            images: 0,
+            overhead: Vec::new(),
+        }
+    }
+
+    fn trained(&mut self, images: usize) {
+        self.images += images;
+    }
+
+    fn evaluated(&mut self, seconds: f64) {
+        self.overhead.push(seconds);
+    }
+
+    fn seconds(&self) -> f64 {
+        self.before + self.start.elapsed().as_secs_f64()
+    }
+
+    fn training_seconds(&self) -> f64 {
+        self.start.elapsed().as_secs_f64() - self.overhead.iter().sum::<f64>()
+    }
+
+    fn images_per_second(&self) -> f64 {
+        self.images as f64 / self.training_seconds().max(1e-9)
+    }
+
+    /// Seconds for the rest: `images` from this epoch's start on, of which `done` are done, and `epochs` evaluations.
+    fn seconds_left(&self, images: usize, done: usize, epochs: usize) -> f64 {
+        let overhead = self.overhead.iter().sum::<f64>() / self.overhead.len().max(1) as f64;
+        images.saturating_sub(done) as f64 / self.images_per_second().max(1e-9)
+            + overhead * epochs as f64
+    }
+}

@@ -1,0 +1,113 @@
+//! The built `dcff`, and small data to feed it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use image::{Rgb, RgbImage};
+
+/// The program, built once in the profile of the tests.
+///
+/// # Panics
+/// When it cannot be built.
+pub fn dcff() -> Command {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut build = Command::new(cargo);
+        build
+            .args(["build", "--quiet", "--package", "dcff-cli", "--bin", "dcff"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        let release = !cfg!(debug_assertions);
+        if release {
+            build.arg("--release");
+        }
+        assert!(
+            build.status().expect("cargo").success(),
+            "the program does not build"
+        );
+        // This test's own executable stands in target/PROFILE/deps.
+        let own = std::env::current_exe().expect("own path");
+        let profile = own.parent().and_then(Path::parent).expect("target folder");
+        profile.join(format!("dcff{}", std::env::consts::EXE_SUFFIX))
+    });
+    let mut command = Command::new(program);
+    // Whatever this machine has must not change what the tests see.
+    for variable in [
+        "DCFF_DATA_DIR",
+        "HF_HOME",
+        "HF_HUB_CACHE",
+        "HF_TOKEN",
+        "HF_ENDPOINT",
+    ] {
+        command.env_remove(variable);
+    }
+    command.env("HOME", std::env::temp_dir().join("dcff-tests-have-no-home"));
+    command
+}
+
+/// What a command printed and its exit code.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The exit code; `None` after a signal.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// Runs `dcff` with `args`.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn run<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Outcome {
+    outcome(dcff().args(args).output().expect("dcff"))
+}
+
+fn outcome(output: Output) -> Outcome {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Outcome {
+        code: output.status.code(),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
+}
+
+/// Writes a data set of three classes as folders of 32x32 PNG files: stripes across, stripes down and checks, in
+/// colours that do not tell them apart.
+///
+/// # Panics
+/// When a file cannot be written.
+pub fn write_images(root: &Path, train_per_class: u32, test_per_class: u32) {
+    for (split, count, offset) in [
+        ("train", train_per_class, 0),
+        ("test", test_per_class, 1000),
+    ] {
+        for (class, name) in ["across", "checks", "down"].iter().enumerate() {
+            let folder = root.join(split).join(name);
+            std::fs::create_dir_all(&folder).expect("folder");
+            for i in 0..count {
+                let k = i + offset;
+                let (shift, hue) = (k * 7 % 13, (k * 53 % 200) as u8);
+                let image = RgbImage::from_fn(32, 32, |x, y| {
+                    let bar = |v: u32| (v + shift) / 4 % 2 == 0;
+                    let on = match class {
+                        0 => bar(y),
+                        1 => bar(x) ^ bar(y),
+                        _ => bar(x),
+                    };
+                    let noise = ((x * 31 + y * 17 + k * 101) % 23) as u8;
+                    if on {
+                        Rgb([hue, 200 - hue / 2, 30 + noise])
+                    } else {
+                        Rgb([noise, hue / 2, 220 - hue])
+                    }
+                });
+                image
+                    .save(folder.join(format!("{i:03}.png")))
+                    .expect("image");
+            }
+        }
+    }
+}

@@ -1,0 +1,492 @@
+//! The built program from images to a compact network, as a user runs it.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use dcff_tests::program::{Outcome, dcff, run, write_images};
+use serde_json::Value;
+
+/// A folder with a small data set in `images`.
+fn workshop() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    write_images(&images, 16, 8);
+    (dir, images)
+}
+
+/// The arguments of a short run.
+fn train(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
+    let fixed = [
+        "train",
+        "--arch",
+        "resnet20",
+        "--rates",
+        "0.5",
+        "--epochs",
+        "3",
+        "--batch-size",
+        "10",
+        "--lr",
+        "0.02",
+        "--schedule",
+        "cosine",
+    ];
+    let mut args: Vec<String> = fixed.iter().map(|a| (*a).to_owned()).collect();
+    args.extend([
+        "--data".to_owned(),
+        images.display().to_string(),
+        "--out".to_owned(),
+        out.display().to_string(),
+    ]);
+    args.extend(more.iter().map(|a| (*a).to_owned()));
+    args
+}
+
+fn succeeded(outcome: Outcome) -> Outcome {
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    outcome
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// What must be equal in two runs of one configuration.
+fn bytes(run: &Path) -> [Vec<u8>; 4] {
+    [
+        "config.toml",
+        "metrics.jsonl",
+        "compact/model.safetensors",
+        "compact/config.json",
+    ]
+    .map(|file| std::fs::read(run.join(file)).unwrap())
+}
+
+#[test]
+fn trains_writes_reloads_and_evaluates() {
+    let (dir, images) = workshop();
+    let out = dir.path().join("run");
+    let outcome = succeeded(run(train(&images, &out, &["--hold-out", "0.25"])));
+    assert!(
+        outcome.stdout.contains("test accuracy:"),
+        "{}",
+        outcome.stdout
+    );
+    assert!(outcome.stderr.contains("epoch 3/3"), "{}", outcome.stderr);
+
+    let summary = json(&out.join("summary.json"));
+    assert_eq!(summary["chosen_by"], "validation");
+    assert!(
+        summary["macs"]["compact"].as_u64().unwrap() * 2
+            < summary["macs"]["full"].as_u64().unwrap()
+    );
+    let config = json(&out.join("compact/config.json"));
+    assert_eq!(config["architecture"]["spaces"][0]["width"], 8);
+    assert_eq!(
+        config["pretrained_cfg"]["label_names"],
+        serde_json::json!(["across", "checks", "down"])
+    );
+
+    // The reloaded artefact has the accuracy and the loss that the chosen epoch had.
+    let eval = succeeded(run([
+        "eval".as_ref(),
+        out.as_os_str(),
+        "--data".as_ref(),
+        images.as_os_str(),
+        "--json".as_ref(),
+    ]));
+    let eval: Value = serde_json::from_str(&eval.stdout).unwrap();
+    assert_eq!(eval["accuracy"], summary["chosen"]["test"]["accuracy"]);
+    let [a, b] = [&eval["loss"], &summary["chosen"]["test"]["loss"]].map(|v| v.as_f64().unwrap());
+    assert!((a - b).abs() < 1e-5, "{a} against {b}");
+
+    // A second call finds the run finished and changes nothing.
+    let before = bytes(&out);
+    succeeded(run([
+        "train".as_ref(),
+        "--resume".as_ref(),
+        out.as_os_str(),
+        "--data-dir".as_ref(),
+        dir.path().as_os_str(),
+    ]));
+    assert_eq!(before, bytes(&out));
+
+    let report = succeeded(run(["report".as_ref(), out.as_os_str()]));
+    assert!(
+        report.stdout.contains("| resnet20 | kl, fuse, stretched"),
+        "{}",
+        report.stdout
+    );
+    let last = dir.path().join("last");
+    succeeded(run([
+        "compact".as_ref(),
+        out.as_os_str(),
+        "--out".as_ref(),
+        last.as_os_str(),
+    ]));
+    assert!(last.join("model.safetensors").exists());
+}
+
+#[test]
+fn one_seed_gives_one_result_whatever_the_number_of_threads() {
+    let (dir, images) = workshop();
+    let runs = ["a", "b", "c"].map(|name| dir.path().join(name));
+    succeeded(run(train(&images, &runs[0], &["--threads", "1"])));
+    succeeded(run(train(&images, &runs[1], &["--threads", "3"])));
+    assert!(bytes(&runs[0]) == bytes(&runs[1]));
+    succeeded(run(train(&images, &runs[2], &["--seed", "2"])));
+    assert!(bytes(&runs[0])[2] != bytes(&runs[2])[2]);
+}
+
+/// Starts a run, waits for its first checkpoint, ends it with `signal` and continues it.
+fn interrupted(signal: &str, expected_code: Option<i32>) {
+    let (dir, images) = workshop();
+    let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
+    let epochs = ["--epochs", "12"];
+    let more = ["--threads", "1"];
+    let arguments = |out: &Path| {
+        let mut args = train(&images, out, &more);
+        let at = args.iter().position(|a| a == "--epochs").unwrap();
+        args[at + 1] = epochs[1].to_owned();
+        args
+    };
+    succeeded(run(arguments(&whole)));
+
+    let mut child = dcff()
+        .args(arguments(&broken))
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !broken.join("timing.jsonl").exists() {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "the run ended before its first checkpoint"
+        );
+        std::thread::yield_now();
+    }
+    let killed = std::process::Command::new("kill")
+        .args([signal, &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), expected_code);
+    assert!(
+        !broken.join("summary.json").exists(),
+        "the run was over before it was ended"
+    );
+
+    let resumed = succeeded(run([
+        "train".as_ref(),
+        "--resume".as_ref(),
+        broken.as_os_str(),
+    ]));
+    assert!(
+        resumed.stderr.contains(", from epoch "),
+        "{}",
+        resumed.stderr
+    );
+    assert!(bytes(&whole) == bytes(&broken));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_run_continues_to_the_same_bytes() {
+    interrupted("-KILL", None);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_says_how_to_go_on_and_does() {
+    interrupted("-INT", Some(130));
+}
+
+#[test]
+fn refuses_to_continue_under_another_configuration() {
+    let (dir, images) = workshop();
+    let out = dir.path().join("run");
+    succeeded(run(train(&images, &out, &[])));
+    std::fs::remove_file(out.join("summary.json")).unwrap();
+    let outcome = run([
+        "train",
+        "--resume",
+        &out.display().to_string(),
+        "--lr",
+        "0.5",
+    ]);
+    assert_eq!(outcome.code, Some(2));
+    assert!(
+        outcome
+            .stderr
+            .contains("recipe.learning_rate: expected 0.02, got 0.5"),
+        "{}",
+        outcome.stderr
+    );
+
+    let config = std::fs::read_to_string(out.join("config.toml")).unwrap();
+    std::fs::write(
+        out.join("config.toml"),
+        config.replace("momentum = 0.9", "momentum = 0.8"),
+    )
+    .unwrap();
+    let outcome = run(["train", "--resume", &out.display().to_string()]);
+    assert_eq!(outcome.code, Some(2));
+    assert!(
+        outcome
+            .stderr
+            .contains("changed since the checkpoint: recipe.momentum: expected 0.9, got 0.8"),
+        "{}",
+        outcome.stderr
+    );
+
+    std::fs::write(out.join("config.toml"), config).unwrap();
+    let state = out.join("checkpoint/state.safetensors");
+    let mut damaged = std::fs::read(&state).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    std::fs::write(&state, damaged).unwrap();
+    let outcome = run(["train", "--resume", &out.display().to_string()]);
+    assert_eq!(outcome.code, Some(2));
+    assert!(
+        outcome
+            .stderr
+            .contains("state.safetensors: damaged: expected SHA-256"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint() {
+    let (dir, images) = workshop();
+    let out = dir.path().join("run");
+    let outcome = run(train(&images, &out, &["--weight-decay", "1e6"]));
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    let line = outcome.stderr.lines().last().unwrap();
+    assert!(
+        line.starts_with("error: the loss is ")
+            && line.contains("epoch ")
+            && line.contains("step "),
+        "{line}"
+    );
+    assert!(!out.join("compact").exists());
+}
+
+#[test]
+fn hostile_artefacts_are_refused() {
+    let (dir, images) = workshop();
+    let out = dir.path().join("run");
+    let mut args = train(&images, &out, &[]);
+    let at = args.iter().position(|a| a == "--epochs").unwrap();
+    args[at + 1] = "1".into();
+    succeeded(run(args));
+    let compact = out.join("compact");
+    let config = std::fs::read_to_string(compact.join("config.json")).unwrap();
+    let weights = std::fs::read(compact.join("model.safetensors")).unwrap();
+    let eval = || {
+        let outcome = run([
+            "eval".as_ref(),
+            compact.as_os_str(),
+            "--data".as_ref(),
+            images.as_os_str(),
+        ]);
+        assert_eq!(outcome.code, Some(2), "{}", outcome.stdout);
+        assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
+        outcome.stderr
+    };
+    let with_config = |text: String| std::fs::write(compact.join("config.json"), text).unwrap();
+
+    with_config(config.replacen("\"width\": 8", "\"width\": 7", 1));
+    assert!(eval().contains("config.json expects shape"));
+    with_config(config.replacen("\"width\": 8", "\"width\": 8000000000000", 1));
+    assert!(eval().contains("config.json"));
+    with_config(config[..config.len() / 2].to_owned());
+    assert!(eval().contains("config.json"));
+    with_config(config);
+
+    std::fs::write(
+        compact.join("model.safetensors"),
+        &weights[..weights.len() - 100],
+    )
+    .unwrap();
+    assert!(eval().contains("model.safetensors: not a sound safetensors file"));
+    let mut absurd = weights.clone();
+    absurd[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    std::fs::write(compact.join("model.safetensors"), absurd).unwrap();
+    assert!(eval().contains("model.safetensors: not a sound safetensors file"));
+    let mut not_a_number = weights;
+    let end = not_a_number.len();
+    not_a_number[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(compact.join("model.safetensors"), not_a_number).unwrap();
+    assert!(eval().contains("expected finite values, got NaN"));
+}
+
+#[test]
+fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
+    let (dir, images) = workshop();
+    let out = dir.path().join("run");
+    let empty = dir.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let odd = dir.path().join("odd");
+    write_images(&odd, 2, 1);
+    image::RgbImage::new(32, 31)
+        .save(odd.join("train/checks/odd.png"))
+        .unwrap();
+    let text = |path: &Path| path.display().to_string();
+    let (images, empty, odd) = (text(&images), text(&empty), text(&odd));
+    let base = |data: &str| {
+        ["train", "--arch", "vgg16", "--data", data]
+            .map(str::to_owned)
+            .to_vec()
+    };
+    let with = |data: &str, more: &[&str]| {
+        [base(data), more.iter().map(|a| (*a).to_owned()).collect()].concat()
+    };
+    let cases: Vec<(Vec<String>, &[&str])> = vec![
+        (
+            with("cifar10", &["--data-dir", &empty]),
+            &["plain_text/{train,test}-*.parquet", "data_batch_1.bin"],
+        ),
+        (
+            with("cifar10", &["--data-dir", "/nowhere"]),
+            &["--data-dir /nowhere: no such folder"],
+        ),
+        (
+            with("cifar11", &[]),
+            &["cifar11", "cifar10, cifar10-subset, synthetic"],
+        ),
+        (with(&odd, &[]), &["odd.png", "32", "31"]),
+        (with(&images, &["--rates", "1.0"]), &["--rates", "got 1"]),
+        (
+            with(&images, &["--rates", "[0.5]*12"]),
+            &["vgg16 has 13 compression rates", "got 12"],
+        ),
+        (
+            with(&images, &["--rates", "0.995"]),
+            &["features.0: rate 0.995 keeps 0 of 64 filters"],
+        ),
+        (with(&images, &["--rates", "[0.5"]), &["--rates", "column"]),
+        (
+            with(&images, &["--criterion", "l7"]),
+            &["l7", "kl, kl-published, l1-norm, random"],
+        ),
+        (
+            with(&images, &["--keep", "some"]),
+            &["some", "fuse, select"],
+        ),
+        (
+            with(&images, &["--temperature", "warm"]),
+            &["warm", "published, stretched"],
+        ),
+        (
+            with(&images, &["--schedule", "linear"]),
+            &["--schedule: expected multi-step, cosine or constant, got 'linear'"],
+        ),
+        (
+            with(&images, &["--momentum", "2"]),
+            &["recipe.momentum: expected 0 to 1, got 2"],
+        ),
+        (
+            with(&images, &["--epochs", "0"]),
+            &["recipe.epochs: expected at least 1, got 0"],
+        ),
+        (
+            vec![
+                "train".into(),
+                "--arch".into(),
+                "vgg17".into(),
+                "--data".into(),
+                images.clone(),
+            ],
+            &["unknown architecture 'vgg17'", "vgg16"],
+        ),
+        (
+            [
+                "train", "--arch", "resnet50", "--rates", "0.3", "--data", &images,
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            &["resnet50 expects images of [3, 224, 224]"],
+        ),
+    ];
+    for (mut args, expected) in cases {
+        args.extend(["--out".to_owned(), text(&out)]);
+        let outcome = run(&args);
+        assert_eq!(outcome.code, Some(2), "{args:?}: {}", outcome.stderr);
+        for part in expected {
+            assert!(
+                outcome.stderr.contains(part),
+                "{args:?}: expected '{part}' in: {}",
+                outcome.stderr
+            );
+        }
+        assert!(!out.exists(), "{args:?} wrote {}", out.display());
+        assert_eq!(outcome.stdout, "");
+        if outcome.stderr.starts_with("error: ") && !outcome.stderr.contains("Usage:") {
+            assert_eq!(
+                outcome.stderr.lines().count(),
+                1,
+                "{args:?}: {}",
+                outcome.stderr
+            );
+        }
+    }
+    let again = dir.path().join("images");
+    let outcome = run(with(&images, &["--out", &text(&again)]));
+    assert_eq!(outcome.code, Some(2));
+    assert!(
+        outcome.stderr.contains("expected a new or empty folder"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn counts_as_one_json_object() {
+    let outcome = succeeded(run([
+        "flops",
+        "--arch",
+        "vgg16",
+        "--rates",
+        "published",
+        "--convention",
+        "published",
+        "--json",
+    ]));
+    let object: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(object["full"]["ops"], 314_031_616);
+    assert_eq!(object["compact"]["ops"], 72_771_956);
+    assert_eq!(object["compact"]["params"], 1_071_248);
+    assert_eq!(object["convention"], "published");
+    let layers = object["layers"].as_array().unwrap();
+    let sum: u64 = layers
+        .iter()
+        .map(|l| l["compact"]["ops"].as_u64().unwrap())
+        .sum();
+    assert_eq!(sum, 72_771_956);
+    assert_eq!(layers[0]["full"]["output"], serde_json::json!([64, 32, 32]));
+}
+
+#[test]
+fn lists_name_everything_that_can_be_chosen() {
+    let criteria = succeeded(run(["criteria", "--json"]));
+    let object: Value = serde_json::from_str(&criteria.stdout).unwrap();
+    let listed: BTreeSet<&str> = object["criteria"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["name"].as_str().unwrap())
+        .collect();
+    let known: BTreeSet<&str> = dcff_criteria::ALL.iter().map(|c| c.name()).collect();
+    assert_eq!(listed, known);
+    let help = succeeded(run(["train", "--help"])).stdout;
+    for name in known
+        .into_iter()
+        .chain(dcff_models::ALL.iter().map(|entry| entry.name))
+    {
+        assert!(help.contains(name), "{name} is not in the help");
+    }
+    assert!(succeeded(run(["data"])).stdout.contains("synthetic"));
+}

@@ -1,0 +1,118 @@
+//! Fused and compact networks agree, for every architecture, after real training steps.
+
+use candle_core::{Device, Tensor};
+use dcff_compact::{Artefact, Preprocessing};
+use dcff_models::{Architecture, Mode, Network, Views};
+use dcff_train::{MethodConfig, Recipe, Sgd, cross_entropy_step};
+
+/// Images and labels that depend on nothing but their indices.
+fn batch(architecture: &Architecture, n: usize) -> (Tensor, Tensor) {
+    let [c, h, w] = architecture.input;
+    let value = |i: usize| (i as f32 * 0.618_034).fract() * 2.0 - 1.0 + (i as f32 * 0.001).sin();
+    let images = Tensor::from_vec(
+        (0..n * c * h * w).map(value).collect::<Vec<_>>(),
+        (n, c, h, w),
+        &Device::Cpu,
+    )
+    .unwrap();
+    let classes = architecture.shapes().unwrap().classes() as u32;
+    let labels = Tensor::new(
+        (0..n as u32).map(|i| i * 7 % classes).collect::<Vec<_>>(),
+        &Device::Cpu,
+    )
+    .unwrap();
+    (images, labels)
+}
+
+fn check(name: &str, n: usize) {
+    let mut full = dcff_models::by_name(name).unwrap();
+    if name == "resnet50" {
+        // Small images, so that the test stays quick: the 7x7 average pool sees maps of 7x7 only at 224.
+        full = full.with_classes(16);
+    }
+    let toml = "name = \"dcff\"\ncriterion = \"kl\"\nkeep = \"fuse\"\ntemperature = \"fixed(30)\"\nrates = \"0.4\"\n";
+    let config: MethodConfig = toml::from_str(toml).unwrap();
+    let mut method = config.build(1).unwrap();
+    let compact = method.compact(&full).unwrap();
+    let mut network = Network::new(&full, &compact, 3, &Device::Cpu).unwrap();
+    let mut optimizer = Sgd::new(&network).unwrap();
+    let (images, labels) = batch(&full, n);
+    let recipe = Recipe::quick(2);
+    let mut views = Views::dense();
+    for epoch in 0..2 {
+        views = method.epoch_start(epoch, 2, &network).unwrap().views;
+        let output = cross_entropy_step(&mut network, &views, &images, &labels, 0.0).unwrap();
+        assert!(output.loss.is_finite());
+        optimizer
+            .step(&network, &output.gradients.unwrap(), &recipe.sgd(0, 0, 1))
+            .unwrap();
+    }
+    let classes = full.shapes().unwrap().classes();
+    let channels = full.input[0];
+    let preprocessing = Preprocessing {
+        input_size: full.input,
+        mean: vec![0.5; channels],
+        std: vec![0.25; channels],
+        interpolation: "bilinear".into(),
+        crop_pct: 1.0,
+        num_classes: classes,
+        label_names: (0..classes).map(|i| i.to_string()).collect(),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("compact");
+    Artefact::new(&network, &views, preprocessing, Default::default())
+        .unwrap()
+        .save(&path)
+        .unwrap();
+    let plain = Artefact::load(&path)
+        .unwrap()
+        .network(&Device::Cpu)
+        .unwrap();
+    assert_eq!(plain.compact(), &compact);
+
+    let (fused, _) = network.forward(&images, &views, Mode::Eval).unwrap();
+    let (reloaded, _) = plain.forward(&images, &Views::dense(), Mode::Eval).unwrap();
+    let size = fused
+        .abs()
+        .unwrap()
+        .max_all()
+        .unwrap()
+        .to_scalar::<f32>()
+        .unwrap();
+    let difference = (fused - reloaded)
+        .unwrap()
+        .abs()
+        .unwrap()
+        .max_all()
+        .unwrap()
+        .to_scalar::<f32>()
+        .unwrap();
+    assert!(
+        difference <= 1e-5,
+        "{name}: logits of up to {size} differ by {difference}"
+    );
+    assert!(size > 1e-3, "{name}: the logits are all but zero");
+}
+
+macro_rules! architectures {
+    ($($test:ident: $name:literal, $images:literal;)*) => {
+        $(#[test] fn $test() { check($name, $images); })*
+
+        #[test]
+        fn no_architecture_is_left_out() {
+            let tested = [$($name),*];
+            assert!(dcff_models::ALL.iter().all(|entry| tested.contains(&entry.name)));
+        }
+    };
+}
+
+architectures! {
+    vgg16: "vgg16", 6;
+    resnet20: "resnet20", 6;
+    resnet32: "resnet32", 6;
+    resnet44: "resnet44", 6;
+    resnet56: "resnet56", 6;
+    resnet110: "resnet110", 6;
+    googlenet: "googlenet", 6;
+    resnet50: "resnet50", 2;
+}

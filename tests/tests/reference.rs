@@ -1,0 +1,16 @@
+//! Reference numbers of the authors' program; their folder is found through `DCFF_FIXTURES_DIR`.
+
+use std::path::PathBuf;
+
+#[test]
+fn every_record_is_within_its_tolerance() {
+    let Some(dir) = std::env::var_os("DCFF_FIXTURES_DIR").map(PathBuf::from) else {
+        println!("skipped: DCFF_FIXTURES_DIR is not set");
+        return;
+    };
+    let mut lines = Vec::new();
+    let sound =
+        dcff_tests::fixtures::check(&dir.join("dcff"), &mut |line| lines.push(line.to_owned()))
+            .unwrap();
+    assert!(sound, "{}", lines.join("\n"));
+}

@@ -1,0 +1,33 @@
+//! `cargo xtask check`: what must hold before a commit, besides the tests.
+
+use anyhow::Result;
+
+use crate::{cargo, succeed, tidy};
+
+pub(crate) fn run() -> Result<()> {
+    step("format");
+    succeed(&mut cargo(["fmt", "--all", "--check"]))?;
+    step("house rules");
+    tidy::run()?;
+    step("lints");
+    succeed(&mut cargo([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "--deny",
+        "warnings",
+    ]))?;
+    step("documentation");
+    succeed(
+        cargo(["doc", "--workspace", "--no-deps", "--quiet"])
+            .env("RUSTDOCFLAGS", "--deny warnings"),
+    )?;
+    step("all checks passed");
+    Ok(())
+}
+
+fn step(name: &str) {
+    eprintln!("== {name}");
+}

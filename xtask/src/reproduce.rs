@@ -1,0 +1,342 @@
+//! `cargo xtask reproduce`: one command from images to a table.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+
+use crate::{cargo, root, succeed};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What to train on
+    #[arg(value_enum)]
+    data: Data,
+    /// Networks of the published table, comma-separated; all four unless given
+    #[arg(long, value_delimiter = ',')]
+    arch: Vec<String>,
+    /// Epochs instead of the recipe's
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Number of seeds for each network
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// 5,000 training and 1,000 test images, 15 epochs
+    #[arg(long)]
+    quick: bool,
+    /// Folder for runs and tables instead of results/DATE-NAME; an unfinished one of that name is continued
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Further arguments for every `dcff train`, after `--`
+    #[arg(last = true)]
+    train: Vec<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Data {
+    /// Built in, no download
+    Synthetic,
+    /// The four CIFAR-10 rows of the published table
+    Cifar10,
+}
+
+/// The CIFAR rows of the published table.
+const TABLE: [&str; 4] = ["vgg16", "resnet56", "resnet110", "googlenet"];
+/// A small network for the built-in data, where nothing is published.
+const SYNTHETIC_ARCH: &str = "resnet20";
+const SYNTHETIC_RATES: &str = "0.4";
+const SYNTHETIC_EPOCHS: usize = 12;
+
+/// One run of the table.
+struct Row {
+    arch: String,
+    seed: u64,
+    folder: PathBuf,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let data = match (args.data, args.quick) {
+        (Data::Synthetic, _) => "synthetic",
+        (Data::Cifar10, true) => "cifar10-subset",
+        (Data::Cifar10, false) => "cifar10",
+    };
+    let archs = match (args.data, args.arch.is_empty()) {
+        (_, false) => args.arch.clone(),
+        (Data::Synthetic, true) => vec![SYNTHETIC_ARCH.to_owned()],
+        (Data::Cifar10, true) => TABLE.map(str::to_owned).to_vec(),
+    };
+    ensure!(args.seeds > 0, "--seeds: expected at least 1, got 0");
+    let dcff = build(data)?;
+    let name = match (args.data, args.quick) {
+        (Data::Synthetic, _) => "synthetic",
+        (Data::Cifar10, true) => "cifar10-quick",
+        (Data::Cifar10, false) => "cifar10",
+    };
+    let out = match &args.out {
+        Some(out) => std::path::absolute(out)?,
+        None => results_folder(name)?,
+    };
+    std::fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
+    let row = |arch: &String, seed: u64| Row {
+        arch: arch.clone(),
+        seed,
+        folder: out.join(format!("{arch}-seed{seed}")),
+    };
+    let rows: Vec<Row> = archs
+        .iter()
+        .flat_map(|arch| (1..=args.seeds).map(move |seed| row(arch, seed)))
+        .collect();
+
+    if matches!(args.data, Data::Synthetic) {
+        succeed(Command::new(&dcff).args(["data", data, "--linear"]))?;
+    }
+    estimate(&dcff, args, data, &rows)?;
+    for row in &rows {
+        if row.folder.join("summary.json").exists() {
+            eprintln!("== {} seed {}: done", row.arch, row.seed);
+            continue;
+        }
+        eprintln!(
+            "== {} seed {}: {}",
+            row.arch,
+            row.seed,
+            row.folder.display()
+        );
+        let mut command = Command::new(&dcff);
+        if row.folder.join("config.toml").exists() {
+            command.args(["train", "--resume"]).arg(&row.folder);
+        } else {
+            command
+                .args(train_arguments(args, data, row))
+                .arg("--out")
+                .arg(&row.folder);
+        }
+        let status = command
+            .status()
+            .with_context(|| dcff.display().to_string())?;
+        if !status.success() {
+            if status.code() == Some(130) {
+                eprintln!(
+                    "interrupted; the same command continues in {}",
+                    out.display()
+                );
+            }
+            return Ok(ExitCode::from(
+                status
+                    .code()
+                    .and_then(|code| u8::try_from(code).ok())
+                    .unwrap_or(2),
+            ));
+        }
+    }
+    let mut report = Command::new(&dcff);
+    report
+        .arg("report")
+        .args(rows.iter().map(|row| &row.folder))
+        .arg("--out")
+        .arg(&out)
+        .args(["--command", &typed()]);
+    succeed(&mut report)?;
+    print!("{}", std::fs::read_to_string(out.join("table.md"))?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn train_arguments(args: &Args, data: &str, row: &Row) -> Vec<String> {
+    let mut list: Vec<String> = [
+        "train",
+        "--arch",
+        &row.arch,
+        "--data",
+        data,
+        "--seed",
+        &row.seed.to_string(),
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let mut add = |flag: &str, value: &str| list.extend([flag.to_owned(), value.to_owned()]);
+    let rates_follow = args.train.iter().any(|a| a.starts_with("--rates"));
+    match args.data {
+        Data::Synthetic => {
+            add("--recipe", "quick");
+            add("--hold-out", "0");
+            if !rates_follow {
+                add("--rates", SYNTHETIC_RATES);
+            }
+            add(
+                "--epochs",
+                &args.epochs.unwrap_or(SYNTHETIC_EPOCHS).to_string(),
+            );
+        }
+        Data::Cifar10 => {
+            add("--recipe", if args.quick { "quick" } else { "published" });
+            if args.quick {
+                // The yardstick's settings: all training images, the published temperature, the last epoch.
+                add("--hold-out", "0");
+            }
+            if !args.train.iter().any(|a| a.starts_with("--temperature")) {
+                add("--temperature", "published");
+            }
+            if !args.train.iter().any(|a| a.starts_with("--criterion")) {
+                add("--criterion", "kl-published");
+            }
+            if !rates_follow {
+                add("--rates", "published");
+            }
+            if let Some(epochs) = args.epochs {
+                add("--epochs", &epochs.to_string());
+            }
+        }
+    }
+    list.extend(args.train.iter().cloned());
+    list
+}
+
+/// Measures a few steps of every run that has not begun, and says how long all of them will take.
+fn estimate(dcff: &Path, args: &Args, data: &str, rows: &[Row]) -> Result<()> {
+    let fresh: Vec<&Row> = rows
+        .iter()
+        .filter(|row| !row.folder.join("config.toml").exists())
+        .collect();
+    if fresh.len() < 2 {
+        // A single run tells its own time after its first steps.
+        return Ok(());
+    }
+    let mut total = 0.0;
+    for row in rows.iter().filter(|row| row.seed == 1) {
+        let runs = fresh.iter().filter(|other| other.arch == row.arch).count();
+        if runs == 0 {
+            continue;
+        }
+        let mut command = Command::new(dcff);
+        let output = command
+            .args(train_arguments(args, data, row))
+            .arg("--estimate")
+            .stderr(std::process::Stdio::inherit())
+            .output()?;
+        ensure!(output.status.success(), "{}: estimating failed", row.arch);
+        let seconds: f64 = String::from_utf8_lossy(&output.stdout)
+            .trim()
+            .parse()
+            .context("dcff train --estimate")?;
+        eprintln!(
+            "== {}: about {} for each of {runs} runs",
+            row.arch,
+            hours(seconds)
+        );
+        total += seconds * runs as f64;
+    }
+    eprintln!(
+        "== all runs: about {}; interrupt and repeat the command at any time",
+        hours(total)
+    );
+    Ok(())
+}
+
+fn hours(seconds: f64) -> String {
+    let minutes = (seconds / 60.0).round() as u64;
+    if minutes < 60 {
+        format!("{minutes} min")
+    } else {
+        format!("{} h {:02} min", minutes / 60, minutes % 60)
+    }
+}
+
+/// Builds the program, with the Hub's client only when the data is not there yet.
+fn build(data: &str) -> Result<PathBuf> {
+    let build = ["build", "--release", "--package", "dcff-cli"];
+    succeed(&mut cargo(build))?;
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let dcff = target
+        .join("release")
+        .join(format!("dcff{}", std::env::consts::EXE_SUFFIX));
+    let found = Command::new(&dcff)
+        .args(["data", data, "--locate"])
+        .output()
+        .with_context(|| dcff.display().to_string())?;
+    if !found.status.success() {
+        eprintln!("== {data} is not on this machine: building with the Hub's client");
+        succeed(cargo(build).args(["--features", "hub"]))?;
+    }
+    Ok(dcff)
+}
+
+/// `results/DATE-NAME`, or the newest unfinished folder of that name.
+fn results_folder(name: &str) -> Result<PathBuf> {
+    let results = root().join("results");
+    let mut unfinished: Vec<PathBuf> = match std::fs::read_dir(&results) {
+        Err(_) => Vec::new(),
+        Ok(entries) => entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| {
+                path.file_name()
+                    .and_then(|n| n.to_str())
+                    .is_some_and(|n| n.get(11..) == Some(name))
+            })
+            .filter(|path| !path.join("table.json").exists())
+            .collect(),
+    };
+    unfinished.sort();
+    if let Some(folder) = unfinished.pop() {
+        eprintln!("== continuing {}", folder.display());
+        return Ok(folder);
+    }
+    Ok(results.join(format!("{}-{name}", today()?)))
+}
+
+/// The day, UTC, as `YYYY-MM-DD`.
+fn today() -> Result<String> {
+    let days = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() / 86_400;
+    let (year, month, day) = civil(days as i64);
+    Ok(format!("{year:04}-{month:02}-{day:02}"))
+}
+
+/// The Gregorian date of a number of days since 1970-01-01 (Hinnant, *chrono-compatible low-level date algorithms*).
+fn civil(days: i64) -> (i64, i64, i64) {
+    let z = days + 719_468;
+    let (era, day_of_era) = (z.div_euclid(146_097), z.rem_euclid(146_097));
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    (
+        year,
+        month,
+        day_of_year - (153 * month_from_march + 2) / 5 + 1,
+    )
+}
+
+/// The command as it was typed.
+fn typed() -> String {
+    let args: Vec<String> = std::env::args()
+        .skip(1)
+        .map(|a| {
+            if a.contains(['[', ' ', '*', '(']) {
+                format!("'{a}'")
+            } else {
+                a
+            }
+        })
+        .collect();
+    format!("cargo xtask {}", args.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_become_dates() {
+        assert_eq!(civil(0), (1970, 1, 1));
+        assert_eq!(civil(11_016), (2000, 2, 29));
+        assert_eq!(civil(20_780), (2026, 11, 23));
+    }
+}

@@ -1,0 +1,149 @@
+//! House rules that no compiler knows.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::root;
+
+/// A rule: its name and the violations it finds.
+type Rule = (&'static str, fn(&Tree) -> Vec<String>);
+
+const RULES: [Rule; 4] = [
+    ("every source file opens with a //! header", headers),
+    (
+        "every library crate's header says what it deliberately does not know",
+        invariants,
+    ),
+    ("crates/README.md names every crate and no other", crate_map),
+    (
+        "no file of images or weights is kept in the repository",
+        no_blobs,
+    ),
+];
+
+/// The files of the repository, read once.
+struct Tree {
+    root: PathBuf,
+    files: Vec<PathBuf>,
+}
+
+pub(crate) fn run() -> Result<()> {
+    let root = root();
+    let mut files = Vec::new();
+    for folder in ["crates", "xtask", "tests", "datasets"] {
+        walk(&root.join(folder), &mut files)?;
+    }
+    let tree = Tree { root, files };
+    let mut violations = Vec::new();
+    for (name, rule) in RULES {
+        violations.extend(
+            rule(&tree)
+                .into_iter()
+                .map(|violation| format!("{violation}: {name}")),
+        );
+    }
+    ensure!(violations.is_empty(), "{}", violations.join("\n       "));
+    Ok(())
+}
+
+fn walk(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() {
+            if path.file_name().is_none_or(|name| name != "target") {
+                walk(&path, files)?;
+            }
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+impl Tree {
+    fn short(&self, path: &Path) -> String {
+        path.strip_prefix(&self.root)
+            .unwrap_or(path)
+            .display()
+            .to_string()
+    }
+
+    fn with_extension<'a>(&'a self, extensions: &'a [&str]) -> impl Iterator<Item = &'a PathBuf> {
+        self.files.iter().filter(|path| {
+            path.extension()
+                .and_then(|e| e.to_str())
+                .is_some_and(|e| extensions.contains(&e))
+        })
+    }
+
+    fn crates(&self) -> Vec<String> {
+        let manifests = self.files.iter().filter(|path| {
+            path.ends_with("Cargo.toml") && path.starts_with(self.root.join("crates"))
+        });
+        manifests
+            .filter_map(|path| Some(path.parent()?.file_name()?.to_str()?.to_owned()))
+            .collect()
+    }
+}
+
+fn headers(tree: &Tree) -> Vec<String> {
+    let bare =
+        |path: &&PathBuf| !fs::read_to_string(path).is_ok_and(|text| text.starts_with("//! "));
+    tree.with_extension(&["rs"])
+        .filter(bare)
+        .map(|path| tree.short(path))
+        .collect()
+}
+
+fn invariants(tree: &Tree) -> Vec<String> {
+    let libraries = tree
+        .files
+        .iter()
+        .filter(|path| path.ends_with("src/lib.rs") && path.starts_with(tree.root.join("crates")));
+    let silent = |path: &&PathBuf| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let header = text.lines().take_while(|line| line.starts_with("//!"));
+        !header.into_iter().any(|line| line.contains("deliberately"))
+    };
+    libraries
+        .filter(silent)
+        .map(|path| tree.short(path))
+        .collect()
+}
+
+fn crate_map(tree: &Tree) -> Vec<String> {
+    let map = fs::read_to_string(tree.root.join("crates/README.md")).unwrap_or_default();
+    let named: Vec<&str> = map
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `dcff-")?.split('`').next())
+        .collect();
+    let crates = tree.crates();
+    let missing = crates
+        .iter()
+        .filter(|name| !named.iter().any(|n| format!("dcff-{n}") == **name))
+        .map(|name| format!("{name} is missing"));
+    let unknown = named
+        .iter()
+        .filter(|n| !crates.contains(&format!("dcff-{n}")))
+        .map(|n| format!("dcff-{n} is no crate"));
+    missing.chain(unknown).collect()
+}
+
+fn no_blobs(tree: &Tree) -> Vec<String> {
+    tree.with_extension(&[
+        "parquet",
+        "bin",
+        "safetensors",
+        "png",
+        "jpg",
+        "jpeg",
+        "gz",
+        "pt",
+        "pth",
+        "onnx",
+    ])
+    .map(|path| tree.short(path))
+    .collect()
+}
