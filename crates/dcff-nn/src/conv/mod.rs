@@ -13,6 +13,8 @@
 mod direct;
 pub(crate) mod kernel;
 mod plan;
+mod transform;
+mod winograd;
 
 use candle_core::{Result, Tensor, bail};
 
@@ -103,6 +105,22 @@ impl Sizes {
             kernel: (kh, kw),
         })
     }
+
+    /// The Winograd transform to use for a pass that pads by `padding` and writes `target`, if any.
+    fn winograd(
+        &self,
+        cfg: ConvConfig,
+        padding: usize,
+        target: (usize, usize),
+    ) -> Option<winograd::Side> {
+        let fits = self.kernel == (3, 3) && cfg.stride == 1 && cfg.groups == 1 && padding <= 2;
+        fits.then(|| winograd::side(self.c_in, self.c_out, target))?
+    }
+}
+
+/// A 3x3 kernel.
+fn nine(w: &[f32]) -> [f32; 9] {
+    std::array::from_fn(|i| w[i])
 }
 
 /// Convolution of `x` `[N, C_in, H, W]` with `w` `[C_out, C_in / groups, K_h, K_w]` and a bias
@@ -132,6 +150,11 @@ pub fn conv2d(
         };
         let (oh, ow) = sizes.output;
         let mut y = Features::uninit((x.batch(), sizes.c_out, oh, ow));
+        if let Some(side) = sizes.winograd(cfg, cfg.padding, sizes.output) {
+            let weight = |o: usize, c: usize| nine(&w[(o * sizes.c_in + c) * 9..]);
+            winograd::convolve(x, &mut y, cfg.padding, side, bias.as_deref(), weight);
+            return y;
+        }
         direct::gather(
             x,
             &mut y,
@@ -184,6 +207,15 @@ pub fn conv2d_backward(
                 kernel,
             };
             let mut dx = Features::uninit(x.dims());
+            // The convolution of dy with the turned kernel, padded by what reaches beyond it.
+            if let Some(side) = sizes.winograd(cfg, 2usize.wrapping_sub(cfg.padding), sizes.input) {
+                winograd::convolve(dy, &mut dx, 2 - cfg.padding, side, None, |c, o| {
+                    let mut turned = nine(&w[(o * sizes.c_in + c) * 9..]);
+                    turned.reverse();
+                    turned
+                });
+                return dx;
+            }
             direct::gather(dy, &mut dx, &plan, &shape, None, |part, c, o, tap| {
                 w[((part * to + o) * from + c) * kernel + tap]
             });

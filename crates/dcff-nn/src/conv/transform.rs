@@ -1,0 +1,182 @@
+//! Winograd's transforms of 3x3 kernels, stride 1: `F(4x4, 3x3)` and `F(2x2, 3x3)`.
+//!
+//! ```text
+//! y  = Aᵀ [(G w Gᵀ) ⊙ (Bᵀ x B)] A         an m x m tile from (m + 2) x (m + 2) pixels
+//! dw = Gᵀ [(A dy Aᵀ) ⊙ (Bᵀ x B)] G        summed over tiles
+//! ```
+//!
+//! Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*, CVPR 2016,
+//! <https://arxiv.org/abs/1509.09308>. For `m = 4` the points are 0, ±√½, ±√2 and ∞ instead of
+//! their 0, ±1, ±2 and ∞: the same number of operations, about half the rounding error, since
+//! the powers of the points spread less.
+//!
+//! One-dimensional transforms work on arrays of six; for `m = 2` the last two are unused.
+
+use crate::cpu::Simd;
+
+/// `√½` and `√2`.
+const A: f32 = std::f32::consts::FRAC_1_SQRT_2;
+const B: f32 = std::f32::consts::SQRT_2;
+
+/// `Bᵀ d`.
+#[inline(always)]
+pub(crate) unsafe fn input<S: Simd, const M: usize>(d: [S::V; 6]) -> [S::V; 6] {
+    unsafe {
+        if M == 2 {
+            return [
+                S::sub(d[0], d[2]),
+                S::add(d[1], d[2]),
+                S::sub(d[2], d[1]),
+                S::sub(d[1], d[3]),
+                d[0],
+                d[0],
+            ];
+        }
+        let even = S::mul_add(S::splat(-2.0), d[2], d[4]);
+        let odd = S::mul_add(S::splat(-2.0), d[1], d[3]);
+        let even_2 = S::mul_add(S::splat(-0.5), d[2], d[4]);
+        let odd_2 = S::mul_add(S::splat(-0.5), d[1], d[3]);
+        [
+            S::mul_add(S::splat(-2.5), d[2], S::add(d[0], d[4])),
+            S::mul_add(S::splat(A), odd, even),
+            S::mul_add(S::splat(-A), odd, even),
+            S::mul_add(S::splat(B), odd_2, even_2),
+            S::mul_add(S::splat(-B), odd_2, even_2),
+            S::mul_add(S::splat(-2.5), d[3], S::add(d[1], d[5])),
+        ]
+    }
+}
+
+/// `Aᵀ m`.
+#[inline(always)]
+pub(crate) unsafe fn output<S: Simd, const M: usize>(m: [S::V; 6]) -> [S::V; 4] {
+    unsafe {
+        if M == 2 {
+            return [
+                S::add(S::add(m[0], m[1]), m[2]),
+                S::sub(S::sub(m[1], m[2]), m[3]),
+                m[0],
+                m[0],
+            ];
+        }
+        let (sum, difference) = (S::add(m[1], m[2]), S::sub(m[1], m[2]));
+        let (sum_2, difference_2) = (S::add(m[3], m[4]), S::sub(m[3], m[4]));
+        [
+            S::add(m[0], S::add(sum, sum_2)),
+            S::mul_add(S::splat(A), difference, S::mul(S::splat(B), difference_2)),
+            S::mul_add(S::splat(0.5), sum, S::mul(S::splat(2.0), sum_2)),
+            S::mul_add(
+                S::splat(A / 2.0),
+                difference,
+                S::mul_add(S::splat(2.0 * B), difference_2, m[5]),
+            ),
+        ]
+    }
+}
+
+/// `A y`, the transpose of [`output`].
+#[inline(always)]
+pub(crate) unsafe fn gradient<S: Simd, const M: usize>(y: [S::V; 4]) -> [S::V; 6] {
+    unsafe {
+        if M == 2 {
+            let minus = S::sub(S::splat(0.0), y[1]);
+            return [
+                y[0],
+                S::add(y[0], y[1]),
+                S::sub(y[0], y[1]),
+                minus,
+                y[0],
+                y[0],
+            ];
+        }
+        let even = S::mul_add(S::splat(0.5), y[2], y[0]);
+        let odd = S::mul_add(S::splat(0.5), y[3], y[1]);
+        let even_2 = S::mul_add(S::splat(2.0), y[2], y[0]);
+        let odd_2 = S::mul_add(S::splat(2.0), y[3], y[1]);
+        [
+            y[0],
+            S::mul_add(S::splat(A), odd, even),
+            S::mul_add(S::splat(-A), odd, even),
+            S::mul_add(S::splat(B), odd_2, even_2),
+            S::mul_add(S::splat(-B), odd_2, even_2),
+            y[3],
+        ]
+    }
+}
+
+/// `G w`.
+#[inline(always)]
+fn weight_1<const M: usize>(w: [f32; 3]) -> [f32; 6] {
+    let ends = w[0] + w[2];
+    if M == 2 {
+        return [
+            w[0],
+            0.5 * (ends + w[1]),
+            0.5 * (ends - w[1]),
+            w[2],
+            0.0,
+            0.0,
+        ];
+    }
+    let even = (w[0] + 0.5 * w[2]) * (-2.0 / 3.0);
+    let odd = w[1] * (A * -2.0 / 3.0);
+    let even_2 = (w[0] + 2.0 * w[2]) * (1.0 / 6.0);
+    let odd_2 = w[1] * (B / 6.0);
+    [
+        w[0],
+        even + odd,
+        even - odd,
+        even_2 + odd_2,
+        even_2 - odd_2,
+        w[2],
+    ]
+}
+
+/// `Gᵀ u`, the transpose of [`weight_1`].
+#[inline(always)]
+fn weight_gradient_1<const M: usize>(u: [f32; 6]) -> [f32; 3] {
+    if M == 2 {
+        let half = 0.5 * (u[1] + u[2]);
+        return [u[0] + half, 0.5 * (u[1] - u[2]), half + u[3]];
+    }
+    let (sum, difference) = (u[1] + u[2], u[1] - u[2]);
+    let (sum_2, difference_2) = (u[3] + u[4], u[3] - u[4]);
+    [
+        u[0] - sum * (2.0 / 3.0) + sum_2 * (1.0 / 6.0),
+        difference_2 * (B / 6.0) - difference * (A * 2.0 / 3.0),
+        u[5] - sum * (1.0 / 3.0) + sum_2 * (1.0 / 3.0),
+    ]
+}
+
+/// `G w Gᵀ` for nine numbers, row by row; `(M + 2)²` numbers are used.
+#[inline(always)]
+pub(crate) fn weight<const M: usize>(w: [f32; 9]) -> [f32; 36] {
+    let side = M + 2;
+    let columns: [[f32; 6]; 3] = std::array::from_fn(|j| weight_1::<M>([w[j], w[3 + j], w[6 + j]]));
+    let mut out = [0.0; 36];
+    for i in 0..side {
+        let row = weight_1::<M>([columns[0][i], columns[1][i], columns[2][i]]);
+        out[i * side..][..side].copy_from_slice(&row[..side]);
+    }
+    out
+}
+
+/// `Gᵀ u G`, the transpose of [`weight`].
+#[inline(always)]
+pub(crate) fn weight_gradient<const M: usize>(u: [f32; 36]) -> [f32; 9] {
+    let side = M + 2;
+    let mut columns = [[0.0; 3]; 6];
+    for (j, column) in columns.iter_mut().enumerate().take(side) {
+        let mut u_j = [0.0; 6];
+        for (i, u_j) in u_j.iter_mut().enumerate().take(side) {
+            *u_j = u[i * side + j];
+        }
+        *column = weight_gradient_1::<M>(u_j);
+    }
+    let mut out = [0.0; 9];
+    for i in 0..3 {
+        let row = weight_gradient_1::<M>(std::array::from_fn(|j| columns[j][i]));
+        out[i * 3..][..3].copy_from_slice(&row);
+    }
+    out
+}

@@ -1,0 +1,348 @@
+//! 3x3 convolution of stride 1 with Winograd's transforms: a quarter of the multiplications.
+//!
+//! Since lanes are images, the transforms need no shuffles: a tile position of one group of
+//! sixteen images is a column of vectors. A task transforms [`TILES`] positions, multiplies for
+//! each of the 36 (or 16) points of the transform the weights `[C_out, C_in]` with the inputs
+//! `[C_in, TILES x 16]`, and transforms back, without leaving the second-level cache.
+
+use super::kernel::{FILTERS, Products, Start};
+use super::transform;
+use crate::buffer::{self, Buffer};
+use crate::cpu::{Isa, Kernel, Simd};
+use crate::features::{Features, LANES};
+use crate::threads::{self, Out};
+
+/// Tile positions of a task.
+const TILES: usize = 8;
+
+/// Input channels whose transforms stay in the first-level cache while all filters meet them.
+const DEPTH: usize = 64;
+
+/// Vectors between the blocks of neighbouring points beyond their size, so that the 36 stores of a
+/// transform do not fall into one set of the cache.
+const SKEW: usize = 5 * LANES;
+
+/// The side of an output tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Two,
+    Four,
+}
+
+/// The transform to use for `from` to `to` channels and a map of `h x w` outputs, if any.
+///
+/// Weighs measured cycles per tile: input transform, products, output transform.
+pub(crate) fn side(from: usize, to: usize, (h, w): (usize, usize)) -> Option<Side> {
+    let tiles = |m| (h.div_ceil(m) * w.div_ceil(m)) as f64;
+    let (from, to, both) = (from as f64, to as f64, (from * to) as f64);
+    let direct = (h * w) as f64 * 4.9 * both;
+    let two = tiles(2) * (40.0 * from + 25.0 * to + 8.5 * both);
+    let four = tiles(4) * (110.0 * from + 90.0 * to + 19.0 * both);
+    if direct <= two.min(four) {
+        None
+    } else if two < four {
+        Some(Side::Two)
+    } else {
+        Some(Side::Four)
+    }
+}
+
+/// Positions of tiles on a map and in a batch.
+#[derive(Clone, Copy)]
+pub(crate) struct Grid {
+    /// Height and width of the map that patches are read from.
+    pub(crate) source: (usize, usize),
+    /// Height and width of the map of tiles.
+    pub(crate) target: (usize, usize),
+    /// Zeros around the source.
+    pub(crate) padding: usize,
+    /// Side of a tile.
+    pub(crate) m: usize,
+}
+
+/// A tile: its group, and row and column of its first pixel in the target.
+#[derive(Clone, Copy)]
+pub(crate) struct Position {
+    pub(crate) group: usize,
+    pub(crate) row: usize,
+    pub(crate) column: usize,
+}
+
+impl Grid {
+    pub(crate) fn tiles(&self) -> usize {
+        self.target.0.div_ceil(self.m) * self.target.1.div_ceil(self.m)
+    }
+
+    pub(crate) fn position(&self, tile: usize) -> Position {
+        let columns = self.target.1.div_ceil(self.m);
+        let (group, tile) = (tile / self.tiles(), tile % self.tiles());
+        Position {
+            group,
+            row: tile / columns * self.m,
+            column: tile % columns * self.m,
+        }
+    }
+}
+
+/// `Bᵀ x B` of one tile for some channels.
+pub(crate) struct Input<const M: usize> {
+    /// The first channel's plane.
+    pub(crate) x: *const f32,
+    pub(crate) plane: usize,
+    pub(crate) channels: usize,
+    pub(crate) grid: Grid,
+    pub(crate) at: Position,
+    /// The first point of the first channel.
+    pub(crate) out: *mut f32,
+    pub(crate) channel_stride: usize,
+    pub(crate) point_stride: usize,
+}
+
+impl<const M: usize> Kernel for Input<M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let (h, w) = self.grid.source;
+        let row = self.at.row as isize - self.grid.padding as isize;
+        let column = self.at.column as isize - self.grid.padding as isize;
+        let side = (M + 2) as isize;
+        let inside =
+            row >= 0 && column >= 0 && row + side <= h as isize && column + side <= w as isize;
+        // SAFETY: pixels outside the map are not read.
+        unsafe {
+            if inside {
+                self.channels::<S, false>(row, column);
+            } else {
+                self.channels::<S, true>(row, column);
+            }
+        }
+    }
+}
+
+impl<const M: usize> Input<M> {
+    #[inline(always)]
+    unsafe fn channels<S: Simd, const EDGE: bool>(&self, row: isize, column: isize) {
+        unsafe {
+            let (h, w) = self.grid.source;
+            let side = M + 2;
+            let zero = S::splat(0.0);
+            for c in 0..self.channels {
+                let first = self
+                    .x
+                    .add(c * self.plane)
+                    .wrapping_offset((row * w as isize + column) * LANES as isize);
+                let mut columns = [[zero; 6]; 6];
+                for j in 0..side {
+                    if EDGE && (column + j as isize) as usize >= w {
+                        continue;
+                    }
+                    let mut d = [zero; 6];
+                    for i in 0..side {
+                        if !EDGE || ((row + i as isize) as usize) < h {
+                            d[i] = S::load(first.wrapping_add((i * w + j) * LANES));
+                        }
+                    }
+                    columns[j] = transform::input::<S, M>(d);
+                }
+                let out = self.out.add(c * self.channel_stride);
+                for i in 0..side {
+                    let d = std::array::from_fn(|j| columns[j][i]);
+                    let d = transform::input::<S, M>(d);
+                    for j in 0..side {
+                        S::store(out.add((i * side + j) * self.point_stride), d[j]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `Aᵀ m A` of one tile for some channels.
+struct Output<'a, const M: usize> {
+    m: *const f32,
+    channel_stride: usize,
+    point_stride: usize,
+    channels: usize,
+    bias: Option<&'a [f32]>,
+    grid: Grid,
+    at: Position,
+    /// The first channel's plane.
+    y: *mut f32,
+    plane: usize,
+}
+
+impl<const M: usize> Kernel for Output<'_, M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let (h, w) = self.grid.target;
+        let side = M + 2;
+        let (rows, columns) = (M.min(h - self.at.row), M.min(w - self.at.column));
+        // SAFETY: rows and columns outside the map are not written.
+        unsafe {
+            let zero = S::splat(0.0);
+            for c in 0..self.channels {
+                let from = self.m.add(c * self.channel_stride);
+                let mut half = [[zero; 4]; 6];
+                for j in 0..side {
+                    let mut m = [zero; 6];
+                    for i in 0..side {
+                        m[i] = S::load(from.add((i * side + j) * self.point_stride));
+                    }
+                    half[j] = transform::output::<S, M>(m);
+                }
+                let bias = S::splat(self.bias.map_or(0.0, |bias| bias[c]));
+                let first = (self.at.row * w + self.at.column) * LANES;
+                let to = self.y.add(c * self.plane + first);
+                for i in 0..M {
+                    let y = transform::output::<S, M>(std::array::from_fn(|j| half[j][i]));
+                    if i < rows {
+                        for j in 0..M {
+                            if j < columns {
+                                S::store(to.add((i * w + j) * LANES), S::add(y[j], bias));
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Weights in the transform's domain, `[point]` of blocks of channels of blocks of filters of
+/// `[channel, filter]`, as [`Products`] reads them.
+fn weights<const M: usize>(
+    from: usize,
+    to: usize,
+    depth: usize,
+    weight: impl Fn(usize, usize) -> [f32; 9] + Sync,
+) -> Buffer {
+    let points = (M + 2) * (M + 2);
+    let mut packed = Buffer::new(points * from * to);
+    let out = Out::new(&mut packed);
+    threads::each(to.div_ceil(FILTERS), |block| {
+        let first = block * FILTERS;
+        let filters = FILTERS.min(to - first);
+        for c in 0..from {
+            let start = c / depth * depth;
+            let length = depth.min(from - start);
+            let at = start * to + first * length + (c - start) * filters;
+            for f in 0..filters {
+                let u = transform::weight::<M>(weight(first + f, c));
+                for (point, &u) in u[..points].iter().enumerate() {
+                    // SAFETY: a task writes its own filters.
+                    unsafe { *out.at(point * from * to + at + f) = u };
+                }
+            }
+        }
+    });
+    packed
+}
+
+/// Convolution of stride 1 of `source` with 3x3 kernels `weight(to, from)`, nine numbers row by row.
+pub(crate) fn convolve(
+    source: &Features,
+    target: &mut Features,
+    padding: usize,
+    side: Side,
+    bias: Option<&[f32]>,
+    weight: impl Fn(usize, usize) -> [f32; 9] + Sync,
+) {
+    match side {
+        Side::Two => convolve_by::<2>(source, target, padding, bias, weight),
+        Side::Four => convolve_by::<4>(source, target, padding, bias, weight),
+    }
+}
+
+fn convolve_by<const M: usize>(
+    source: &Features,
+    target: &mut Features,
+    padding: usize,
+    bias: Option<&[f32]>,
+    weight: impl Fn(usize, usize) -> [f32; 9] + Sync,
+) {
+    let isa = Isa::current();
+    let points = (M + 2) * (M + 2);
+    let (from, to) = (source.channels(), target.channels());
+    let depth = from.div_ceil(from.div_ceil(DEPTH));
+    let packed = weights::<M>(from, to, depth, weight);
+    let grid = Grid {
+        source: (source.height(), source.width()),
+        target: (target.height(), target.width()),
+        padding,
+        m: M,
+    };
+    let tiles = grid.tiles() * source.groups();
+    let tasks = tiles.div_ceil(TILES);
+    let splits = threads::parts(tasks, to.div_ceil(4 * FILTERS));
+    let per_split = to.div_ceil(FILTERS).div_ceil(splits) * FILTERS;
+    let taps: Vec<u32> = (0..depth).map(|c| (c * TILES) as u32).collect();
+    let pixels: Vec<u32> = (0..TILES as u32).collect();
+    let channel_stride = TILES * LANES;
+    let (target_group, target_plane) = (target.group_len(), target.plane());
+    let out = Out::new(target.cpu_mut());
+    let x = source.cpu();
+    threads::each(tasks * splits, |task| {
+        let (first, first_to) = (task / splits * TILES, task % splits * per_split);
+        if first_to >= to {
+            return;
+        }
+        let count = TILES.min(tiles - first);
+        let filters = per_split.min(to - first_to);
+        let in_stride = from * channel_stride + SKEW;
+        let out_stride = filters * channel_stride + SKEW;
+        buffer::scratch(points * (in_stride + out_stride), |scratch| {
+            let (v, m) = scratch.split_at_mut(points * in_stride);
+            for t in 0..count {
+                let at = grid.position(first + t);
+                isa.run(Input::<M> {
+                    x: x[at.group * source.group_len()..].as_ptr(),
+                    plane: source.plane(),
+                    channels: from,
+                    grid,
+                    at,
+                    out: v[t * LANES..].as_mut_ptr(),
+                    channel_stride,
+                    point_stride: in_stride,
+                });
+            }
+            for point in 0..points {
+                for start in (0..from).step_by(depth) {
+                    let k = depth.min(from - start);
+                    isa.run(Products {
+                        x: v[point * in_stride + start * channel_stride..].as_ptr(),
+                        taps: &taps[..k],
+                        pixel_x: &pixels[..count],
+                        pixel_y: &pixels[..count],
+                        w: &packed[point * from * to + start * to + first_to * k..],
+                        filters,
+                        start: if start == 0 {
+                            Start::Zero
+                        } else {
+                            Start::Output
+                        },
+                        y: m[point * out_stride..].as_mut_ptr(),
+                        y_stride: channel_stride,
+                    });
+                }
+            }
+            for t in 0..count {
+                let at = grid.position(first + t);
+                isa.run(Output::<M> {
+                    m: m[t * LANES..].as_ptr(),
+                    channel_stride,
+                    point_stride: out_stride,
+                    channels: filters,
+                    bias: bias.map(|bias| &bias[first_to..]),
+                    grid,
+                    at,
+                    // SAFETY: a task writes its own tiles and filters.
+                    y: unsafe { out.at(at.group * target_group + first_to * target_plane) },
+                    plane: target_plane,
+                });
+            }
+        });
+    });
+}
