@@ -22,7 +22,7 @@ struct Canvas([f32; CHANNELS * PLANE]);
 pub(super) fn draw(form: Form, stream: &mut Stream, out: &mut [u8]) {
     let (background, foreground) = contrasting_colours(stream);
     let mut canvas = Canvas::lit(background, stream);
-    for _ in 0..1 + stream.below(3) {
+    for _ in 0..stream.below(3) {
         Segment::clutter(stream).paint(&mut canvas, stream);
     }
 
@@ -40,7 +40,7 @@ pub(super) fn draw(form: Form, stream: &mut Stream, out: &mut [u8]) {
     for _ in 0..stream.below(2) {
         Segment::occluder(&pose, stream).paint(&mut canvas, stream);
     }
-    let noise = stream.between(0.01, 0.08);
+    let noise = stream.between(0.01, 0.06);
     for (byte, value) in out.iter_mut().zip(canvas.0) {
         let noisy = value + noise * stream.bell();
         *byte = (noisy.clamp(0.0, 1.0) * 255.0 + 0.5) as u8;
@@ -116,7 +116,7 @@ impl Pose {
     fn draw(stream: &mut Stream) -> Self {
         let half = SIDE as f32 / 2.0;
         let radius = stream.between(8.5, 12.5);
-        let aspect = stream.between(0.8, 1.25);
+        let aspect = stream.between(0.85, 1.15);
         Self {
             x: half + stream.between(-3.0, 3.0),
             y: half + stream.between(-3.0, 3.0),
