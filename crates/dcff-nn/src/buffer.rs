@@ -3,19 +3,25 @@
 //! A training step asks for the same sizes in the same order as the step before. Handing blocks
 //! back to the system in between would cost a page fault per 4 KiB on the next use, which is as
 //! much time as a batch norm. Released blocks therefore wait in a pool; whenever the pool cannot
-//! serve a request, it first gives at least as many bytes back to the system (oldest first), so
-//! what a process holds does not grow beyond the largest amount it had in use.
+//! serve a request, it first gives blocks back to the system, oldest first, so that a process holds
+//! little more than the largest amount it ever had in use.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+mod huge;
 
 const ALIGN: usize = 64;
 
 /// Blocks smaller than this are left to the system's allocator, which keeps them itself.
 const POOLED: usize = 64 * 1024 / size_of::<f32>();
+
+/// Blocks in use and waiting together stay below the most that were in use at once, plus one part
+/// in this many.
+const SLACK: usize = 8;
 
 /// Numbers in memory, their contents arbitrary (but initialised) when new.
 pub(crate) struct Buffer {
@@ -32,7 +38,23 @@ struct Block {
 unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
-static POOL: Mutex<Vec<Block>> = Mutex::new(Vec::new());
+/// Blocks that wait, oldest first, and how much memory there is.
+struct Pool {
+    waiting: Vec<Block>,
+    /// Numbers in blocks that are in use, and the most that ever were.
+    used: usize,
+    most: usize,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool {
+    waiting: Vec::new(),
+    used: 0,
+    most: 0,
+});
+
+fn pool() -> MutexGuard<'static, Pool> {
+    POOL.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Block {
     fn layout(capacity: usize) -> Layout {
@@ -43,6 +65,9 @@ impl Block {
 
     fn new(capacity: usize) -> Self {
         let capacity = capacity.max(16);
+        if let Some(start) = huge::map(capacity) {
+            return Self { start, capacity };
+        }
         let layout = Self::layout(capacity);
         // SAFETY: the layout's size is not zero.
         let start = unsafe { alloc_zeroed(layout) };
@@ -53,8 +78,12 @@ impl Block {
     }
 
     fn free(self) {
-        // SAFETY: allocated in `new` with the same layout; `self` is gone afterwards.
-        unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.capacity)) }
+        // SAFETY: made in `new` the same way; `self` is gone afterwards.
+        unsafe {
+            if !huge::unmap(self.start, self.capacity) {
+                dealloc(self.start.as_ptr().cast(), Self::layout(self.capacity));
+            }
+        }
     }
 }
 
@@ -71,24 +100,41 @@ impl Buffer {
 
     fn from_pool(len: usize) -> Block {
         let mut evicted = Vec::new();
-        {
-            let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-            // The smallest block that serves, but never one that would waste more than a quarter.
-            let best = (0..pool.len())
-                .filter(|&i| pool[i].capacity >= len && pool[i].capacity <= len + len / 4)
-                .min_by_key(|&i| pool[i].capacity);
-            if let Some(best) = best {
-                return pool.remove(best);
-            }
-            let mut freed = 0;
-            while freed < len && !pool.is_empty() {
-                let block = pool.remove(0);
-                freed += block.capacity;
-                evicted.push(block);
-            }
-        }
+        let found = pool().take(len, &mut evicted);
+        // Outside the lock: these calls reach the system.
         evicted.into_iter().for_each(Block::free);
-        Block::new(len)
+        found.unwrap_or_else(|| {
+            let block = Block::new(len);
+            let mut pool = pool();
+            pool.used += block.capacity;
+            pool.most = pool.most.max(pool.used);
+            block
+        })
+    }
+}
+
+impl Pool {
+    /// A block for `len` numbers, or none; then `evicted` are the blocks to free before making one.
+    fn take(&mut self, len: usize, evicted: &mut Vec<Block>) -> Option<Block> {
+        // The smallest block that serves, but never one that would waste more than a quarter.
+        let best = (0..self.waiting.len())
+            .filter(|&i| self.waiting[i].capacity >= len)
+            .filter(|&i| self.waiting[i].capacity <= len + len / 4)
+            .min_by_key(|&i| self.waiting[i].capacity);
+        if let Some(best) = best {
+            let block = self.waiting.remove(best);
+            self.used += block.capacity;
+            self.most = self.most.max(self.used);
+            return Some(block);
+        }
+        let most = self.most.max(self.used + len);
+        let mut waiting: usize = self.waiting.iter().map(|block| block.capacity).sum();
+        while self.used + waiting + len > most + most / SLACK && !self.waiting.is_empty() {
+            let block = self.waiting.remove(0);
+            waiting -= block.capacity;
+            evicted.push(block);
+        }
+        None
     }
 }
 
@@ -110,7 +156,11 @@ pub(crate) fn scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
 
 /// Gives the memory of released feature maps, which waits for the next step, back to the system.
 pub fn release_memory() {
-    let blocks = std::mem::take(&mut *POOL.lock().unwrap_or_else(PoisonError::into_inner));
+    let blocks = {
+        let mut pool = pool();
+        pool.most = pool.used;
+        std::mem::take(&mut pool.waiting)
+    };
     blocks.into_iter().for_each(Block::free);
 }
 
@@ -123,9 +173,9 @@ impl Drop for Buffer {
         if block.capacity < POOLED {
             block.free();
         } else {
-            POOL.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(block);
+            let mut pool = pool();
+            pool.used -= block.capacity;
+            pool.waiting.push(block);
         }
     }
 }

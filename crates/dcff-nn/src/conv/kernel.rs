@@ -123,7 +123,10 @@ impl Products<'_> {
             let mut w = self.w.as_ptr().add(first * self.taps.len());
             for &tap in self.taps {
                 let tap = tap as usize * LANES;
-                let weights: [S::V; F] = std::array::from_fn(|f| S::splat(*w.add(f)));
+                let mut weights = [S::splat(0.0); F];
+                for f in 0..F {
+                    weights[f] = S::splat(*w.add(f));
+                }
                 for p in 0..P {
                     let v = S::load(x[p].add(tap));
                     for f in 0..F {
@@ -213,7 +216,10 @@ impl Correlations<'_> {
             let mut acc = [[S::splat(0.0); T]; F];
             for &pixel in self.pixel_x {
                 let at = pixel as usize * LANES;
-                let g: [S::V; F] = std::array::from_fn(|f| S::load(dy.add(f * self.dy_stride)));
+                let mut g = [S::splat(0.0); F];
+                for f in 0..F {
+                    g[f] = S::load(dy.add(f * self.dy_stride));
+                }
                 for t in 0..T {
                     let v = S::load(x[t].add(at));
                     for f in 0..F {

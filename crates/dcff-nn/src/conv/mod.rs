@@ -15,6 +15,7 @@ pub(crate) mod kernel;
 mod plan;
 mod transform;
 mod winograd;
+mod winograd_gradient;
 
 use candle_core::{Result, Tensor, bail};
 
@@ -224,14 +225,19 @@ pub fn conv2d_backward(
     } else {
         None
     };
-    let plan = Plan::forward(sizes.input, sizes.output, sizes.kernel, cfg);
-    let shape = Shape {
-        groups: cfg.groups,
-        from,
-        to,
-        kernel,
+    let weight = match sizes.winograd(cfg, cfg.padding, sizes.output) {
+        Some(side) => winograd_gradient::weight_gradient(x, dy, cfg.padding, side),
+        None => {
+            let plan = Plan::forward(sizes.input, sizes.output, sizes.kernel, cfg);
+            let shape = Shape {
+                groups: cfg.groups,
+                from,
+                to,
+                kernel,
+            };
+            direct::weight_gradient(x, dy, &plan, &shape)
+        }
     };
-    let weight = direct::weight_gradient(x, dy, &plan, &shape);
     Ok(ConvGrads {
         input,
         weight: args::tensor(weight, w.dims())?,

@@ -180,3 +180,25 @@ pub(crate) fn weight_gradient<const M: usize>(u: [f32; 36]) -> [f32; 9] {
     }
     out
 }
+
+/// Rows of points in the order in which passes work them off: a pass of `PASS` = 1, 2 or 3 has two
+/// of the six rows, which share the first step of their transform; pass 0 has all rows in order.
+const ROWS: [usize; 6] = [0, 5, 1, 2, 3, 4];
+
+/// Rows of points in a pass.
+#[inline(always)]
+pub(crate) const fn rows<const M: usize, const PASS: usize>() -> usize {
+    if PASS == 0 { M + 2 } else { 2 }
+}
+
+/// The `n`-th row of points of a pass.
+#[inline(always)]
+pub(crate) const fn row<const PASS: usize>(n: usize) -> usize {
+    if PASS == 0 { n } else { ROWS[2 * PASS - 2 + n] }
+}
+
+/// The point of the transform, row by row, that stands at `index` when passes 1, 2 and 3 follow
+/// each other.
+pub(crate) fn point_of_pass(index: usize) -> usize {
+    ROWS[index / 6] * 6 + index % 6
+}

@@ -5,6 +5,11 @@
 //! each of the 36 (or 16) points of the transform the weights `[C_out, C_in]` with the inputs
 //! `[C_in, TILES x 16]`, and transforms back, without leaving the second-level cache.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "the loops unroll over the registers of a tile"
+)]
+
 use super::kernel::{FILTERS, Products, Start};
 use super::transform;
 use crate::buffer::{self, Buffer};
@@ -20,7 +25,7 @@ const DEPTH: usize = 64;
 
 /// Vectors between the blocks of neighbouring points beyond their size, so that the 36 stores of a
 /// transform do not fall into one set of the cache.
-const SKEW: usize = 5 * LANES;
+pub(crate) const SKEW: usize = 5 * LANES;
 
 /// The side of an output tile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,92 +89,108 @@ impl Grid {
     }
 }
 
-/// `Bᵀ x B` of one tile for some channels.
-pub(crate) struct Input<const M: usize> {
-    /// The first channel's plane.
+/// `Bᵀ x B` of some tiles for some channels: all rows of points, or those of one pass (see
+/// [`transform::rows`]).
+pub(crate) struct Input<'a, const M: usize, const PASS: usize> {
+    /// The batch's first group, from the first of the channels on.
     pub(crate) x: *const f32,
-    pub(crate) plane: usize,
+    /// Numbers of a channel and of a group.
+    pub(crate) strides: (usize, usize),
     pub(crate) channels: usize,
     pub(crate) grid: Grid,
-    pub(crate) at: Position,
-    /// The first point of the first channel.
+    pub(crate) tiles: &'a [Position],
+    /// The first point of the first channel: `[point, channel, tile]`.
     pub(crate) out: *mut f32,
     pub(crate) channel_stride: usize,
     pub(crate) point_stride: usize,
 }
 
-impl<const M: usize> Kernel for Input<M> {
+impl<const M: usize, const PASS: usize> Kernel for Input<'_, M, PASS> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let (h, w) = self.grid.source;
-        let row = self.at.row as isize - self.grid.padding as isize;
-        let column = self.at.column as isize - self.grid.padding as isize;
+        let (h, w) = (self.grid.source.0 as isize, self.grid.source.1 as isize);
         let side = (M + 2) as isize;
-        let inside =
-            row >= 0 && column >= 0 && row + side <= h as isize && column + side <= w as isize;
-        // SAFETY: pixels outside the map are not read.
-        unsafe {
-            if inside {
-                self.channels::<S, false>(row, column);
-            } else {
-                self.channels::<S, true>(row, column);
+        // Tiles of a row of the map follow each other, so that a channel's rows are read in order.
+        for c in 0..self.channels {
+            for (t, at) in self.tiles.iter().enumerate() {
+                let row = at.row as isize - self.grid.padding as isize;
+                let column = at.column as isize - self.grid.padding as isize;
+                let inside = row >= 0 && column >= 0 && row + side <= h && column + side <= w;
+                // SAFETY: pixels outside the map are not read.
+                unsafe {
+                    let x = self
+                        .x
+                        .add(c * self.strides.0 + at.group * self.strides.1)
+                        .wrapping_offset((row * w + column) * LANES as isize);
+                    let out = self.out.add(c * self.channel_stride + t * LANES);
+                    if inside {
+                        self.tile::<S, false>(x, out, row, column);
+                    } else {
+                        self.tile::<S, true>(x, out, row, column);
+                    }
+                }
             }
         }
     }
 }
 
-impl<const M: usize> Input<M> {
+impl<const M: usize, const PASS: usize> Input<'_, M, PASS> {
     #[inline(always)]
-    unsafe fn channels<S: Simd, const EDGE: bool>(&self, row: isize, column: isize) {
+    unsafe fn tile<S: Simd, const EDGE: bool>(
+        &self,
+        first: *const f32,
+        out: *mut f32,
+        row: isize,
+        column: isize,
+    ) {
         unsafe {
             let (h, w) = self.grid.source;
             let side = M + 2;
             let zero = S::splat(0.0);
-            for c in 0..self.channels {
-                let first = self
-                    .x
-                    .add(c * self.plane)
-                    .wrapping_offset((row * w as isize + column) * LANES as isize);
-                let mut columns = [[zero; 6]; 6];
-                for j in 0..side {
-                    if EDGE && (column + j as isize) as usize >= w {
-                        continue;
-                    }
-                    let mut d = [zero; 6];
-                    for i in 0..side {
-                        if !EDGE || ((row + i as isize) as usize) < h {
-                            d[i] = S::load(first.wrapping_add((i * w + j) * LANES));
-                        }
-                    }
-                    columns[j] = transform::input::<S, M>(d);
+            let mut columns = [[zero; 6]; 6];
+            for j in 0..side {
+                if EDGE && (column + j as isize) as usize >= w {
+                    continue;
                 }
-                let out = self.out.add(c * self.channel_stride);
+                let mut d = [zero; 6];
                 for i in 0..side {
-                    let d = std::array::from_fn(|j| columns[j][i]);
-                    let d = transform::input::<S, M>(d);
-                    for j in 0..side {
-                        S::store(out.add((i * side + j) * self.point_stride), d[j]);
+                    if !EDGE || ((row + i as isize) as usize) < h {
+                        d[i] = S::load(first.wrapping_add((i * w + j) * LANES));
                     }
+                }
+                columns[j] = transform::input::<S, M>(d);
+            }
+            for n in 0..transform::rows::<M, PASS>() {
+                let i = transform::row::<PASS>(n);
+                let mut d = [zero; 6];
+                for j in 0..side {
+                    d[j] = columns[j][i];
+                }
+                let d = transform::input::<S, M>(d);
+                for j in 0..side {
+                    S::store(out.add((n * side + j) * self.point_stride), d[j]);
                 }
             }
         }
     }
 }
 
-/// `Aᵀ m A` of one tile for some channels.
+/// `Aᵀ m A` of some tiles for some channels.
 struct Output<'a, const M: usize> {
+    /// `[point, channel, tile]`.
     m: *const f32,
     channel_stride: usize,
     point_stride: usize,
     channels: usize,
     bias: Option<&'a [f32]>,
     grid: Grid,
-    at: Position,
-    /// The first channel's plane.
+    tiles: &'a [Position],
+    /// The batch's first group, from the first of the channels on.
     y: *mut f32,
-    plane: usize,
+    /// Numbers of a channel and of a group.
+    strides: (usize, usize),
 }
 
 impl<const M: usize> Kernel for Output<'_, M> {
@@ -177,32 +198,51 @@ impl<const M: usize> Kernel for Output<'_, M> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let (h, w) = self.grid.target;
-        let side = M + 2;
-        let (rows, columns) = (M.min(h - self.at.row), M.min(w - self.at.column));
-        // SAFETY: rows and columns outside the map are not written.
-        unsafe {
-            let zero = S::splat(0.0);
-            for c in 0..self.channels {
-                let from = self.m.add(c * self.channel_stride);
-                let mut half = [[zero; 4]; 6];
-                for j in 0..side {
-                    let mut m = [zero; 6];
-                    for i in 0..side {
-                        m[i] = S::load(from.add((i * side + j) * self.point_stride));
-                    }
-                    half[j] = transform::output::<S, M>(m);
+        for c in 0..self.channels {
+            let bias = self.bias.map_or(0.0, |bias| bias[c]);
+            for (t, at) in self.tiles.iter().enumerate() {
+                // SAFETY: the tiles lie on the map.
+                unsafe {
+                    let from = self.m.add(c * self.channel_stride + t * LANES);
+                    let to = self.y.add(
+                        c * self.strides.0
+                            + at.group * self.strides.1
+                            + (at.row * self.grid.target.1 + at.column) * LANES,
+                    );
+                    self.tile::<S>(from, to, *at, S::splat(bias));
                 }
-                let bias = S::splat(self.bias.map_or(0.0, |bias| bias[c]));
-                let first = (self.at.row * w + self.at.column) * LANES;
-                let to = self.y.add(c * self.plane + first);
-                for i in 0..M {
-                    let y = transform::output::<S, M>(std::array::from_fn(|j| half[j][i]));
-                    if i < rows {
-                        for j in 0..M {
-                            if j < columns {
-                                S::store(to.add((i * w + j) * LANES), S::add(y[j], bias));
-                            }
+            }
+        }
+    }
+}
+
+impl<const M: usize> Output<'_, M> {
+    #[inline(always)]
+    unsafe fn tile<S: Simd>(&self, from: *const f32, to: *mut f32, at: Position, bias: S::V) {
+        unsafe {
+            let (h, w) = self.grid.target;
+            let side = M + 2;
+            let zero = S::splat(0.0);
+            let mut half = [[zero; 4]; 6];
+            for j in 0..side {
+                let mut m = [zero; 6];
+                for i in 0..side {
+                    m[i] = S::load(from.add((i * side + j) * self.point_stride));
+                }
+                half[j] = transform::output::<S, M>(m);
+            }
+            let (rows, columns) = (M.min(h - at.row), M.min(w - at.column));
+            for i in 0..M {
+                let mut m = [zero; 6];
+                for j in 0..side {
+                    m[j] = half[j][i];
+                }
+                let y = transform::output::<S, M>(m);
+                // Rows and columns outside the map are not written.
+                if i < rows {
+                    for j in 0..M {
+                        if j < columns {
+                            S::store(to.add((i * w + j) * LANES), S::add(y[j], bias));
                         }
                     }
                 }
@@ -295,19 +335,18 @@ fn convolve_by<const M: usize>(
         let out_stride = filters * channel_stride + SKEW;
         buffer::scratch(points * (in_stride + out_stride), |scratch| {
             let (v, m) = scratch.split_at_mut(points * in_stride);
-            for t in 0..count {
-                let at = grid.position(first + t);
-                isa.run(Input::<M> {
-                    x: x[at.group * source.group_len()..].as_ptr(),
-                    plane: source.plane(),
-                    channels: from,
-                    grid,
-                    at,
-                    out: v[t * LANES..].as_mut_ptr(),
-                    channel_stride,
-                    point_stride: in_stride,
-                });
-            }
+            let positions: [Position; TILES] =
+                std::array::from_fn(|t| grid.position((first + t).min(tiles - 1)));
+            isa.run(Input::<M, 0> {
+                x: x.as_ptr(),
+                strides: (source.plane(), source.group_len()),
+                channels: from,
+                grid,
+                tiles: &positions[..count],
+                out: v.as_mut_ptr(),
+                channel_stride,
+                point_stride: in_stride,
+            });
             for point in 0..points {
                 for start in (0..from).step_by(depth) {
                     let k = depth.min(from - start);
@@ -328,21 +367,18 @@ fn convolve_by<const M: usize>(
                     });
                 }
             }
-            for t in 0..count {
-                let at = grid.position(first + t);
-                isa.run(Output::<M> {
-                    m: m[t * LANES..].as_ptr(),
-                    channel_stride,
-                    point_stride: out_stride,
-                    channels: filters,
-                    bias: bias.map(|bias| &bias[first_to..]),
-                    grid,
-                    at,
-                    // SAFETY: a task writes its own tiles and filters.
-                    y: unsafe { out.at(at.group * target_group + first_to * target_plane) },
-                    plane: target_plane,
-                });
-            }
+            isa.run(Output::<M> {
+                m: m.as_ptr(),
+                channel_stride,
+                point_stride: out_stride,
+                channels: filters,
+                bias: bias.map(|bias| &bias[first_to..]),
+                grid,
+                tiles: &positions[..count],
+                // SAFETY: a task writes its own tiles and filters.
+                y: unsafe { out.at(first_to * target_plane) },
+                strides: (target_plane, target_group),
+            });
         });
     });
 }

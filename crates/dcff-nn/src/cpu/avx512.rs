@@ -77,4 +77,70 @@ impl Simd for Avx512 {
     unsafe fn sum(a: __m512) -> f32 {
         unsafe { _mm512_reduce_add_ps(a) }
     }
+
+    #[inline(always)]
+    unsafe fn stream(to: *mut f32, v: __m512) {
+        unsafe { _mm512_stream_ps(to, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn fence() {
+        unsafe { _mm_sfence() }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, v: __m512) {
+        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> __m512 {
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_sums<const N: usize>(to: *mut f32, v: [__m512; N]) {
+        if N != 8 {
+            for (i, v) in v.into_iter().enumerate() {
+                unsafe { *to.add(i) += Self::sum(v) };
+            }
+            return;
+        }
+        // Two registers become one that holds half as many terms of each, three times: a swap of
+        // halves, a blend and an addition.
+        unsafe {
+            // Lanes: four terms each of v0, v1, v2, v3 and of v4, v5, v6, v7.
+            let low = quarters(halves(v[0], v[1]), halves(v[2], v[3]));
+            let high = quarters(halves(v[4], v[5]), halves(v[6], v[7]));
+            // Two terms each.
+            let even = _mm512_shuffle_ps::<0b10_00_10_00>(low, high);
+            let odd = _mm512_shuffle_ps::<0b11_01_11_01>(low, high);
+            let pairs = _mm512_add_ps(even, odd);
+            // Per 128 bits: (a, a, b, b); one term each.
+            let folded = _mm512_add_ps(pairs, _mm512_permute_ps::<0b10_11_00_01>(pairs));
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+            let sums = _mm512_castps512_ps256(_mm512_permutexvar_ps(order, folded));
+            _mm256_storeu_ps(to, _mm256_add_ps(_mm256_loadu_ps(to), sums));
+        }
+    }
+}
+
+/// Eight terms of `a`, then eight of `b`, from sixteen each.
+#[inline(always)]
+unsafe fn halves(a: __m512, b: __m512) -> __m512 {
+    unsafe {
+        let swapped = _mm512_shuffle_f32x4::<0b01_00_11_10>(a, b);
+        let kept = _mm512_mask_blend_ps(0xff00, a, b);
+        _mm512_add_ps(swapped, kept)
+    }
+}
+
+/// Four terms of each of four numbers, from eight of two in `a` and of two in `b`.
+#[inline(always)]
+unsafe fn quarters(a: __m512, b: __m512) -> __m512 {
+    unsafe {
+        let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+        let odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b);
+        _mm512_add_ps(even, odd)
+    }
 }

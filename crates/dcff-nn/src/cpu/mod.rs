@@ -110,7 +110,8 @@ impl Isa {
 /// A computation written once for all instruction sets.
 ///
 /// `run` and everything it calls on the hot path must be `#[inline(always)]`, so that it is
-/// compiled inside the function that enables the instructions.
+/// compiled inside the function that enables the instructions. Closures cannot be marked so: keep
+/// [`Simd`]'s functions out of them, or each becomes a call.
 pub(crate) trait Kernel {
     type Output;
 

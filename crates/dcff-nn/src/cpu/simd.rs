@@ -32,6 +32,49 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The sum of the sixteen, always in the same order.
     unsafe fn sum(a: Self::V) -> f32;
 
+    /// As [`Simd::store`] to an address on a cache line, past the caches where the processor can.
+    /// Call [`Simd::fence`] before another thread may read.
+    #[inline(always)]
+    unsafe fn stream(to: *mut f32, v: Self::V) {
+        unsafe { Self::store(to, v) }
+    }
+
+    /// Orders what was streamed before what follows.
+    #[inline(always)]
+    unsafe fn fence() {}
+
+    /// Whole numbers from 0 to 255 as bytes.
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, v: Self::V) {
+        let mut numbers = [0f32; 16];
+        unsafe {
+            Self::store(numbers.as_mut_ptr(), v);
+            for (i, number) in numbers.into_iter().enumerate() {
+                *to.add(i) = number as i32 as u8;
+            }
+        }
+    }
+
+    /// Sixteen bytes as numbers.
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> Self::V {
+        let mut numbers = [0f32; 16];
+        unsafe {
+            for (i, number) in numbers.iter_mut().enumerate() {
+                *number = f32::from(*from.add(i));
+            }
+            Self::load(numbers.as_ptr())
+        }
+    }
+
+    /// Adds the sum of each of `v` to the number at `to` and those after it.
+    #[inline(always)]
+    unsafe fn add_sums<const N: usize>(to: *mut f32, v: [Self::V; N]) {
+        for (i, v) in v.into_iter().enumerate() {
+            unsafe { *to.add(i) += Self::sum(v) };
+        }
+    }
+
     /// The first `lanes` numbers of `v`, zeros after.
     #[inline(always)]
     unsafe fn first(v: Self::V, lanes: usize) -> Self::V {
