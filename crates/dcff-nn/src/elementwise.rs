@@ -40,6 +40,7 @@ struct Elementwise<'a> {
     b: *const f32,
     to: *mut f32,
     len: usize,
+    stream: bool,
     life: std::marker::PhantomData<&'a ()>,
 }
 
@@ -60,14 +61,16 @@ impl Kernel for Elementwise<'_> {
                     Rule::Add => S::add(a, b),
                     Rule::AddRelu => S::relu(S::add(a, b)),
                 };
-                S::store(self.to.add(i), y);
+                S::put(self.to.add(i), y, self.stream);
             }
+            S::fence();
         }
     }
 }
 
 fn apply(rule: Rule, a: &Features, b: &Features) -> Features {
     let mut out = Features::uninit(a.dims());
+    let stream = out.streams();
     let (a, b, len) = (a.cpu(), b.cpu(), a.cpu().len());
     let (isa, to) = (Isa::current(), Out::new(out.cpu_mut()));
     threads::each(len.div_ceil(CHUNK), |task| {
@@ -79,6 +82,7 @@ fn apply(rule: Rule, a: &Features, b: &Features) -> Features {
             // SAFETY: tasks write disjoint chunks.
             to: unsafe { to.at(start) },
             len: (len - start).min(CHUNK),
+            stream,
             life: std::marker::PhantomData,
         });
     });
@@ -144,6 +148,8 @@ pub fn accumulate(mut a: Features, b: &Features) -> Result<Features> {
         return Ok(apply(Rule::Add, &a, b));
     }
     let isa = Isa::current();
+    // What was just read is at hand: nothing to gain past the caches.
+    let stream = false;
     let data = a.cpu_mut();
     let len = data.len();
     let to = Out::new(data);
@@ -158,6 +164,7 @@ pub fn accumulate(mut a: Features, b: &Features) -> Result<Features> {
             b: b[start..].as_ptr(),
             to: at,
             len: (len - start).min(CHUNK),
+            stream,
             life: std::marker::PhantomData,
         });
     });

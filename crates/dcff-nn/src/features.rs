@@ -12,6 +12,10 @@ use crate::threads::{self, Out};
 /// Images that lie side by side in the CPU's layout.
 pub const LANES: usize = 16;
 
+/// Bytes of maps that are written past the caches: more than the second-level cache of any
+/// processor. What is written costs half the traffic then, since its lines are not read first.
+const STREAM: usize = 4 * 1024 * 1024;
+
 /// Feature maps `[N, C, H, W]` of a batch, in the device's own layout.
 ///
 /// On the CPU this is `[ceil(N / 16), C, H, W, 16]`, the last axis being sixteen images. If `N` is
@@ -150,6 +154,12 @@ impl Features {
     /// Numbers of one group.
     pub(crate) fn group_len(&self) -> usize {
         self.dims.1 * self.plane()
+    }
+
+    /// Whether to write the maps past the caches: they are so large that they would only drive
+    /// other data out.
+    pub(crate) fn streams(&self) -> bool {
+        size_of_val(self.cpu()) >= STREAM
     }
 
     /// The numbers in the CPU's layout.

@@ -91,13 +91,9 @@ impl Kernel for Measure<'_> {
             let count = (block.len() / LANES * self.lanes) as f64;
             // SAFETY: blocks hold whole vectors.
             unsafe {
-                let sum = sum_by::<S>(block.len(), |i| S::load(block.as_ptr().add(i)));
+                let sum = deviations::<S, 1>(block, S::splat(0.0));
                 let mean = S::sum(S::first(sum, self.lanes)) / count as f32;
-                let about = S::splat(mean);
-                let squares = sum_by::<S>(block.len(), |i| {
-                    let d = S::sub(S::load(block.as_ptr().add(i)), about);
-                    S::mul(d, d)
-                });
+                let squares = deviations::<S, 2>(block, S::splat(mean));
                 total = total.join(Moments {
                     count,
                     mean: f64::from(mean),
@@ -109,21 +105,36 @@ impl Kernel for Measure<'_> {
     }
 }
 
-/// Adds `term(0)`, `term(16)`, ... below `len` in four interleaved sums.
+/// `Σ (x - about)`, or with `POWER` 2 `Σ (x - about)²`, in eight interleaved sums.
 #[inline(always)]
-unsafe fn sum_by<S: Simd>(len: usize, term: impl Fn(usize) -> S::V) -> S::V {
+unsafe fn deviations<S: Simd, const POWER: u8>(x: &[f32], about: S::V) -> S::V {
     unsafe {
-        let mut acc = [S::splat(0.0); 4];
-        let whole = len / (4 * LANES) * (4 * LANES);
-        for i in (0..whole).step_by(4 * LANES) {
+        let mut acc = [S::splat(0.0); 8];
+        let whole = x.len() / (8 * LANES) * (8 * LANES);
+        for i in (0..whole).step_by(8 * LANES) {
             for (j, acc) in acc.iter_mut().enumerate() {
-                *acc = S::add(*acc, term(i + j * LANES));
+                let d = S::sub(S::load(x.as_ptr().add(i + j * LANES)), about);
+                *acc = if POWER == 1 {
+                    S::add(*acc, d)
+                } else {
+                    S::mul_add(d, d, *acc)
+                };
             }
         }
-        for i in (whole..len).step_by(LANES) {
-            acc[0] = S::add(acc[0], term(i));
+        for i in (whole..x.len()).step_by(LANES) {
+            let d = S::sub(S::load(x.as_ptr().add(i)), about);
+            acc[0] = if POWER == 1 {
+                S::add(acc[0], d)
+            } else {
+                S::mul_add(d, d, acc[0])
+            };
         }
-        S::add(S::add(acc[0], acc[1]), S::add(acc[2], acc[3]))
+        for step in [4, 2, 1] {
+            for i in 0..step {
+                acc[i] = S::add(acc[i], acc[i + step]);
+            }
+        }
+        acc[0]
     }
 }
 
@@ -137,6 +148,7 @@ struct Apply<'a> {
     shift: f32,
     act: Activation,
     lanes: usize,
+    stream: bool,
 }
 
 impl Kernel for Apply<'_> {
@@ -152,6 +164,7 @@ impl Kernel for Apply<'_> {
                 S::splat(self.shift),
             );
             let relu = self.act == Activation::Relu;
+            let y_to = self.y.as_mut_ptr();
             for i in (0..self.x.len()).step_by(LANES) {
                 let centred = S::sub(S::load(self.x.as_ptr().add(i)), mean);
                 let mut y = S::mul_add(centred, scale, shift);
@@ -161,30 +174,34 @@ impl Kernel for Apply<'_> {
                 if relu {
                     y = S::relu(y);
                 }
-                S::store(self.y.as_mut_ptr().add(i), S::first(y, self.lanes));
+                S::put(y_to.add(i), S::first(y, self.lanes), self.stream);
             }
+            S::fence();
         }
     }
 }
 
-/// `Σ dz` and `Σ dz (x - mean)` for one channel of one group.
+/// `Σ dz` and `Σ dz (x - mean)` for one channel of one group; writes `dz` for the residual.
 struct Sums<'a> {
     x: &'a [f32],
-    y: &'a [f32],
     dy: &'a [f32],
+    /// The output, where only positive outputs let the gradient through.
+    y: Option<&'a [f32]>,
     mean: f32,
-    act: Activation,
+    dz: Option<&'a mut [f32]>,
 }
 
-/// `dy` where the activation lets it through.
+/// `dy`, or if there is a `y`, `dy` where it is positive.
 #[inline(always)]
-unsafe fn through<S: Simd>(relu: bool, y: *const f32, dy: *const f32) -> S::V {
+unsafe fn through<S: Simd>(y: Option<&[f32]>, dy: *const f32, at: usize) -> S::V {
     unsafe {
-        let dy = S::load(dy);
-        if relu {
-            S::select_gt(S::load(y), S::splat(0.0), dy, S::splat(0.0))
-        } else {
-            dy
+        let dz = S::load(dy.add(at));
+        match y {
+            Some(y) => {
+                let zero = S::splat(0.0);
+                S::select_gt(S::load(y.as_ptr().add(at)), zero, dz, zero)
+            }
+            None => dz,
         }
     }
 }
@@ -193,105 +210,127 @@ impl Kernel for Sums<'_> {
     type Output = (f64, f64);
 
     #[inline(always)]
-    fn run<S: Simd>(self) -> (f64, f64) {
-        let relu = self.act == Activation::Relu;
+    fn run<S: Simd>(mut self) -> (f64, f64) {
         let mut total = (0.0, 0.0);
-        for start in (0..self.x.len()).step_by(BLOCK) {
-            // SAFETY: all slices hold the same number of whole vectors. Unused lanes of `dy` are 0.
-            unsafe {
-                let mean = S::splat(self.mean);
-                let zero = S::splat(0.0);
-                let (mut plain, mut centred) = ([zero; 2], [zero; 2]);
+        // SAFETY: all slices hold the same number of whole vectors. Unused lanes of `dy` are 0.
+        unsafe {
+            let dz_to = self.dz.as_mut().map(|dz| dz.as_mut_ptr());
+            let (x, dy) = (self.x.as_ptr(), self.dy.as_ptr());
+            let mean = S::splat(self.mean);
+            let zero = S::splat(0.0);
+            for start in (0..self.x.len()).step_by(BLOCK) {
+                let (mut plain, mut centred) = ([zero; 4], [zero; 4]);
                 let end = (start + BLOCK).min(self.x.len());
-                for (n, i) in (start..end).step_by(LANES).enumerate() {
-                    let dz = through::<S>(relu, self.y.as_ptr().add(i), self.dy.as_ptr().add(i));
-                    let d = S::sub(S::load(self.x.as_ptr().add(i)), mean);
-                    plain[n % 2] = S::add(plain[n % 2], dz);
-                    centred[n % 2] = S::mul_add(dz, d, centred[n % 2]);
+                let whole = start + (end - start) / (4 * LANES) * (4 * LANES);
+                for i in (start..whole).step_by(4 * LANES) {
+                    for j in 0..4 {
+                        let at = i + j * LANES;
+                        let d = S::sub(S::load(x.add(at)), mean);
+                        let dz = through::<S>(self.y, dy, at);
+                        plain[j] = S::add(plain[j], dz);
+                        centred[j] = S::mul_add(dz, d, centred[j]);
+                        if let Some(to) = dz_to {
+                            S::store(to.add(at), dz);
+                        }
+                    }
                 }
-                total.0 += f64::from(S::sum(S::add(plain[0], plain[1])));
-                total.1 += f64::from(S::sum(S::add(centred[0], centred[1])));
+                for at in (whole..end).step_by(LANES) {
+                    let d = S::sub(S::load(x.add(at)), mean);
+                    let dz = through::<S>(self.y, dy, at);
+                    plain[0] = S::add(plain[0], dz);
+                    centred[0] = S::mul_add(dz, d, centred[0]);
+                    if let Some(to) = dz_to {
+                        S::store(to.add(at), dz);
+                    }
+                }
+                let plain = S::add(S::add(plain[0], plain[1]), S::add(plain[2], plain[3]));
+                let pairs = (
+                    S::add(centred[0], centred[1]),
+                    S::add(centred[2], centred[3]),
+                );
+                total.0 += f64::from(S::sum(plain));
+                total.1 += f64::from(S::sum(S::add(pairs.0, pairs.1)));
             }
         }
         total
     }
 }
 
-/// `dx = a dz - b (x - mean) - c` and the residual's `dz` for one channel of one group.
+/// `dx = a dz - b (x - mean) - c` for one channel of one group.
 struct Backward<'a> {
     x: &'a [f32],
-    y: &'a [f32],
     dy: &'a [f32],
+    y: Option<&'a [f32]>,
     dx: &'a mut [f32],
-    residual: Option<&'a mut [f32]>,
     mean: f32,
     a: f32,
     b: f32,
     c: f32,
-    act: Activation,
     lanes: usize,
+    stream: bool,
 }
 
 impl Kernel for Backward<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(mut self) {
-        let relu = self.act == Activation::Relu;
+    fn run<S: Simd>(self) {
         // SAFETY: all slices hold the same number of whole vectors.
         unsafe {
             let (mean, a) = (S::splat(self.mean), S::splat(self.a));
             let (b, c) = (S::splat(-self.b), S::splat(-self.c));
+            let (x, dy, to) = (self.x.as_ptr(), self.dy.as_ptr(), self.dx.as_mut_ptr());
             for i in (0..self.x.len()).step_by(LANES) {
-                let dz = through::<S>(relu, self.y.as_ptr().add(i), self.dy.as_ptr().add(i));
-                let d = S::sub(S::load(self.x.as_ptr().add(i)), mean);
+                let d = S::sub(S::load(x.add(i)), mean);
+                let dz = through::<S>(self.y, dy, i);
                 let dx = S::mul_add(a, dz, S::mul_add(b, d, c));
-                S::store(self.dx.as_mut_ptr().add(i), S::first(dx, self.lanes));
-                if let Some(residual) = &mut self.residual {
-                    S::store(residual.as_mut_ptr().add(i), dz);
-                }
+                S::put(to.add(i), S::first(dx, self.lanes), self.stream);
             }
+            S::fence();
         }
     }
 }
 
-/// Runs `task(g, c)` for every channel of every group.
-fn planes(x: &Features, task: impl Fn(usize, usize) + Sync + Send) {
-    let (groups, channels) = (x.groups(), x.channels());
-    let parts = threads::parts(groups, channels);
-    let size = channels.div_ceil(parts);
-    threads::each(groups * parts, |i| {
-        let (g, first) = (i / parts, i % parts * size);
-        for c in first..(first + size).min(channels) {
-            task(g, c);
-        }
-    });
-}
-
-/// `f(g, c)` for every channel of every group; per channel, the groups' results in order.
-fn per_channel<T: Send + Copy>(
+/// Runs `first(g, c)` for every group of a channel, then `second(c, sum)` with the results joined in
+/// the order of the groups, then `third(g, c, &result)` for every group.
+///
+/// A channel of all groups often stays in the second-level cache between the first and the third
+/// step, so channels are worked off one by one; with too few channels to keep the threads busy,
+/// the groups are spread over them instead, with the same result.
+fn by_channel<T: Copy + Send, R: Send + Sync>(
     x: &Features,
-    f: impl Fn(usize, usize) -> T + Sync + Send,
+    first: impl Fn(usize, usize) -> T + Sync + Send,
     start: T,
-    join: impl Fn(T, T) -> T,
-) -> Vec<T> {
+    join: impl Fn(T, T) -> T + Sync + Send,
+    second: impl Fn(usize, T) -> R + Sync + Send,
+    third: impl Fn(usize, usize, &R) + Sync + Send,
+) -> Vec<R>
+where
+    T: Sync,
+{
     let (groups, channels) = (x.groups(), x.channels());
-    let parts = threads::parts(groups, channels);
-    let size = channels.div_ceil(parts);
-    let rows = threads::map(groups * parts, |i| {
-        let (g, first) = (i / parts, i % parts * size);
-        (first.min(channels)..(first + size).min(channels))
-            .map(|c| f(g, c))
-            .collect::<Vec<_>>()
-    });
-    let mut out = vec![start; channels];
-    for (i, row) in rows.into_iter().enumerate() {
-        let first = i % parts * size;
-        for (out, value) in out.iter_mut().skip(first).zip(row) {
-            *out = join(*out, value);
-        }
+    if channels >= 2 * rayon::current_num_threads() || rayon::current_num_threads() == 1 {
+        return threads::map(channels, |c| {
+            let sum = (0..groups).fold(start, |sum, g| join(sum, first(g, c)));
+            let result = second(c, sum);
+            // Backwards: the groups read last are the likeliest to be at hand.
+            (0..groups).rev().for_each(|g| third(g, c, &result));
+            result
+        });
     }
-    out
+    let parts = threads::map(groups * channels, |i| first(i / channels, i % channels));
+    let results: Vec<R> = (0..channels)
+        .map(|c| {
+            second(
+                c,
+                (0..groups).fold(start, |sum, g| join(sum, parts[g * channels + c])),
+            )
+        })
+        .collect();
+    threads::each(groups * channels, |i| {
+        third(i / channels, i % channels, &results[i % channels]);
+    });
+    results
 }
 
 /// One channel of one group.
@@ -305,36 +344,13 @@ unsafe fn plane_mut(out: &Out, g: usize, c: usize, channels: usize, len: usize) 
     unsafe { std::slice::from_raw_parts_mut(out.at((g * channels + c) * len), len) }
 }
 
-/// Mean, scale and shift per channel.
-type Affine = (Vec<f32>, Vec<f32>, Vec<f32>);
-
-fn apply(
-    x: &Features,
-    (mean, scale, shift): &Affine,
-    residual: Option<&Features>,
-    act: Activation,
-) -> Features {
-    let isa = Isa::current();
-    let mut y = Features::uninit(x.dims());
-    let out = Out::new(y.cpu_mut());
-    planes(x, |g, c| {
-        isa.run(Apply {
-            x: plane(x, g, c),
-            residual: residual.map(|residual| plane(residual, g, c)),
-            // SAFETY: `planes` visits every plane once.
-            y: unsafe { plane_mut(&out, g, c, x.channels(), x.plane()) },
-            mean: mean[c],
-            scale: scale[c],
-            shift: shift[c],
-            act,
-            lanes: x.lanes(g),
-        });
-    });
-    y
-}
-
 fn inverse_deviation(var: f32, eps: f64) -> f64 {
     1.0 / (f64::from(var) + eps).sqrt()
+}
+
+/// `γ / √(σ² + ε)`.
+fn scale(gamma: f32, var: f32, eps: f64) -> f32 {
+    (f64::from(gamma) * inverse_deviation(var, eps)) as f32
 }
 
 fn check_residual(op: &str, x: &Features, residual: Option<&Features>) -> Result<()> {
@@ -364,7 +380,11 @@ pub fn batch_norm(
     let beta = args::numbers(OP, "beta", beta, &[c])?;
     check_residual(OP, x, residual)?;
     let isa = Isa::current();
-    let moments = per_channel(
+    let stream = x.streams();
+    let count = n * h * w;
+    let mut y = Features::uninit(x.dims());
+    let out = Out::new(y.cpu_mut());
+    let measured = by_channel(
         x,
         |g, c| {
             isa.run(Measure {
@@ -374,22 +394,25 @@ pub fn batch_norm(
         },
         Moments::default(),
         Moments::join,
+        |_, moments| (moments.mean as f32, (moments.squares / count as f64) as f32),
+        |g, c, &(mean, var)| {
+            isa.run(Apply {
+                x: plane(x, g, c),
+                residual: residual.map(|residual| plane(residual, g, c)),
+                // SAFETY: every plane is visited once.
+                y: unsafe { plane_mut(&out, g, c, x.channels(), x.plane()) },
+                mean,
+                scale: scale(gamma[c], var, eps),
+                shift: beta[c],
+                act,
+                lanes: x.lanes(g),
+                stream,
+            });
+        },
     );
-    let count = n * h * w;
-    let mean: Vec<f32> = moments.iter().map(|m| m.mean as f32).collect();
-    let var: Vec<f32> = moments
-        .iter()
-        .map(|m| (m.squares / count as f64) as f32)
-        .collect();
-    let scale = gamma
-        .iter()
-        .zip(&var)
-        .map(|(&gamma, &var)| (f64::from(gamma) * inverse_deviation(var, eps)) as f32)
-        .collect();
-    let affine = (mean, scale, beta);
-    let y = apply(x, &affine, residual, act);
+    let (mean, var) = measured.into_iter().unzip();
     let statistics = BatchStatistics {
-        mean: args::tensor(affine.0, &[c])?,
+        mean: args::tensor(mean, &[c])?,
         var: args::tensor(var, &[c])?,
         count,
     };
@@ -419,12 +442,27 @@ pub fn batch_norm_inference(
     let mean = args::numbers(OP, "mean", mean, &[c])?;
     let var = args::numbers(OP, "var", var, &[c])?;
     check_residual(OP, x, residual)?;
-    let scale = gamma
-        .iter()
-        .zip(&var)
-        .map(|(&gamma, &var)| (f64::from(gamma) * inverse_deviation(var, eps)) as f32)
-        .collect();
-    Ok(apply(x, &(mean, scale, beta), residual, act))
+    let isa = Isa::current();
+    let stream = x.streams();
+    let (groups, channels) = (x.groups(), x.channels());
+    let mut y = Features::uninit(x.dims());
+    let out = Out::new(y.cpu_mut());
+    threads::each(groups * channels, |i| {
+        let (g, c) = (i / channels, i % channels);
+        isa.run(Apply {
+            x: plane(x, g, c),
+            residual: residual.map(|residual| plane(residual, g, c)),
+            // SAFETY: every plane is visited once.
+            y: unsafe { plane_mut(&out, g, c, channels, x.plane()) },
+            mean: mean[c],
+            scale: scale(gamma[c], var[c], eps),
+            shift: beta[c],
+            act,
+            lanes: x.lanes(g),
+            stream,
+        });
+    });
+    Ok(y)
 }
 
 /// Gradients of [`batch_norm`] from its input `x`, its output `y`, what it measured, and `dy`.
@@ -452,66 +490,56 @@ pub fn batch_norm_backward(
     args::same(OP, "a gradient of dimensions", x.dims(), dy.dims())?;
     args::same(OP, "statistics of a count", n * h * w, stats.count)?;
     let isa = Isa::current();
-    let sums = per_channel(
+    let stream = x.streams();
+    let count = stats.count as f64;
+    let masked = act != Activation::Identity;
+    let mut dx = Features::uninit(x.dims());
+    // Without an activation the residual's gradient is `dy` itself.
+    let mut dr = (has_residual && masked).then(|| Features::uninit(x.dims()));
+    let out = Out::new(dx.cpu_mut());
+    let out_residual = dr.as_mut().map(|dr| Out::new(dr.cpu_mut()));
+    // SAFETY (of both): every plane is visited once.
+    let dx_plane = |g, ch| unsafe { plane_mut(&out, g, ch, c, x.plane()) };
+    let dr_plane = |g, ch| {
+        out_residual
+            .as_ref()
+            .map(|out| unsafe { plane_mut(out, g, ch, c, x.plane()) })
+    };
+    let y_plane = |g, ch| masked.then(|| plane(y, g, ch));
+    let sums = by_channel(
         x,
-        |g, c| {
+        |g, ch| {
             isa.run(Sums {
-                x: plane(x, g, c),
-                y: plane(y, g, c),
-                dy: plane(dy, g, c),
-                mean: mean[c],
-                act,
+                x: plane(x, g, ch),
+                dy: plane(dy, g, ch),
+                mean: mean[ch],
+                y: y_plane(g, ch),
+                dz: dr_plane(g, ch),
             })
         },
         (0.0, 0.0),
         |a, b| (a.0 + b.0, a.1 + b.1),
+        |_, sums| sums,
+        |g, ch, &(plain, centred)| {
+            let inverse = inverse_deviation(var[ch], eps);
+            let a = f64::from(gamma[ch]) * inverse;
+            // With a residual, its gradient is already what passed the activation.
+            let dz = dr_plane(g, ch);
+            let y = if dz.is_some() { None } else { y_plane(g, ch) };
+            isa.run(Backward {
+                x: plane(x, g, ch),
+                dy: dz.map_or(plane(dy, g, ch), |dz| dz),
+                y,
+                dx: dx_plane(g, ch),
+                mean: mean[ch],
+                a: a as f32,
+                b: (a * inverse * inverse * centred / count) as f32,
+                c: (a * plain / count) as f32,
+                lanes: x.lanes(g),
+                stream,
+            });
+        },
     );
-    let count = stats.count as f64;
-    // a, b and c of dx = a dz - b (x - mean) - c.
-    let factors: Vec<[f32; 3]> = (0..c)
-        .map(|c| {
-            let inverse = inverse_deviation(var[c], eps);
-            let a = f64::from(gamma[c]) * inverse;
-            let (plain, centred) = sums[c];
-            [
-                a as f32,
-                (a * inverse * inverse * centred / count) as f32,
-                (a * plain / count) as f32,
-            ]
-        })
-        .collect();
-
-    let mut dx = Features::uninit(x.dims());
-    // Without an activation the residual's gradient is `dy` itself.
-    let masked = has_residual && act != Activation::Identity;
-    let mut dr = masked.then(|| Features::uninit(x.dims()));
-    let out = Out::new(dx.cpu_mut());
-    let out_residual = dr.as_mut().map(|dr| Out::new(dr.cpu_mut()));
-    planes(x, |g, ch| {
-        let [a, b, shift] = factors[ch];
-        // SAFETY: `planes` visits every plane once.
-        let (dx, residual) = unsafe {
-            (
-                plane_mut(&out, g, ch, c, x.plane()),
-                out_residual
-                    .as_ref()
-                    .map(|out| plane_mut(out, g, ch, c, x.plane())),
-            )
-        };
-        isa.run(Backward {
-            x: plane(x, g, ch),
-            y: plane(y, g, ch),
-            dy: plane(dy, g, ch),
-            dx,
-            residual,
-            mean: mean[ch],
-            a,
-            b,
-            c: shift,
-            act,
-            lanes: x.lanes(g),
-        });
-    });
     let d_gamma = sums
         .iter()
         .zip(&var)

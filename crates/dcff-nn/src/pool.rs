@@ -13,6 +13,7 @@ use std::sync::Arc;
 use candle_core::{Result, bail};
 
 use crate::args;
+use crate::buffer::Buffer;
 use crate::cpu::{Isa, Kernel, Simd};
 use crate::features::{Features, LANES};
 use crate::threads::{self, Out};
@@ -29,13 +30,23 @@ pub struct PoolConfig {
 }
 
 /// Which pixel of each window was the maximum.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct MaxIndices {
     dims: (usize, usize, usize, usize),
     output: (usize, usize),
     cfg: PoolConfig,
-    /// Row times kernel plus column within the window, in the layout of the output.
-    taps: Arc<Vec<u8>>,
+    /// Row times kernel plus column within the window, a byte each, in the layout of the output.
+    taps: Arc<Buffer>,
+}
+
+impl std::fmt::Debug for MaxIndices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MaxIndices")
+            .field("dims", &self.dims)
+            .field("output", &self.output)
+            .field("cfg", &self.cfg)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Height and width of a pooled map.
@@ -77,22 +88,17 @@ struct Map {
 }
 
 impl Map {
-    /// Calls `f(output pixel, input pixel, tap)` for every tap inside the map, in row-major order.
-    #[inline(always)]
-    fn visit(&self, mut f: impl FnMut(usize, usize, usize)) {
-        let (h, w) = self.input;
-        for oy in 0..self.output.0 {
-            let (y, y_first, y_last) = window(oy, h, self.cfg);
-            for ox in 0..self.output.1 {
-                let (x, x_first, x_last) = window(ox, w, self.cfg);
-                for ky in y_first..y_last {
-                    for kx in x_first..x_last {
-                        let pixel = (y + ky as isize) as usize * w + (x + kx as isize) as usize;
-                        f(oy * self.output.1 + ox, pixel, ky * self.cfg.kernel + kx);
-                    }
-                }
-            }
-        }
+    /// Whether windows lie side by side and cover the map exactly.
+    fn tiles(&self) -> bool {
+        let PoolConfig {
+            kernel,
+            stride,
+            padding,
+        } = self.cfg;
+        kernel == stride
+            && padding == 0
+            && self.output.0 * kernel == self.input.0
+            && self.output.1 * kernel == self.input.1
     }
 }
 
@@ -130,10 +136,7 @@ impl Kernel for Max<'_> {
                     }
                     let at = (oy * self.map.output.1 + ox) * LANES;
                     S::store(self.y.as_mut_ptr().add(at), best);
-                    let mut taps = [0f32; LANES];
-                    S::store(taps.as_mut_ptr(), tap);
-                    let taps: [u8; LANES] = std::array::from_fn(|lane| taps[lane] as i32 as u8);
-                    self.taps.add(at).cast::<[u8; LANES]>().write(taps);
+                    S::store_bytes(self.taps.add(at), tap);
                 }
             }
         }
@@ -142,9 +145,10 @@ impl Kernel for Max<'_> {
 
 struct MaxBackward<'a> {
     map: Map,
-    taps: &'a [u8],
+    taps: *const u8,
     dy: &'a [f32],
     dx: &'a mut [f32],
+    stream: bool,
 }
 
 impl Kernel for MaxBackward<'_> {
@@ -152,18 +156,40 @@ impl Kernel for MaxBackward<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        self.dx.fill(0.0);
+        let (h, w) = self.map.input;
+        let cfg = self.map.cfg;
         let dx = self.dx.as_mut_ptr();
-        // SAFETY: `visit` stays inside the maps.
-        self.map.visit(|out, pixel, tap| unsafe {
-            let taps: [f32; LANES] =
-                std::array::from_fn(|lane| f32::from(self.taps[out * LANES + lane]));
-            let g = S::load(self.dy.as_ptr().add(out * LANES));
-            let here = S::splat(tap as f32);
-            let g = S::select_eq(S::load(taps.as_ptr()), here, g, S::splat(0.0));
-            let to = dx.add(pixel * LANES);
-            S::store(to, S::add(S::load(to), g));
-        });
+        let tiles = self.map.tiles();
+        if !tiles {
+            self.dx.fill(0.0);
+        }
+        // SAFETY: windows are clipped to the map; `taps` holds as many bytes as `dy` numbers.
+        unsafe {
+            let zero = S::splat(0.0);
+            for oy in 0..self.map.output.0 {
+                let (y, y_first, y_last) = window(oy, h, cfg);
+                for ox in 0..self.map.output.1 {
+                    let (x, x_first, x_last) = window(ox, w, cfg);
+                    let at = (oy * self.map.output.1 + ox) * LANES;
+                    let tap = S::load_bytes(self.taps.add(at));
+                    let g = S::load(self.dy.as_ptr().add(at));
+                    for ky in y_first..y_last {
+                        let row = (y + ky as isize) as usize * w;
+                        for kx in x_first..x_last {
+                            let here = S::splat((ky * cfg.kernel + kx) as f32);
+                            let g = S::select_eq(tap, here, g, zero);
+                            let to = dx.add((row + (x + kx as isize) as usize) * LANES);
+                            if tiles {
+                                S::put(to, g, self.stream);
+                            } else {
+                                S::store(to, S::add(S::load(to), g));
+                            }
+                        }
+                    }
+                }
+            }
+            S::fence();
+        }
     }
 }
 
@@ -178,15 +204,28 @@ impl Kernel for Average<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        self.y.fill(0.0);
-        let y = self.y.as_mut_ptr();
-        let share = 1.0 / (self.map.cfg.kernel * self.map.cfg.kernel) as f32;
-        // SAFETY: `visit` stays inside the maps.
-        self.map.visit(|out, pixel, _| unsafe {
-            let to = y.add(out * LANES);
-            let v = S::load(self.x.as_ptr().add(pixel * LANES));
-            S::store(to, S::mul_add(v, S::splat(share), S::load(to)));
-        });
+        let (h, w) = self.map.input;
+        let cfg = self.map.cfg;
+        // SAFETY: windows are clipped to the map.
+        unsafe {
+            let share = S::splat(1.0 / (cfg.kernel * cfg.kernel) as f32);
+            for oy in 0..self.map.output.0 {
+                let (y, y_first, y_last) = window(oy, h, cfg);
+                for ox in 0..self.map.output.1 {
+                    let (x, x_first, x_last) = window(ox, w, cfg);
+                    let mut sum = S::splat(0.0);
+                    for ky in y_first..y_last {
+                        let row = (y + ky as isize) as usize * w;
+                        for kx in x_first..x_last {
+                            let at = (row + (x + kx as isize) as usize) * LANES;
+                            sum = S::add(sum, S::load(self.x.as_ptr().add(at)));
+                        }
+                    }
+                    let at = (oy * self.map.output.1 + ox) * LANES;
+                    S::store(self.y.as_mut_ptr().add(at), S::mul(sum, share));
+                }
+            }
+        }
     }
 }
 
@@ -202,14 +241,28 @@ impl Kernel for AverageBackward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         self.dx.fill(0.0);
+        let (h, w) = self.map.input;
+        let cfg = self.map.cfg;
         let dx = self.dx.as_mut_ptr();
-        let share = 1.0 / (self.map.cfg.kernel * self.map.cfg.kernel) as f32;
-        // SAFETY: `visit` stays inside the maps.
-        self.map.visit(|out, pixel, _| unsafe {
-            let to = dx.add(pixel * LANES);
-            let v = S::load(self.dy.as_ptr().add(out * LANES));
-            S::store(to, S::mul_add(v, S::splat(share), S::load(to)));
-        });
+        // SAFETY: windows are clipped to the map.
+        unsafe {
+            let share = S::splat(1.0 / (cfg.kernel * cfg.kernel) as f32);
+            for oy in 0..self.map.output.0 {
+                let (y, y_first, y_last) = window(oy, h, cfg);
+                for ox in 0..self.map.output.1 {
+                    let (x, x_first, x_last) = window(ox, w, cfg);
+                    let at = (oy * self.map.output.1 + ox) * LANES;
+                    let g = S::mul(S::load(self.dy.as_ptr().add(at)), share);
+                    for ky in y_first..y_last {
+                        let row = (y + ky as isize) as usize * w;
+                        for kx in x_first..x_last {
+                            let to = dx.add((row + (x + kx as isize) as usize) * LANES);
+                            S::store(to, S::add(S::load(to), g));
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -258,8 +311,8 @@ pub fn max_pool2d(x: &Features, cfg: PoolConfig) -> Result<(Features, MaxIndices
     let (n, c, h, w) = x.dims();
     let (oh, ow) = output("max_pool2d", (h, w), cfg)?;
     let mut y = Features::uninit((n, c, oh, ow));
-    let mut taps = vec![0u8; y.cpu().len()];
-    let bytes = Bytes(taps.as_mut_ptr());
+    let mut taps = Buffer::new(y.cpu().len() / size_of::<f32>());
+    let bytes = Bytes(taps.as_mut_ptr().cast());
     let (isa, plane_len) = (Isa::current(), y.plane());
     let map = Map {
         input: (h, w),
@@ -305,12 +358,16 @@ pub fn max_pool2d_backward(indices: &MaxIndices, dy: &Features) -> Result<Featur
         cfg: indices.cfg,
     };
     let mut dx = Features::uninit(indices.dims);
+    let stream = dx.streams();
+    let taps: &[f32] = &indices.taps;
     planes(dy, &mut dx, |dy, dx, plane| {
         isa.run(MaxBackward {
             map,
-            taps: &indices.taps[plane * dy.len()..][..dy.len()],
+            // SAFETY: as many bytes as `dy` has numbers.
+            taps: unsafe { taps.as_ptr().cast::<u8>().add(plane * dy.len()) },
             dy,
             dx,
+            stream,
         });
     });
     Ok(dx)

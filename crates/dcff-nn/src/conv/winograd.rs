@@ -191,6 +191,7 @@ struct Output<'a, const M: usize> {
     y: *mut f32,
     /// Numbers of a channel and of a group.
     strides: (usize, usize),
+    stream: bool,
 }
 
 impl<const M: usize> Kernel for Output<'_, M> {
@@ -213,6 +214,8 @@ impl<const M: usize> Kernel for Output<'_, M> {
                 }
             }
         }
+        // SAFETY: an instruction without operands.
+        unsafe { S::fence() };
     }
 }
 
@@ -242,7 +245,7 @@ impl<const M: usize> Output<'_, M> {
                 if i < rows {
                     for j in 0..M {
                         if j < columns {
-                            S::store(to.add((i * w + j) * LANES), S::add(y[j], bias));
+                            S::put(to.add((i * w + j) * LANES), S::add(y[j], bias), self.stream);
                         }
                     }
                 }
@@ -321,6 +324,7 @@ fn convolve_by<const M: usize>(
     let taps: Vec<u32> = (0..depth).map(|c| (c * TILES) as u32).collect();
     let pixels: Vec<u32> = (0..TILES as u32).collect();
     let channel_stride = TILES * LANES;
+    let stream = target.streams();
     let (target_group, target_plane) = (target.group_len(), target.plane());
     let out = Out::new(target.cpu_mut());
     let x = source.cpu();
@@ -378,6 +382,7 @@ fn convolve_by<const M: usize>(
                 // SAFETY: a task writes its own tiles and filters.
                 y: unsafe { out.at(first_to * target_plane) },
                 strides: (target_plane, target_group),
+                stream,
             });
         });
     });

@@ -39,6 +39,18 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         unsafe { Self::store(to, v) }
     }
 
+    /// [`Simd::stream`] or [`Simd::store`].
+    #[inline(always)]
+    unsafe fn put(to: *mut f32, v: Self::V, stream: bool) {
+        unsafe {
+            if stream {
+                Self::stream(to, v);
+            } else {
+                Self::store(to, v);
+            }
+        }
+    }
+
     /// Orders what was streamed before what follows.
     #[inline(always)]
     unsafe fn fence() {}
