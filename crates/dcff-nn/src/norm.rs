@@ -297,17 +297,14 @@ impl Kernel for Backward<'_> {
 /// A channel of all groups often stays in the second-level cache between the first and the third
 /// step, so channels are worked off one by one; with too few channels to keep the threads busy,
 /// the groups are spread over them instead, with the same result.
-fn by_channel<T: Copy + Send, R: Send + Sync>(
+fn by_channel<T: Copy + Send + Sync, R: Send + Sync>(
     x: &Features,
     first: impl Fn(usize, usize) -> T + Sync + Send,
     start: T,
     join: impl Fn(T, T) -> T + Sync + Send,
     second: impl Fn(usize, T) -> R + Sync + Send,
     third: impl Fn(usize, usize, &R) + Sync + Send,
-) -> Vec<R>
-where
-    T: Sync,
-{
+) -> Vec<R> {
     let (groups, channels) = (x.groups(), x.channels());
     if channels >= 2 * rayon::current_num_threads() || rayon::current_num_threads() == 1 {
         return threads::map(channels, |c| {

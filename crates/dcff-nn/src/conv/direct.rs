@@ -11,9 +11,10 @@ use crate::cpu::Isa;
 use crate::features::{Features, LANES};
 use crate::threads::{self, Out};
 
-/// Products per output that one pass over a block of input channels adds: 8 pixels of that many
-/// taps stay in the first-level cache.
+/// Products per output that one pass over a block of input channels adds, and the most channels in
+/// a block: what 8 pixels of that many taps meet stays in the first-level cache.
 const DEPTH: usize = 160;
+const CHANNELS: usize = 64;
 
 /// Sizes that forward and input gradient share; `from` and `to` are the channels of the source and
 /// the target of one of `groups` independent parts.
@@ -36,7 +37,7 @@ pub(crate) fn gather(
     weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
 ) {
     let isa = Isa::current();
-    let block = (DEPTH / shape.kernel).clamp(1, shape.from);
+    let block = (DEPTH / shape.kernel).clamp(1, CHANNELS).min(shape.from);
     let blocks = shape.from.div_ceil(block);
     // packed[part][phase][block of source channels]: blocks of filters, each [tap, filter].
     let packed = threads::map(shape.groups, |part| {
@@ -168,9 +169,9 @@ pub(crate) fn weight_gradient(x: &Features, dy: &Features, plan: &Plan, shape: &
         })
         .collect();
     let pixels = phase.pixel_x.len();
-    // Whole rows of about 128 pixels.
-    let width = dy.width();
-    let band = (128 / width).max(1) * width;
+    // Pixels of a pass: nine taps of so many stay in the first-level cache while all filters meet
+    // them. Taps of one channel mostly share their pixels; those of different channels do not.
+    let band = if shape.kernel == 1 { 48 } else { 128 };
 
     let splits = threads::parts(shape.groups * blocks, shape.to.div_ceil(FILTERS));
     let per_split = shape.to.div_ceil(FILTERS).div_ceil(splits) * FILTERS;

@@ -167,15 +167,21 @@ impl Kernel for Correlations<'_> {
     fn run<S: Simd>(self) {
         // SAFETY: the caller made the tables for `x`, and `dy` and `sums` hold what they say.
         unsafe {
-            let mut f = 0;
-            while f + FILTERS <= self.filters {
-                self.taps::<S, FILTERS>(f);
-                f += FILTERS;
+            let mut t = 0;
+            while S::WIDE && t + 9 <= self.taps.len() {
+                self.filters::<S, 9>(t);
+                t += 9;
             }
-            match self.filters - f {
-                1 => self.taps::<S, 1>(f),
-                2 => self.taps::<S, 2>(f),
-                _ => {}
+            while S::WIDE && t + 4 <= self.taps.len() {
+                self.filters::<S, 4>(t);
+                t += 4;
+            }
+            while t + 2 <= self.taps.len() {
+                self.filters::<S, 2>(t);
+                t += 2;
+            }
+            if t < self.taps.len() {
+                self.filters::<S, 1>(t);
             }
         }
     }
@@ -183,24 +189,17 @@ impl Kernel for Correlations<'_> {
 
 impl Correlations<'_> {
     #[inline(always)]
-    unsafe fn taps<S: Simd, const F: usize>(&self, f: usize) {
+    unsafe fn filters<S: Simd, const T: usize>(&self, t: usize) {
         unsafe {
-            let mut t = 0;
-            while S::WIDE && t + 9 <= self.taps.len() {
-                self.tile::<S, F, 9>(f, t);
-                t += 9;
+            let mut f = 0;
+            while f + FILTERS <= self.filters {
+                self.tile::<S, FILTERS, T>(f, t);
+                f += FILTERS;
             }
-            while S::WIDE && t + 4 <= self.taps.len() {
-                self.tile::<S, F, 4>(f, t);
-                t += 4;
-            }
-            while t + 2 <= self.taps.len() {
-                self.tile::<S, F, 2>(f, t);
-                t += 2;
-            }
-            while t < self.taps.len() {
-                self.tile::<S, F, 1>(f, t);
-                t += 1;
+            match self.filters - f {
+                1 => self.tile::<S, 1, T>(f, t),
+                2 => self.tile::<S, 2, T>(f, t),
+                _ => {}
             }
         }
     }
