@@ -1,5 +1,7 @@
 //! Matrix products on the convolution's register tiles.
 
+use std::borrow::Cow;
+
 use crate::buffer::Buffer;
 use crate::conv::kernel::{FILTERS, Products, Start};
 use crate::cpu::Isa;
@@ -47,17 +49,17 @@ pub(crate) fn product(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>
     let isa = Isa::current();
     let tile = isa.tile_pixels();
     let width = tile * LANES;
-    // A in blocks of depth, then of rows: [k, rows of the block].
-    let mut packed = Vec::with_capacity(m * k);
-    for first in (0..k).step_by(DEPTH) {
-        for row in (0..m).step_by(FILTERS) {
-            for depth in first..(first + DEPTH).min(k) {
-                for i in row..(row + FILTERS).min(m) {
-                    packed.push(a.data[i * a.rows + depth * a.columns]);
-                }
-            }
-        }
-    }
+    // A row by row.
+    let left = if a.columns == 1 {
+        Cow::Borrowed(a.data)
+    } else {
+        Cow::Owned(
+            (0..m * k)
+                .map(|i| a.data[i / k * a.rows + i % k * a.columns])
+                .collect(),
+        )
+    };
+    let row = if a.columns == 1 { a.rows } else { k };
     let taps: Vec<u32> = (0..k.min(DEPTH)).map(|i| (i * tile) as u32).collect();
     let pixels: Vec<u32> = (0..tile as u32).collect();
     let panels = n.div_ceil(width);
@@ -92,7 +94,8 @@ pub(crate) fn product(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>
                 taps: &taps[..depth],
                 pixel_x: &pixels,
                 pixel_y: &pixels,
-                w: &packed[start * m + first_row * depth..],
+                w: &left[first_row * row + start..],
+                w_stride: row,
                 filters: rows,
                 start: if start == 0 {
                     Start::Zero

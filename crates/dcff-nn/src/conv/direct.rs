@@ -4,6 +4,8 @@
 //! scratch block and gathers from there, so a channel block is read from the nearest cache once
 //! per filter block.
 
+use std::borrow::Cow;
+
 use super::kernel::{Correlations, FILTERS, LaneSums, Products, Start};
 use super::plan::Plan;
 use crate::buffer;
@@ -16,6 +18,9 @@ use crate::threads::{self, Out};
 const DEPTH: usize = 160;
 const CHANNELS: usize = 64;
 
+/// Filters whose gradients and sums wait in the second-level cache for the next channel.
+const GRADIENT_FILTERS: usize = 128;
+
 /// Sizes that forward and input gradient share; `from` and `to` are the channels of the source and
 /// the target of one of `groups` independent parts.
 pub(crate) struct Shape {
@@ -25,40 +30,27 @@ pub(crate) struct Shape {
     pub(crate) kernel: usize,
 }
 
-/// Gathers `target = Σ weight(to, from, tap) source` by `plan`.
+/// Bytes of the target that one pass over all blocks of source channels works on: they wait in the
+/// second-level cache for the next block.
+const TARGET: usize = 512 * 1024;
+
+/// Weights of one part and phase, `[to, from, taps of the phase]`.
+pub(crate) type Weights<'a> = Cow<'a, [f32]>;
+
+/// Gathers `target = Σ weights(to, from, tap) source` by `plan`.
 ///
-/// `weight(part, to, from, tap)` reads the weight; `bias` has a number for every target channel.
+/// `weights[part][phase]` are those of a phase; `bias` has a number for every target channel.
 pub(crate) fn gather(
     source: &Features,
     target: &mut Features,
     plan: &Plan,
     shape: &Shape,
     bias: Option<&[f32]>,
-    weight: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
+    weights: &[Vec<Weights<'_>>],
 ) {
     let isa = Isa::current();
     let block = (DEPTH / shape.kernel).clamp(1, CHANNELS).min(shape.from);
     let blocks = shape.from.div_ceil(block);
-    // packed[part][phase][block of source channels]: blocks of filters, each [tap, filter].
-    let packed = threads::map(shape.groups, |part| {
-        let mut packed = Vec::with_capacity(plan.phases.len());
-        for phase in &plan.phases {
-            let mut out = Vec::with_capacity(shape.from * shape.to * phase.taps.len());
-            for first in (0..shape.from).step_by(block) {
-                for to in (0..shape.to).step_by(FILTERS) {
-                    for from in first..(first + block).min(shape.from) {
-                        for &(_, tap) in &phase.taps {
-                            for f in to..(to + FILTERS).min(shape.to) {
-                                out.push(weight(part, f, from, tap));
-                            }
-                        }
-                    }
-                }
-            }
-            packed.push(out);
-        }
-        packed
-    });
     // taps[phase]: offsets for a whole block of channels; a shorter last block uses their start.
     let in_place = plan.in_place();
     let channel = if in_place {
@@ -84,6 +76,14 @@ pub(crate) fn gather(
     let groups = source.groups();
     let splits = threads::parts(groups * shape.groups, shape.to.div_ceil(FILTERS));
     let per_split = shape.to.div_ceil(FILTERS).div_ceil(splits) * FILTERS;
+    let width = target.width();
+    let row_bytes = per_split.min(shape.to) * width * LANES * size_of::<f32>();
+    let rows = if blocks == 1 {
+        target.height()
+    } else {
+        (TARGET / row_bytes).max(1)
+    };
+    let bands = plan.bands(target.height(), width, rows);
     let (x, plane) = (source.cpu(), source.plane());
     let (target_group, target_plane) = (target.group_len(), target.plane());
     let source_group = source.group_len();
@@ -105,7 +105,10 @@ pub(crate) fn gather(
             block * plan.padded_len()
         };
         buffer::scratch(scratch_len, |scratch| {
-            for b in 0..blocks {
+            for (band, b) in bands
+                .iter()
+                .flat_map(|band| (0..blocks).map(move |b| (band, b)))
+            {
                 let first = b * block;
                 let depth = block.min(shape.from - first);
                 let at = g * source_group + (part * shape.from + first) * plane;
@@ -114,6 +117,7 @@ pub(crate) fn gather(
                 } else {
                     for c in 0..depth {
                         plan.pad(
+                            band.rows.clone(),
                             &x[at + c * plane..][..plane],
                             &mut scratch[c * plan.padded_len()..][..plan.padded_len()],
                         );
@@ -121,14 +125,15 @@ pub(crate) fn gather(
                     scratch.as_ptr()
                 };
                 for (i, phase) in plan.phases.iter().enumerate() {
-                    let k = depth * phase.taps.len();
-                    let w = &packed[part][i][first * phase.taps.len() * shape.to..];
+                    let row = shape.from * phase.taps.len();
+                    let pixels = band.pixels[i].clone();
                     isa.run(Products {
                         x: from,
-                        taps: &taps[i][..k],
-                        pixel_x: &phase.pixel_x,
-                        pixel_y: &phase.pixel_y,
-                        w: &w[first_to * k..][..filters * k],
+                        taps: &taps[i][..depth * phase.taps.len()],
+                        pixel_x: &phase.pixel_x[pixels.clone()],
+                        pixel_y: &phase.pixel_y[pixels],
+                        w: &weights[part][i][first_to * row + first * phase.taps.len()..],
+                        w_stride: row,
                         filters,
                         start: match bias {
                             _ if b > 0 => Start::Output,
@@ -173,7 +178,8 @@ pub(crate) fn weight_gradient(x: &Features, dy: &Features, plan: &Plan, shape: &
     // them. Taps of one channel mostly share their pixels; those of different channels do not.
     let band = if shape.kernel == 1 { 48 } else { 128 };
 
-    let splits = threads::parts(shape.groups * blocks, shape.to.div_ceil(FILTERS));
+    let splits = threads::parts(shape.groups * blocks, shape.to.div_ceil(FILTERS))
+        .max(shape.to.div_ceil(GRADIENT_FILTERS));
     let per_split = shape.to.div_ceil(FILTERS).div_ceil(splits) * FILTERS;
     let mut gradient = vec![0f32; shape.groups * shape.to * shape.from * shape.kernel];
     let out = Out::new(&mut gradient);
@@ -202,6 +208,7 @@ pub(crate) fn weight_gradient(x: &Features, dy: &Features, plan: &Plan, shape: &
                 } else {
                     for c in 0..depth {
                         plan.pad(
+                            0..plan.padded.0,
                             &xs[at + c * x.plane()..][..x.plane()],
                             &mut scratch[c * plan.padded_len()..][..plan.padded_len()],
                         );

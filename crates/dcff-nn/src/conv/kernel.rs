@@ -25,7 +25,7 @@ pub(crate) enum Start<'a> {
     Output,
 }
 
-/// `y[f][p] = start + Σ_k w[k][f] x[pixel_x[p] + tap[k]]` for a block of filters and pixels.
+/// `y[f][p] = start + Σ_k w[f][k] x[pixel_x[p] + tap[k]]` for a block of filters and pixels.
 ///
 /// Offsets count vectors of sixteen numbers.
 pub(crate) struct Products<'a> {
@@ -33,8 +33,10 @@ pub(crate) struct Products<'a> {
     pub(crate) taps: &'a [u32],
     pub(crate) pixel_x: &'a [u32],
     pub(crate) pixel_y: &'a [u32],
-    /// Blocks of [`FILTERS`] (the last one narrower), each `[K, filters of the block]`.
+    /// A row of numbers, one per tap, for every filter.
     pub(crate) w: &'a [f32],
+    /// Numbers between the rows of neighbouring filters.
+    pub(crate) w_stride: usize,
     pub(crate) filters: usize,
     pub(crate) start: Start<'a>,
     pub(crate) y: *mut f32,
@@ -120,12 +122,15 @@ impl Products<'_> {
                     }
                 }
             }
-            let mut w = self.w.as_ptr().add(first * self.taps.len());
-            for &tap in self.taps {
+            let mut w = [self.w.as_ptr(); F];
+            for f in 0..F {
+                w[f] = w[f].add((first + f) * self.w_stride);
+            }
+            for (k, &tap) in self.taps.iter().enumerate() {
                 let tap = tap as usize * LANES;
                 let mut weights = [S::splat(0.0); F];
                 for f in 0..F {
-                    weights[f] = S::splat(*w.add(f));
+                    weights[f] = S::splat(*w[f].add(k));
                 }
                 for p in 0..P {
                     let v = S::load(x[p].add(tap));
@@ -133,7 +138,6 @@ impl Products<'_> {
                         acc[f][p] = S::mul_add(v, weights[f], acc[f][p]);
                     }
                 }
-                w = w.add(F);
             }
             for p in 0..P {
                 if p < valid {

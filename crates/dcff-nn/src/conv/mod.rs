@@ -21,7 +21,8 @@ use candle_core::{Result, Tensor, bail};
 
 use crate::args;
 use crate::features::Features;
-use direct::Shape;
+use crate::threads;
+use direct::{Shape, Weights};
 use plan::Plan;
 
 /// Stride, padding and groups of a convolution, the same in both directions.
@@ -156,16 +157,11 @@ pub fn conv2d(
             winograd::convolve(x, &mut y, cfg.padding, side, bias.as_deref(), weight);
             return y;
         }
-        direct::gather(
-            x,
-            &mut y,
-            &plan,
-            &shape,
-            bias.as_deref(),
-            |part, to, from, tap| {
-                w[((part * shape.to + to) * shape.from + from) * shape.kernel + tap]
-            },
-        );
+        let part = shape.to * shape.from * shape.kernel;
+        let weights: Vec<_> = (0..cfg.groups)
+            .map(|i| vec![Weights::Borrowed(&w[i * part..][..part])])
+            .collect();
+        direct::gather(x, &mut y, &plan, &shape, bias.as_deref(), &weights);
         y
     })
 }
@@ -217,9 +213,21 @@ pub fn conv2d_backward(
                 });
                 return dx;
             }
-            direct::gather(dy, &mut dx, &plan, &shape, None, |part, c, o, tap| {
-                w[((part * to + o) * from + c) * kernel + tap]
+            let weights: Vec<Vec<_>> = threads::map(cfg.groups, |part| {
+                let w = &w[part * to * from * kernel..];
+                let of_phase = |phase: &plan::Phase| {
+                    let mut turned = Vec::with_capacity(to * from * phase.taps.len());
+                    for c in 0..from {
+                        for o in 0..to {
+                            let w = &w[(o * from + c) * kernel..][..kernel];
+                            turned.extend(phase.taps.iter().map(|&(_, tap)| w[tap]));
+                        }
+                    }
+                    Weights::Owned(turned)
+                };
+                plan.phases.iter().map(of_phase).collect()
             });
+            direct::gather(dy, &mut dx, &plan, &shape, None, &weights);
             dx
         })?)
     } else {

@@ -1,5 +1,7 @@
 //! Where a convolution's terms lie: tables shared by all images and channels.
 
+use std::ops::Range;
+
 use super::ConvConfig;
 
 /// One convolution as gathering from a padded copy of its source.
@@ -24,6 +26,14 @@ pub(crate) struct Phase {
     pub(crate) pixel_y: Vec<u32>,
     /// Offset from the pixel's, and index in the kernel's rows and columns.
     pub(crate) taps: Vec<(u32, usize)>,
+}
+
+/// Some rows of the target.
+pub(crate) struct Band {
+    /// Rows of the padded source that they meet.
+    pub(crate) rows: Range<usize>,
+    /// Their pixels, per phase.
+    pub(crate) pixels: Vec<Range<usize>>,
 }
 
 impl Plan {
@@ -122,15 +132,48 @@ impl Plan {
         self.padded.0 * self.padded.1 * crate::LANES
     }
 
-    /// Copies one channel of the source, zeros around it.
-    pub(crate) fn pad(&self, from: &[f32], to: &mut [f32]) {
+    /// Cuts the target of `height x width` pixels into bands of `rows` rows.
+    pub(crate) fn bands(&self, height: usize, width: usize, rows: usize) -> Vec<Band> {
+        (0..height)
+            .step_by(rows)
+            .map(|row| {
+                let (first, last) = (row * width, (row + rows) * width);
+                let pixels: Vec<Range<usize>> = self
+                    .phases
+                    .iter()
+                    .map(|phase| {
+                        let before = |end| phase.pixel_y.partition_point(|&y| (y as usize) < end);
+                        before(first)..before(last)
+                    })
+                    .collect();
+                // Rows of the padded source that the band's pixels meet.
+                let (mut low, mut high) = (self.padded.0, 0);
+                for (phase, pixels) in self.phases.iter().zip(&pixels) {
+                    let reach = phase.taps.iter().map(|tap| tap.0).max();
+                    if let (false, Some(reach)) = (pixels.is_empty(), reach) {
+                        let row = |at: u32| at as usize / self.padded.1;
+                        low = low.min(row(phase.pixel_x[pixels.start]));
+                        let last = phase.pixel_x[pixels.end - 1] + reach;
+                        high = high.max((row(last) + 1).min(self.padded.0));
+                    }
+                }
+                Band {
+                    rows: low..high.max(low),
+                    pixels,
+                }
+            })
+            .collect()
+    }
+
+    /// Copies `rows` (counted in the padded source) of one channel, zeros around what there is.
+    pub(crate) fn pad(&self, rows: Range<usize>, from: &[f32], to: &mut [f32]) {
         let lanes = crate::LANES;
-        let (ph, pw) = self.padded;
+        let pw = self.padded.1;
         let (sh, sw) = self.source;
         // Columns of the padded row that have a source.
         let left = self.origin.1.clamp(0, pw as isize) as usize;
         let right = (self.origin.1 + sw as isize).clamp(left as isize, pw as isize) as usize;
-        for row in 0..ph {
+        for row in rows {
             let to = &mut to[row * pw * lanes..][..pw * lanes];
             let source = row as isize - self.origin.0;
             if source < 0 || source >= sh as isize {

@@ -106,79 +106,55 @@ pub(crate) unsafe fn gradient<S: Simd, const M: usize>(y: [S::V; 4]) -> [S::V; 6
 
 /// `G w`.
 #[inline(always)]
-fn weight_1<const M: usize>(w: [f32; 3]) -> [f32; 6] {
-    let ends = w[0] + w[2];
-    if M == 2 {
-        return [
-            w[0],
-            0.5 * (ends + w[1]),
-            0.5 * (ends - w[1]),
-            w[2],
-            0.0,
-            0.0,
-        ];
-    }
-    let even = (w[0] + 0.5 * w[2]) * (-2.0 / 3.0);
-    let odd = w[1] * (A * -2.0 / 3.0);
-    let even_2 = (w[0] + 2.0 * w[2]) * (1.0 / 6.0);
-    let odd_2 = w[1] * (B / 6.0);
-    [
-        w[0],
-        even + odd,
-        even - odd,
-        even_2 + odd_2,
-        even_2 - odd_2,
-        w[2],
-    ]
-}
-
-/// `Gᵀ u`, the transpose of [`weight_1`].
-#[inline(always)]
-fn weight_gradient_1<const M: usize>(u: [f32; 6]) -> [f32; 3] {
-    if M == 2 {
-        let half = 0.5 * (u[1] + u[2]);
-        return [u[0] + half, 0.5 * (u[1] - u[2]), half + u[3]];
-    }
-    let (sum, difference) = (u[1] + u[2], u[1] - u[2]);
-    let (sum_2, difference_2) = (u[3] + u[4], u[3] - u[4]);
-    [
-        u[0] - sum * (2.0 / 3.0) + sum_2 * (1.0 / 6.0),
-        difference_2 * (B / 6.0) - difference * (A * 2.0 / 3.0),
-        u[5] - sum * (1.0 / 3.0) + sum_2 * (1.0 / 3.0),
-    ]
-}
-
-/// `G w Gᵀ` for nine numbers, row by row; `(M + 2)²` numbers are used.
-#[inline(always)]
-pub(crate) fn weight<const M: usize>(w: [f32; 9]) -> [f32; 36] {
-    let side = M + 2;
-    let columns: [[f32; 6]; 3] = std::array::from_fn(|j| weight_1::<M>([w[j], w[3 + j], w[6 + j]]));
-    let mut out = [0.0; 36];
-    for i in 0..side {
-        let row = weight_1::<M>([columns[0][i], columns[1][i], columns[2][i]]);
-        out[i * side..][..side].copy_from_slice(&row[..side]);
-    }
-    out
-}
-
-/// `Gᵀ u G`, the transpose of [`weight`].
-#[inline(always)]
-pub(crate) fn weight_gradient<const M: usize>(u: [f32; 36]) -> [f32; 9] {
-    let side = M + 2;
-    let mut columns = [[0.0; 3]; 6];
-    for (j, column) in columns.iter_mut().enumerate().take(side) {
-        let mut u_j = [0.0; 6];
-        for (i, u_j) in u_j.iter_mut().enumerate().take(side) {
-            *u_j = u[i * side + j];
+pub(crate) unsafe fn weight<S: Simd, const M: usize>(w: [S::V; 3]) -> [S::V; 6] {
+    unsafe {
+        let half = S::splat(0.5);
+        if M == 2 {
+            let (ends, middle) = (S::mul(half, S::add(w[0], w[2])), S::mul(half, w[1]));
+            let (sum, difference) = (S::add(ends, middle), S::sub(ends, middle));
+            return [w[0], sum, difference, w[2], w[0], w[0]];
         }
-        *column = weight_gradient_1::<M>(u_j);
+        let even = S::mul(S::splat(-2.0 / 3.0), S::mul_add(half, w[2], w[0]));
+        let odd = S::mul(S::splat(A * -2.0 / 3.0), w[1]);
+        let even_2 = S::mul(S::splat(1.0 / 6.0), S::mul_add(S::splat(2.0), w[2], w[0]));
+        let odd_2 = S::mul(S::splat(B / 6.0), w[1]);
+        [
+            w[0],
+            S::add(even, odd),
+            S::sub(even, odd),
+            S::add(even_2, odd_2),
+            S::sub(even_2, odd_2),
+            w[2],
+        ]
     }
-    let mut out = [0.0; 9];
-    for i in 0..3 {
-        let row = weight_gradient_1::<M>(std::array::from_fn(|j| columns[j][i]));
-        out[i * 3..][..3].copy_from_slice(&row);
+}
+
+/// `Gᵀ u`, the transpose of [`weight`].
+#[inline(always)]
+pub(crate) unsafe fn weight_gradient<S: Simd, const M: usize>(u: [S::V; 6]) -> [S::V; 3] {
+    unsafe {
+        let (sum, difference) = (S::add(u[1], u[2]), S::sub(u[1], u[2]));
+        if M == 2 {
+            let half = S::splat(0.5);
+            return [
+                S::mul_add(half, sum, u[0]),
+                S::mul(half, difference),
+                S::mul_add(half, sum, u[3]),
+            ];
+        }
+        let (sum_2, difference_2) = (S::add(u[3], u[4]), S::sub(u[3], u[4]));
+        let sixth = S::mul_add(S::splat(1.0 / 6.0), sum_2, u[0]);
+        let third = S::mul_add(S::splat(1.0 / 3.0), sum_2, u[5]);
+        [
+            S::mul_add(S::splat(-2.0 / 3.0), sum, sixth),
+            S::mul_add(
+                S::splat(B / 6.0),
+                difference_2,
+                S::mul(S::splat(A * -2.0 / 3.0), difference),
+            ),
+            S::mul_add(S::splat(-1.0 / 3.0), sum, third),
+        ]
     }
-    out
 }
 
 /// Rows of points in the order in which passes work them off: a pass of `PASS` = 1, 2 or 3 has two

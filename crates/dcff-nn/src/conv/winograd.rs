@@ -254,34 +254,81 @@ impl<const M: usize> Output<'_, M> {
     }
 }
 
-/// Weights in the transform's domain, `[point]` of blocks of channels of blocks of filters of
-/// `[channel, filter]`, as [`Products`] reads them.
-fn weights<const M: usize>(
-    from: usize,
-    to: usize,
-    depth: usize,
-    weight: impl Fn(usize, usize) -> [f32; 9] + Sync,
-) -> Buffer {
-    let points = (M + 2) * (M + 2);
-    let mut packed = Buffer::new(points * from * to);
-    let out = Out::new(&mut packed);
-    threads::each(to.div_ceil(FILTERS), |block| {
-        let first = block * FILTERS;
-        let filters = FILTERS.min(to - first);
-        for c in 0..from {
-            let start = c / depth * depth;
-            let length = depth.min(from - start);
-            let at = start * to + first * length + (c - start) * filters;
-            for f in 0..filters {
-                let u = transform::weight::<M>(weight(first + f, c));
-                for (point, &u) in u[..points].iter().enumerate() {
-                    // SAFETY: a task writes its own filters.
-                    unsafe { *out.at(point * from * to + at + f) = u };
+/// `G w Gᵀ` of up to sixteen kernels side by side.
+struct Weight<const M: usize> {
+    /// `[9, 16]`.
+    w: [f32; 9 * LANES],
+    out: *mut f32,
+    point_stride: usize,
+}
+
+impl<const M: usize> Kernel for Weight<M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        // SAFETY: `out` holds sixteen numbers for every point.
+        unsafe {
+            let side = M + 2;
+            let mut columns = [[S::splat(0.0); 6]; 3];
+            for j in 0..3 {
+                let mut w = [S::splat(0.0); 3];
+                for i in 0..3 {
+                    w[i] = S::load(self.w.as_ptr().add((i * 3 + j) * LANES));
+                }
+                columns[j] = transform::weight::<S, M>(w);
+            }
+            for i in 0..side {
+                let row = [columns[0][i], columns[1][i], columns[2][i]];
+                let row = transform::weight::<S, M>(row);
+                for j in 0..side {
+                    S::store(self.out.add((i * side + j) * self.point_stride), row[j]);
                 }
             }
         }
+    }
+}
+
+/// Weights in the transform's domain, `[point, to, from]` with rows of `row` numbers and
+/// `point_stride` numbers between points.
+struct Transformed {
+    data: Buffer,
+    row: usize,
+    point_stride: usize,
+}
+
+fn weights<const M: usize>(
+    from: usize,
+    to: usize,
+    weight: impl Fn(usize, usize) -> [f32; 9] + Sync + Send,
+) -> Transformed {
+    let isa = Isa::current();
+    let points = (M + 2) * (M + 2);
+    let row = from.next_multiple_of(LANES);
+    let point_stride = to * row + SKEW;
+    let mut data = Buffer::new(points * point_stride);
+    let out = Out::new(&mut data);
+    threads::each(to, |o| {
+        for first in (0..from).step_by(LANES) {
+            let mut w = [0f32; 9 * LANES];
+            for lane in 0..LANES.min(from - first) {
+                for (i, w_i) in weight(o, first + lane).into_iter().enumerate() {
+                    w[i * LANES + lane] = w_i;
+                }
+            }
+            isa.run(Weight::<M> {
+                w,
+                // SAFETY: a task writes its own filter.
+                out: unsafe { out.at(o * row + first) },
+                point_stride,
+            });
+        }
     });
-    packed
+    Transformed {
+        data,
+        row,
+        point_stride,
+    }
 }
 
 /// Convolution of stride 1 of `source` with 3x3 kernels `weight(to, from)`, nine numbers row by row.
@@ -291,7 +338,7 @@ pub(crate) fn convolve(
     padding: usize,
     side: Side,
     bias: Option<&[f32]>,
-    weight: impl Fn(usize, usize) -> [f32; 9] + Sync,
+    weight: impl Fn(usize, usize) -> [f32; 9] + Sync + Send,
 ) {
     match side {
         Side::Two => convolve_by::<2>(source, target, padding, bias, weight),
@@ -304,13 +351,13 @@ fn convolve_by<const M: usize>(
     target: &mut Features,
     padding: usize,
     bias: Option<&[f32]>,
-    weight: impl Fn(usize, usize) -> [f32; 9] + Sync,
+    weight: impl Fn(usize, usize) -> [f32; 9] + Sync + Send,
 ) {
     let isa = Isa::current();
     let points = (M + 2) * (M + 2);
     let (from, to) = (source.channels(), target.channels());
     let depth = from.div_ceil(from.div_ceil(DEPTH));
-    let packed = weights::<M>(from, to, depth, weight);
+    let packed = weights::<M>(from, to, weight);
     let grid = Grid {
         source: (source.height(), source.width()),
         target: (target.height(), target.width()),
@@ -359,7 +406,9 @@ fn convolve_by<const M: usize>(
                         taps: &taps[..k],
                         pixel_x: &pixels[..count],
                         pixel_y: &pixels[..count],
-                        w: &packed[point * from * to + start * to + first_to * k..],
+                        w: &packed.data
+                            [point * packed.point_stride + first_to * packed.row + start..],
+                        w_stride: packed.row,
                         filters,
                         start: if start == 0 {
                             Start::Zero

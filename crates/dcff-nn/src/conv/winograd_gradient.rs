@@ -265,8 +265,11 @@ fn by<const M: usize>(x: &Features, dy: &Features, padding: usize) -> Vec<f32> {
     threads::each(to, |o| {
         let split = o / per_split;
         let filters = per_split.min(to - split * per_split);
-        for c in 0..from {
-            let mut u = [0.0; 36];
+        // SAFETY: a task writes its own filter.
+        let out = unsafe { std::slice::from_raw_parts_mut(out.at(o * from * 9), from * 9) };
+        for c in (0..from).step_by(LANES) {
+            let lanes = LANES.min(from - c);
+            let mut u = [0.0; 36 * LANES];
             for chunk in 0..chunks {
                 let start = (chunk * to + split * per_split) * points * from;
                 for index in 0..points {
@@ -275,16 +278,56 @@ fn by<const M: usize>(x: &Features, dy: &Features, padding: usize) -> Vec<f32> {
                     } else {
                         index
                     };
-                    u[point] += sums[start + (index * filters + o - split * per_split) * from + c];
+                    let at = start + (index * filters + o - split * per_split) * from + c;
+                    for (u, sum) in u[point * LANES..].iter_mut().zip(&sums[at..at + lanes]) {
+                        *u += sum;
+                    }
                 }
             }
-            let w = transform::weight_gradient::<M>(u);
-            // SAFETY: a task writes its own filter.
-            unsafe { std::slice::from_raw_parts_mut(out.at((o * from + c) * 9), 9) }
-                .copy_from_slice(&w);
+            let w = isa.run(Weight::<M>(&u));
+            for lane in 0..lanes {
+                for (tap, out) in out[(c + lane) * 9..][..9].iter_mut().enumerate() {
+                    *out = w[tap * LANES + lane];
+                }
+            }
         }
     });
     gradient
+}
+
+/// `Gᵀ u G` of sixteen gradients side by side: `[points, 16]` to `[9, 16]`.
+struct Weight<'a, const M: usize>(&'a [f32; 36 * LANES]);
+
+impl<const M: usize> Kernel for Weight<'_, M> {
+    type Output = [f32; 9 * LANES];
+
+    #[inline(always)]
+    fn run<S: Simd>(self) -> [f32; 9 * LANES] {
+        let side = M + 2;
+        let mut out = [0.0; 9 * LANES];
+        // SAFETY: both arrays hold sixteen numbers for every index.
+        unsafe {
+            let mut columns = [[S::splat(0.0); 3]; 6];
+            for j in 0..side {
+                let mut u = [S::splat(0.0); 6];
+                for i in 0..side {
+                    u[i] = S::load(self.0.as_ptr().add((i * side + j) * LANES));
+                }
+                columns[j] = transform::weight_gradient::<S, M>(u);
+            }
+            for i in 0..3 {
+                let mut u = [S::splat(0.0); 6];
+                for j in 0..side {
+                    u[j] = columns[j][i];
+                }
+                let row = transform::weight_gradient::<S, M>(u);
+                for j in 0..3 {
+                    S::store(out.as_mut_ptr().add((i * 3 + j) * LANES), row[j]);
+                }
+            }
+        }
+        out
+    }
 }
 
 /// Some tiles and filters of one weight gradient.
