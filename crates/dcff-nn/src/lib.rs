@@ -46,7 +46,7 @@ pub mod tape;
 mod threads;
 
 pub use buffer::release_memory;
-pub use conv::{ConvConfig, ConvGrads, conv2d, conv2d_backward};
+pub use conv::{ConvConfig, ConvGrads, Convolution, conv2d, conv2d_backward};
 pub use cpu::Isa;
 pub use elementwise::{
     Activation, accumulate, activation, activation_backward, add, concat, split_channels,

@@ -174,9 +174,9 @@ pub(crate) fn weight_gradient(x: &Features, dy: &Features, plan: &Plan, shape: &
         })
         .collect();
     let pixels = phase.pixel_x.len();
-    // Pixels of a pass: nine taps of so many stay in the first-level cache while all filters meet
-    // them. Taps of one channel mostly share their pixels; those of different channels do not.
-    let band = if shape.kernel == 1 { 48 } else { 128 };
+    // Pixels of a pass: nine taps of so many, which mostly share them, stay in the first-level
+    // cache while all filters meet them.
+    let band = 128;
 
     let splits = threads::parts(shape.groups * blocks, shape.to.div_ceil(FILTERS))
         .max(shape.to.div_ceil(GRADIENT_FILTERS));

@@ -10,9 +10,11 @@
 //! with terms outside a map, and fractional indices, left out. As everywhere in deep learning this
 //! is a cross-correlation: the kernel is not flipped.
 
+mod algorithm;
 mod direct;
 pub(crate) mod kernel;
 mod plan;
+mod pointwise;
 mod transform;
 mod winograd;
 mod winograd_gradient;
@@ -22,6 +24,7 @@ use candle_core::{Result, Tensor, bail};
 use crate::args;
 use crate::features::Features;
 use crate::threads;
+pub use algorithm::Convolution;
 use direct::{Shape, Weights};
 use plan::Plan;
 
@@ -108,6 +111,11 @@ impl Sizes {
         })
     }
 
+    /// Whether every output pixel meets one input pixel.
+    fn pointwise(&self, cfg: ConvConfig) -> bool {
+        self.kernel == (1, 1) && cfg.padding == 0
+    }
+
     /// The Winograd transform to use for a pass that pads by `padding` and writes `target`, if any.
     fn winograd(
         &self,
@@ -116,7 +124,8 @@ impl Sizes {
         target: (usize, usize),
     ) -> Option<winograd::Side> {
         let fits = self.kernel == (3, 3) && cfg.stride == 1 && cfg.groups == 1 && padding <= 2;
-        fits.then(|| winograd::side(self.c_in, self.c_out, target))?
+        let allowed = fits && Convolution::current() == Convolution::Fast;
+        allowed.then(|| winograd::side(self.c_in, self.c_out, target))?
     }
 }
 
@@ -161,7 +170,14 @@ pub fn conv2d(
         let weights: Vec<_> = (0..cfg.groups)
             .map(|i| vec![Weights::Borrowed(&w[i * part..][..part])])
             .collect();
-        direct::gather(x, &mut y, &plan, &shape, bias.as_deref(), &weights);
+        if sizes.pointwise(cfg) {
+            let phase = &plan.phases[0];
+            let weights: Vec<_> = weights.iter().map(|part| &part[0]).collect();
+            let pixels = (&phase.pixel_x[..], &phase.pixel_y[..]);
+            pointwise::gather(x, &mut y, pixels, &shape, bias.as_deref(), &weights);
+        } else {
+            direct::gather(x, &mut y, &plan, &shape, bias.as_deref(), &weights);
+        }
         y
     })
 }
@@ -227,7 +243,19 @@ pub fn conv2d_backward(
                 };
                 plan.phases.iter().map(of_phase).collect()
             });
-            direct::gather(dy, &mut dx, &plan, &shape, None, &weights);
+            let met = plan.phases.iter().position(|phase| !phase.taps.is_empty());
+            if let (true, Some(met)) = (sizes.pointwise(cfg), met) {
+                // With a stride, most pixels meet no output.
+                if plan.phases.len() > 1 {
+                    dx.cpu_mut().fill(0.0);
+                }
+                let phase = &plan.phases[met];
+                let weights: Vec<_> = weights.iter().map(|part| &part[met]).collect();
+                let pixels = (&phase.pixel_x[..], &phase.pixel_y[..]);
+                pointwise::gather(dy, &mut dx, pixels, &shape, None, &weights);
+            } else {
+                direct::gather(dy, &mut dx, &plan, &shape, None, &weights);
+            }
             dx
         })?)
     } else {
@@ -243,7 +271,11 @@ pub fn conv2d_backward(
                 to,
                 kernel,
             };
-            direct::weight_gradient(x, dy, &plan, &shape)
+            if sizes.pointwise(cfg) {
+                pointwise::weight_gradient(x, dy, &plan.phases[0].pixel_x, &shape)
+            } else {
+                direct::weight_gradient(x, dy, &plan, &shape)
+            }
         }
     };
     Ok(ConvGrads {

@@ -1,0 +1,163 @@
+//! Convolution with 1x1 kernels: matrix products over channels.
+//!
+//! The planes of neighbouring channels are often a power of two apart, so that one pixel of all
+//! channels falls into one set of the cache. A task therefore copies a block of channels of a few
+//! pixels (every `stride`-th, as the tables say) into scratch first, with rows of uneven length.
+
+use super::direct::{Shape, Weights};
+use super::kernel::{Correlations, FILTERS, LaneSums, Products, Start};
+use crate::buffer;
+use crate::cpu::Isa;
+use crate::features::{Features, LANES};
+use crate::threads::{self, Out};
+
+/// Channels of a block: eight pixels of them stay in the first-level cache.
+const CHANNELS: usize = 64;
+
+/// Vectors of the target, over pixels and filters, that wait for the next block of channels in the
+/// second-level cache.
+const TARGET: usize = 16 * 1024;
+
+/// Pixels, channels and filters of a block of the weight gradient.
+const GRADIENT: (usize, usize, usize) = (48, 36, 128);
+
+/// Vectors between rows of scratch beyond their length.
+const SKEW: usize = 8;
+
+/// Copies some pixels of one channel, one after the other.
+fn collect(plane: &[f32], pixels: &[u32], to: &mut [f32]) {
+    let adjacent = pixels.last().map_or(0, |last| last - pixels[0]) as usize + 1 == pixels.len();
+    if adjacent {
+        let first = pixels[0] as usize * LANES;
+        to[..pixels.len() * LANES].copy_from_slice(&plane[first..][..pixels.len() * LANES]);
+    } else {
+        for (to, &pixel) in to.chunks_exact_mut(LANES).zip(pixels) {
+            to.copy_from_slice(&plane[pixel as usize * LANES..][..LANES]);
+        }
+    }
+}
+
+/// `target[pixel_y] = Σ weights(to, from) source[pixel_x]`, for pairs of pixels; the rest of the
+/// target is left alone. `weights[part]` are `[to, from]`.
+pub(crate) fn gather(
+    source: &Features,
+    target: &mut Features,
+    (pixel_x, pixel_y): (&[u32], &[u32]),
+    shape: &Shape,
+    bias: Option<&[f32]>,
+    weights: &[&Weights<'_>],
+) {
+    let isa = Isa::current();
+    let (from, to) = (shape.from, shape.to);
+    let size = (TARGET / to).clamp(16, 128) / 16 * 16;
+    let bands = pixel_x.len().div_ceil(size);
+    let row = size + SKEW;
+    let near: Vec<u32> = (0..size as u32).collect();
+    let taps: Vec<u32> = (0..CHANNELS.min(from)).map(|c| (c * row) as u32).collect();
+    let (plane, group) = (source.plane(), source.group_len());
+    let (target_plane, target_group) = (target.plane(), target.group_len());
+    let x = source.cpu();
+    let out = Out::new(target.cpu_mut());
+    threads::each(source.groups() * shape.groups * bands, |task| {
+        let (g, rest) = (task / (shape.groups * bands), task % (shape.groups * bands));
+        let (part, band) = (rest / bands, rest % bands);
+        let pixels = band * size..pixel_x.len().min((band + 1) * size);
+        buffer::scratch(CHANNELS.min(from) * row * LANES, |scratch| {
+            for first in (0..from).step_by(CHANNELS) {
+                let depth = CHANNELS.min(from - first);
+                for (c, scratch) in scratch
+                    .chunks_exact_mut(row * LANES)
+                    .take(depth)
+                    .enumerate()
+                {
+                    let at = g * group + (part * from + first + c) * plane;
+                    collect(&x[at..][..plane], &pixel_x[pixels.clone()], scratch);
+                }
+                isa.run(Products {
+                    x: scratch.as_ptr(),
+                    taps: &taps[..depth],
+                    pixel_x: &near[..pixels.len()],
+                    pixel_y: &pixel_y[pixels.clone()],
+                    w: &weights[part][first..],
+                    w_stride: from,
+                    filters: to,
+                    start: match bias {
+                        _ if first > 0 => Start::Output,
+                        Some(bias) => Start::Bias(&bias[part * to..]),
+                        None => Start::Zero,
+                    },
+                    // SAFETY: a task writes its own group, part and pixels.
+                    y: unsafe { out.at(g * target_group + part * to * target_plane) },
+                    y_stride: target_plane,
+                });
+            }
+        });
+    });
+}
+
+/// The weight gradient `[C_out, C_in / groups]`; output pixel `i` met input pixel `pixel_x[i]`.
+pub(crate) fn weight_gradient(
+    x: &Features,
+    dy: &Features,
+    pixel_x: &[u32],
+    shape: &Shape,
+) -> Vec<f32> {
+    let isa = Isa::current();
+    let (from, to) = (shape.from, shape.to);
+    let (size, block, most) = GRADIENT;
+    let blocks = from.div_ceil(block);
+    let splits = threads::parts(shape.groups * blocks, to.div_ceil(FILTERS)).max(to.div_ceil(most));
+    let per_split = to.div_ceil(FILTERS).div_ceil(splits) * FILTERS;
+    let row = size + SKEW;
+    let near: Vec<u32> = (0..size as u32).collect();
+    let taps: Vec<u32> = (0..block).map(|c| (c * row) as u32).collect();
+    let (xs, gs) = (x.cpu(), dy.cpu());
+    let mut gradient = vec![0f32; shape.groups * to * from];
+    let out = Out::new(&mut gradient);
+    threads::each(shape.groups * blocks * splits, |task| {
+        let (part, rest) = (task / (blocks * splits), task % (blocks * splits));
+        let (first, first_to) = (rest / splits * block, rest % splits * per_split);
+        if first_to >= to {
+            return;
+        }
+        let filters = per_split.min(to - first_to);
+        let depth = block.min(from - first);
+        buffer::scratch((block * row + filters * depth) * LANES, |scratch| {
+            let (scratch, sums) = scratch.split_at_mut(block * row * LANES);
+            sums.fill(0.0);
+            for g in 0..x.groups() {
+                let at = g * x.group_len() + (part * from + first) * x.plane();
+                let dy_at = g * dy.group_len() + (part * to + first_to) * dy.plane();
+                for (band, pixels) in pixel_x.chunks(size).enumerate() {
+                    for (c, scratch) in scratch
+                        .chunks_exact_mut(row * LANES)
+                        .take(depth)
+                        .enumerate()
+                    {
+                        collect(&xs[at + c * x.plane()..][..x.plane()], pixels, scratch);
+                    }
+                    isa.run(Correlations {
+                        x: scratch.as_ptr(),
+                        taps: &taps[..depth],
+                        pixel_x: &near[..pixels.len()],
+                        dy: gs[dy_at + band * size * LANES..].as_ptr(),
+                        dy_stride: dy.plane(),
+                        filters,
+                        sums: sums.as_mut_ptr(),
+                    });
+                }
+            }
+            for f in 0..filters {
+                isa.run(LaneSums {
+                    x: &sums[f * depth * LANES..][..depth * LANES],
+                    // SAFETY: a task writes its own filters and channels.
+                    out: unsafe {
+                        let at = (part * to + first_to + f) * from + first;
+                        std::slice::from_raw_parts_mut(out.at(at), depth)
+                    },
+                });
+            }
+        });
+    });
+    gradient
+}
