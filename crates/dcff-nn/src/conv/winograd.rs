@@ -21,7 +21,7 @@ use crate::threads::{self, Out};
 const TILES: usize = 8;
 
 /// Input channels whose transforms stay in the first-level cache while all filters meet them.
-const DEPTH: usize = 64;
+const DEPTH: usize = 96;
 
 /// Vectors between the blocks of neighbouring points beyond their size, so that the 36 stores of a
 /// transform do not fall into one set of the cache.
