@@ -209,7 +209,7 @@ pub fn concat(parts: &[&Features]) -> Result<Features> {
     Ok(out)
 }
 
-/// The gradient of [`concat`]: cuts `[N, ΣC_i, H, W]` into parts of `channels` each.
+/// The gradient of [`concat()`]: cuts `[N, ΣC_i, H, W]` into parts of `channels` each.
 ///
 /// # Errors
 ///

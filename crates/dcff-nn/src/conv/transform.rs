@@ -10,6 +10,10 @@
 //! their 0, ±1, ±2 and ∞: the same number of operations, about half the rounding error, since
 //! the powers of the points spread less.
 //!
+//! Root mean square error over root mean square of the result, random numbers, 24 channels: 2.5e-7
+//! by direct summation, 6e-7 with `m = 4`, 2.7e-7 with `m = 2`; it grows with the root of the number
+//! of channels. `tests/winograd.rs` holds these numbers.
+//!
 //! One-dimensional transforms work on arrays of six; for `m = 2` the last two are unused.
 
 use crate::cpu::Simd;
