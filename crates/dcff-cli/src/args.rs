@@ -107,6 +107,9 @@ pub(crate) struct TrainArgs {
     /// Train on the images as they are, without random crops and flips
     #[arg(long)]
     pub(crate) no_augment: bool,
+    /// Convolve without Winograd's transforms: slower, with the rounding of an ordinary convolution
+    #[arg(long)]
+    pub(crate) direct_convolution: bool,
     /// Seeds everything that is random
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,

@@ -26,7 +26,7 @@ pub(crate) fn locate(name: &str, dir: &DataDir, download: bool) -> anyhow::Resul
         Ok(located) => Ok(located),
         // A folder that the user named is the answer, even where it is the wrong one.
         Err(missing) if dir.data_dir.is_some() || !download => Err(missing.into()),
-        Err(missing @ dcff_data::Error::NotFound { .. }) => match hub::download(name, &missing)? {
+        Err(missing @ dcff_data::Error::NotFound { .. }) => match hub::download(name)? {
             Some(folder) => dcff_data::locate(name, &[folder]).context("after the download"),
             None => Err(missing.into()),
         },
@@ -34,18 +34,90 @@ pub(crate) fn locate(name: &str, dir: &DataDir, download: bool) -> anyhow::Resul
     }
 }
 
+/// The Hub's cache, and downloads where the program was built with them.
 mod hub {
-    //! The Hub's cache, and downloads where the program was built with them.
     use std::path::PathBuf;
 
-    pub(super) fn snapshots(_name: &str) -> Vec<PathBuf> {
-        Vec::new()
+    use dcff_data::HubFiles;
+    use dcff_hub::{HubConfig, RepoId, RepoKind, cached_snapshot};
+
+    fn config() -> HubConfig {
+        HubConfig::from_env_map(|name| std::env::var(name).ok())
     }
 
-    pub(super) fn download(
-        _name: &str,
-        _missing: &dcff_data::Error,
-    ) -> anyhow::Result<Option<PathBuf>> {
+    /// The Hub's files of the data set `name`, or of the one it is a part of.
+    fn files(name: &str) -> Option<HubFiles> {
+        let info = dcff_data::find(name).ok()?;
+        let whole = info
+            .subset_of
+            .as_deref()
+            .and_then(|whole| dcff_data::find(whole).ok());
+        info.hub.clone().or_else(|| whole?.hub.clone())
+    }
+
+    /// The folders of the cache that hold the data set.
+    pub(super) fn snapshots(name: &str) -> Vec<PathBuf> {
+        let Some(files) = files(name) else {
+            return Vec::new();
+        };
+        let Ok(repo) = files.repo.parse::<RepoId>() else {
+            return Vec::new();
+        };
+        let paths: Vec<&str> = files.files.iter().map(|file| file.path.as_str()).collect();
+        cached_snapshot(&config(), RepoKind::Dataset, &repo, &files.revision, &paths)
+            .into_iter()
+            .collect()
+    }
+
+    /// Downloads the data set into the cache; `None` when the Hub does not have it or this program cannot download.
+    #[cfg(feature = "hub")]
+    pub(super) fn download(name: &str) -> anyhow::Result<Option<PathBuf>> {
+        use std::sync::{Arc, Mutex};
+
+        use dcff_hub::{DownloadProgress, RemoteFile, download};
+
+        let Some(files) = files(name) else {
+            return Ok(None);
+        };
+        let repo: RepoId = files.repo.parse()?;
+        let wanted: Vec<RemoteFile> = files
+            .files
+            .into_iter()
+            .map(|file| RemoteFile {
+                path: file.path,
+                size: file.size,
+                sha256: file.sha256,
+            })
+            .collect();
+        eprintln!("downloading {repo} from the Hub");
+        let bar = Mutex::new((String::new(), indicatif::ProgressBar::hidden()));
+        let progress = move |progress: &DownloadProgress| {
+            let Ok(mut state) = bar.lock() else { return };
+            if state.0 != progress.file {
+                state.1.finish();
+                *state = (
+                    progress.file.clone(),
+                    indicatif::ProgressBar::new(progress.total),
+                );
+            }
+            state.1.set_position(progress.bytes);
+        };
+        Ok(Some(download(
+            &config(),
+            &repo,
+            &files.revision,
+            &wanted,
+            Arc::new(progress),
+        )?))
+    }
+
+    #[cfg(not(feature = "hub"))]
+    pub(super) fn download(name: &str) -> anyhow::Result<Option<PathBuf>> {
+        if files(name).is_some() {
+            eprintln!(
+                "note: this dcff was built without the Hub's client (cargo feature 'hub') and cannot download"
+            );
+        }
         Ok(None)
     }
 }

@@ -11,10 +11,10 @@
 //!
 //! | what | tolerance | reason |
 //! |---|---|---|
-//! | temperature | 1e-14 relative | both sides compute in `f64`: a few last places |
+//! | temperature | 1e-12 relative | both sides compute in `f64`; the formula's large terms cancel in short runs |
 //! | distance | 1.2e-7 relative | both sides sum in `f64`, in another order: one last place of the `f32` result |
 //! | proxy | 3e-7 | exponential, sum and quotient in `f32` there: a few times 6e-8, of numbers up to 1 |
-//! | score | 3e-7 | the recorded scores differ by 1e-7 to 2e-7 from the same formula in `f64` |
+//! | score | 5e-7 | the recorded scores differ by 1e-7 to 2e-7 from the same formula in `f64`; 5e-7 is also the gap below which the recording calls ranks unreliable |
 //! | score in `f64` | 1e-7 | that formula itself, where recorded: only our distances and proxies are rounded to `f32` |
 //! | fused | 5e-7 of the largest weight | a sum of `C_out` products in `f32`, with coefficients that sum to 1 |
 //! | kept ids, finiteness | 0 | ids only where the recording calls the rank reliable |
@@ -112,10 +112,10 @@ pub fn compare(folder: &Path, recording: &Recording) -> Result<Vec<Deviation>> {
     let filters = file.tensor("weight")?.to_dtype(DType::F32)?;
     let largest_weight = f64::from(filters.abs()?.max_all()?.to_scalar::<f32>()?);
 
-    let mut temperatures = Deviation::new("temperature (relative)", 1e-14);
+    let mut temperatures = Deviation::new("temperature (relative)", 1e-12);
     let mut distances = Deviation::new("distance (relative)", 1.2e-7);
     let mut proxies = Deviation::new("proxy", 3e-7);
-    let mut scores = Deviation::new("score", 3e-7);
+    let mut scores = Deviation::new("score", 5e-7);
     let mut scores_in_f64 = Deviation::new("score in f64", 1e-7);
     let mut finiteness = Deviation::new("finiteness of the scores", 0.0);
     let mut kept = Deviation::new("kept ids that differ", 0.0);

@@ -99,6 +99,9 @@ pub struct Recipe {
     /// Whether the best epoch is chosen on the test images, as the paper does. Such a figure is not an estimate of
     /// accuracy on new images; reports say so.
     pub select_on_test: bool,
+    /// Whether convolutions are plain sums of products, without Winograd's transforms: slower, rounding as elsewhere.
+    #[serde(default)]
+    pub direct_convolution: bool,
     /// How the learning rate falls.
     pub schedule: Schedule,
 }
@@ -117,6 +120,7 @@ impl Recipe {
             label_smoothing: 0.0,
             warmup_epochs: 0,
             select_on_test: false,
+            direct_convolution: false,
             schedule: Schedule::MultiStep {
                 milestones: vec![150, 225],
                 gamma: 0.1,

@@ -9,6 +9,7 @@ use candle_core::{Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing};
 use dcff_data::{Augmentation, Dataset, Loader, LoaderOptions, Normalisation, Splits};
 use dcff_models::{Architecture, Network, Views};
+use dcff_nn::Convolution;
 
 use crate::checkpoint::{
     Best, CHECKPOINT, CHOSEN, Checkpoint, NETWORK, Position, State, VELOCITY, tensor_name,
@@ -117,6 +118,12 @@ impl Trainer {
     ) -> Result<Self> {
         config.validate()?;
         data.check(&config, full)?;
+        let convolution = if config.recipe.direct_convolution {
+            Convolution::Direct
+        } else {
+            Convolution::Fast
+        };
+        convolution.set();
         let mut method = config
             .method
             .build(derive_seed(config.seed, Purpose::Method, 0))?;

@@ -43,9 +43,6 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
             folder.join(dcff_train::CONFIG).display()
         );
     }
-    let classes = dcff_data::find(&draft.data.name)
-        .ok()
-        .map(|info| info.classes.len());
     let full = dcff_models::by_name(&draft.arch)?;
     draft.method.compact(&full)?;
     let loaded = data::load(&draft.data.name, &args.data_dir)?;
@@ -140,6 +137,7 @@ fn configure(args: &TrainArgs, saved: Option<&RunConfig>) -> anyhow::Result<RunC
     set(&mut recipe.label_smoothing, args.label_smoothing);
     recipe.nesterov |= args.nesterov;
     recipe.select_on_test |= args.select_on_test;
+    recipe.direct_convolution |= args.direct_convolution;
     match args.schedule.as_deref() {
         None => {}
         Some("constant") => recipe.schedule = Schedule::Constant,
