@@ -4,7 +4,7 @@
 //! back to the system in between would cost a page fault per 4 KiB on the next use, which is as
 //! much time as a batch norm. Released blocks therefore wait in a pool; whenever the pool cannot
 //! serve a request, it first gives blocks back to the system, oldest first, so that a process holds
-//! little more than the largest amount it ever had in use.
+//! at most half as much again as it ever had in use at once.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::Cell;
@@ -20,8 +20,9 @@ const ALIGN: usize = 64;
 const POOLED: usize = 64 * 1024 / size_of::<f32>();
 
 /// Blocks in use and waiting together stay below the most that were in use at once, plus one part
-/// in this many.
-const SLACK: usize = 8;
+/// in this many. Sizes differ from layer to layer, so the right block is often not among those that
+/// wait; with less room than this, every step gives back what the next one asks for.
+const SLACK: usize = 2;
 
 /// Numbers in memory, their contents arbitrary (but initialised) when new.
 pub(crate) struct Buffer {

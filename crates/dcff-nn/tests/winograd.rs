@@ -3,13 +3,11 @@
 mod common;
 
 use common::*;
-use dcff_nn::{Isa, conv2d, conv2d_backward};
+use dcff_nn::{Convolution, Isa, conv2d, conv2d_backward};
 
-/// Root mean square error over root mean square of the reference, the largest of all passes.
-///
-/// 3x3 kernels of stride 1 go through the transforms; in the 3x4 kernel with a last column of
-/// zeros, the same sums are added directly.
-fn errors(channels: usize, size: usize, transformed: bool) -> f64 {
+/// Root mean square errors over the root mean square of the reference: output, input gradient and
+/// weight gradient.
+fn errors(channels: usize, size: usize) -> [f64; 3] {
     let mut random = Random(51);
     let s = Conv {
         n: 4,
@@ -34,52 +32,47 @@ fn errors(channels: usize, size: usize, transformed: bool) -> f64 {
         dw[j] += f64::from(x[i]) * f64::from(dy[k]);
     });
     let (xf, dyf) = (features(&x, s.x_dims()), features(&dy, s.y_dims()));
-    let rms = |got: &[f32], expected: &[f64]| {
-        let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>();
-        let error = square(&mut got.iter().zip(expected).map(|(&g, e)| f64::from(g) - e));
-        (error / square(&mut expected.iter().copied())).sqrt()
-    };
-    if transformed {
-        let wt = tensor(&w, &s.w_dims());
-        let got = conv2d(&xf, &wt, None, s.cfg()).unwrap();
-        let grads = conv2d_backward(&xf, &wt, false, s.cfg(), &dyf, true).unwrap();
-        return rms(&maps(&got), &y)
-            .max(rms(&maps(&grads.input.unwrap()), &dx))
-            .max(rms(&numbers(&grads.weight), &dw));
-    }
-    // One column more in the kernel and in the output, which is cut off again.
-    let wide: Vec<f32> = w
-        .chunks(3)
-        .flat_map(|row| [row[0], row[1], row[2], 0.0])
-        .collect();
-    let padded = Conv {
-        w: size + 1,
-        ..s.clone()
-    };
-    let mut wide_x = vec![0f32; product(&padded.x_dims())];
-    for (to, from) in wide_x.chunks_mut(size + 1).zip(x.chunks(size)) {
-        to[..size].copy_from_slice(from);
-    }
-    let wt = tensor(&wide, &[channels, channels, 3, 4]);
-    let got = conv2d(&features(&wide_x, padded.x_dims()), &wt, None, s.cfg()).unwrap();
-    rms(&maps(&got), &y)
+    let wt = tensor(&w, &s.w_dims());
+    let got = conv2d(&xf, &wt, None, s.cfg()).unwrap();
+    let grads = conv2d_backward(&xf, &wt, false, s.cfg(), &dyf, true).unwrap();
+    [
+        relative(&maps(&got), &y),
+        relative(&maps(&grads.input.unwrap()), &dx),
+        relative(&numbers(&grads.weight), &dw),
+    ]
 }
 
+fn relative(got: &[f32], expected: &[f64]) -> f64 {
+    let error: f64 = got
+        .iter()
+        .zip(expected)
+        .map(|(&g, e)| (f64::from(g) - e).powi(2))
+        .sum();
+    (error / expected.iter().map(|e| e * e).sum::<f64>()).sqrt()
+}
+
+/// One test, since the algorithm is chosen for the whole process.
 #[test]
-fn transforms_keep_six_digits() {
+fn transforms_keep_six_digits_and_direct_sums_more() {
     for isa in Isa::available() {
         isa.with(|| {
             // Tiles of 4 x 4 outputs, with and without a rest, and of 2 x 2 outputs.
             for (channels, size) in [(24, 8), (40, 7), (40, 2)] {
-                let error = errors(channels, size, true);
-                assert!(error < 1e-6, "{isa:?}: {error:e} for {channels} at {size}");
+                for error in errors(channels, size) {
+                    assert!(error < 1e-6, "{isa:?}: {error:e} for {channels} at {size}");
+                }
+            }
+            let fast = errors(24, 8);
+            Convolution::Direct.set();
+            let direct = errors(24, 8);
+            Convolution::Fast.set();
+            for (direct, fast) in direct.into_iter().zip(fast) {
+                assert!(direct < 3e-7, "{isa:?}: {direct:e} by direct sums");
                 assert!(
-                    error > 0.0,
-                    "{isa:?}: no rounding at all for {channels} at {size}"
+                    direct < fast,
+                    "{isa:?}: {direct:e} is no better than {fast:e}"
                 );
             }
-            let direct = errors(24, 8, false);
-            assert!(direct < 3e-7, "{isa:?}: {direct:e} without transforms");
         })
         .unwrap();
     }

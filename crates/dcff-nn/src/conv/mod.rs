@@ -116,16 +116,22 @@ impl Sizes {
         self.kernel == (1, 1) && cfg.padding == 0
     }
 
-    /// The Winograd transform to use for a pass that pads by `padding` and writes `target`, if any.
-    fn winograd(
-        &self,
-        cfg: ConvConfig,
-        padding: usize,
-        target: (usize, usize),
-    ) -> Option<winograd::Side> {
+    /// The sizes of the input gradient, which is the convolution of the output's.
+    fn turned(&self) -> Self {
+        Self {
+            c_in: self.c_out,
+            c_out: self.c_in,
+            input: self.output,
+            output: self.input,
+            kernel: self.kernel,
+        }
+    }
+
+    /// The Winograd transform to use, if any, where the source is padded by `padding`.
+    fn winograd(&self, cfg: ConvConfig, padding: usize) -> Option<winograd::Side> {
         let fits = self.kernel == (3, 3) && cfg.stride == 1 && cfg.groups == 1 && padding <= 2;
         let allowed = fits && Convolution::current() == Convolution::Fast;
-        allowed.then(|| winograd::side(self.c_in, self.c_out, target))?
+        allowed.then(|| winograd::side(self.c_in, self.c_out, self.output))?
     }
 }
 
@@ -161,7 +167,7 @@ pub fn conv2d(
         };
         let (oh, ow) = sizes.output;
         let mut y = Features::uninit((x.batch(), sizes.c_out, oh, ow));
-        if let Some(side) = sizes.winograd(cfg, cfg.padding, sizes.output) {
+        if let Some(side) = sizes.winograd(cfg, cfg.padding) {
             let weight = |o: usize, c: usize| nine(&w[(o * sizes.c_in + c) * 9..]);
             winograd::convolve(x, &mut y, cfg.padding, side, bias.as_deref(), weight);
             return y;
@@ -221,8 +227,9 @@ pub fn conv2d_backward(
             };
             let mut dx = Features::uninit(x.dims());
             // The convolution of dy with the turned kernel, padded by what reaches beyond it.
-            if let Some(side) = sizes.winograd(cfg, 2usize.wrapping_sub(cfg.padding), sizes.input) {
-                winograd::convolve(dy, &mut dx, 2 - cfg.padding, side, None, |c, o| {
+            let padding = 2usize.wrapping_sub(cfg.padding);
+            if let Some(side) = sizes.turned().winograd(cfg, padding) {
+                winograd::convolve(dy, &mut dx, padding, side, None, |c, o| {
                     let mut turned = nine(&w[(o * sizes.c_in + c) * 9..]);
                     turned.reverse();
                     turned
@@ -261,7 +268,7 @@ pub fn conv2d_backward(
     } else {
         None
     };
-    let weight = match sizes.winograd(cfg, cfg.padding, sizes.output) {
+    let weight = match sizes.winograd(cfg, cfg.padding) {
         Some(side) => winograd_gradient::weight_gradient(x, dy, cfg.padding, side),
         None => {
             let plan = Plan::forward(sizes.input, sizes.output, sizes.kernel, cfg);
