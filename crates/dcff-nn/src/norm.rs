@@ -181,14 +181,13 @@ impl Kernel for Apply<'_> {
     }
 }
 
-/// `Σ dz` and `Σ dz (x - mean)` for one channel of one group; writes `dz` for the residual.
+/// `Σ dz` and `Σ dz (x - mean)` for one channel of one group.
 struct Sums<'a> {
     x: &'a [f32],
     dy: &'a [f32],
     /// The output, where only positive outputs let the gradient through.
     y: Option<&'a [f32]>,
     mean: f32,
-    dz: Option<&'a mut [f32]>,
 }
 
 /// `dy`, or if there is a `y`, `dy` where it is positive.
@@ -210,11 +209,10 @@ impl Kernel for Sums<'_> {
     type Output = (f64, f64);
 
     #[inline(always)]
-    fn run<S: Simd>(mut self) -> (f64, f64) {
+    fn run<S: Simd>(self) -> (f64, f64) {
         let mut total = (0.0, 0.0);
         // SAFETY: all slices hold the same number of whole vectors. Unused lanes of `dy` are 0.
         unsafe {
-            let dz_to = self.dz.as_mut().map(|dz| dz.as_mut_ptr());
             let (x, dy) = (self.x.as_ptr(), self.dy.as_ptr());
             let mean = S::splat(self.mean);
             let zero = S::splat(0.0);
@@ -229,9 +227,6 @@ impl Kernel for Sums<'_> {
                         let dz = through::<S>(self.y, dy, at);
                         plain[j] = S::add(plain[j], dz);
                         centred[j] = S::mul_add(dz, d, centred[j]);
-                        if let Some(to) = dz_to {
-                            S::store(to.add(at), dz);
-                        }
                     }
                 }
                 for at in (whole..end).step_by(LANES) {
@@ -239,9 +234,6 @@ impl Kernel for Sums<'_> {
                     let dz = through::<S>(self.y, dy, at);
                     plain[0] = S::add(plain[0], dz);
                     centred[0] = S::mul_add(dz, d, centred[0]);
-                    if let Some(to) = dz_to {
-                        S::store(to.add(at), dz);
-                    }
                 }
                 let plain = S::add(S::add(plain[0], plain[1]), S::add(plain[2], plain[3]));
                 let pairs = (
@@ -256,12 +248,13 @@ impl Kernel for Sums<'_> {
     }
 }
 
-/// `dx = a dz - b (x - mean) - c` for one channel of one group.
+/// `dx = a dz - b (x - mean) - c` for one channel of one group; also `dz`, for a residual.
 struct Backward<'a> {
     x: &'a [f32],
     dy: &'a [f32],
     y: Option<&'a [f32]>,
     dx: &'a mut [f32],
+    dz: Option<&'a mut [f32]>,
     mean: f32,
     a: f32,
     b: f32,
@@ -274,17 +267,21 @@ impl Kernel for Backward<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self) {
+    fn run<S: Simd>(mut self) {
         // SAFETY: all slices hold the same number of whole vectors.
         unsafe {
             let (mean, a) = (S::splat(self.mean), S::splat(self.a));
             let (b, c) = (S::splat(-self.b), S::splat(-self.c));
             let (x, dy, to) = (self.x.as_ptr(), self.dy.as_ptr(), self.dx.as_mut_ptr());
+            let dz_to = self.dz.as_mut().map(|dz| dz.as_mut_ptr());
             for i in (0..self.x.len()).step_by(LANES) {
                 let d = S::sub(S::load(x.add(i)), mean);
                 let dz = through::<S>(self.y, dy, i);
                 let dx = S::mul_add(a, dz, S::mul_add(b, d, c));
                 S::put(to.add(i), S::first(dx, self.lanes), self.stream);
+                if let Some(to) = dz_to {
+                    S::put(to.add(i), dz, self.stream);
+                }
             }
             S::fence();
         }
@@ -511,7 +508,6 @@ pub fn batch_norm_backward(
                 dy: plane(dy, g, ch),
                 mean: mean[ch],
                 y: y_plane(g, ch),
-                dz: dr_plane(g, ch),
             })
         },
         (0.0, 0.0),
@@ -520,14 +516,12 @@ pub fn batch_norm_backward(
         |g, ch, &(plain, centred)| {
             let inverse = inverse_deviation(var[ch], eps);
             let a = f64::from(gamma[ch]) * inverse;
-            // With a residual, its gradient is already what passed the activation.
-            let dz = dr_plane(g, ch);
-            let y = if dz.is_some() { None } else { y_plane(g, ch) };
             isa.run(Backward {
                 x: plane(x, g, ch),
-                dy: dz.map_or(plane(dy, g, ch), |dz| dz),
-                y,
+                dy: plane(dy, g, ch),
+                y: y_plane(g, ch),
                 dx: dx_plane(g, ch),
+                dz: dr_plane(g, ch),
                 mean: mean[ch],
                 a: a as f32,
                 b: (a * inverse * inverse * centred / count) as f32,
