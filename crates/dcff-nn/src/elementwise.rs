@@ -34,17 +34,16 @@ enum Rule {
     AddRelu,
 }
 
-struct Elementwise<'a> {
+struct Elementwise {
     rule: Rule,
     a: *const f32,
     b: *const f32,
     to: *mut f32,
     len: usize,
     stream: bool,
-    life: std::marker::PhantomData<&'a ()>,
 }
 
-impl Kernel for Elementwise<'_> {
+impl Kernel for Elementwise {
     type Output = ();
 
     #[inline(always)]
@@ -83,7 +82,6 @@ fn apply(rule: Rule, a: &Features, b: &Features) -> Features {
             to: unsafe { to.at(start) },
             len: (len - start).min(CHUNK),
             stream,
-            life: std::marker::PhantomData,
         });
     });
     out
@@ -165,7 +163,6 @@ pub fn accumulate(mut a: Features, b: &Features) -> Result<Features> {
             to: at,
             len: (len - start).min(CHUNK),
             stream,
-            life: std::marker::PhantomData,
         });
     });
     Ok(a)

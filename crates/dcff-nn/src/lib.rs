@@ -10,6 +10,9 @@
 //! vectors whatever the number of channels and the size of the map, and neighbouring pixels are
 //! neighbouring vectors. Parameters and statistics are plain `f32` tensors.
 //!
+//! 3x3 convolutions of stride 1 go through Winograd's transforms, whose error is two to five times
+//! that of direct sums, about 1e-6 of the result; [`Convolution::Direct`] does without.
+//!
 //! The kernels use AVX-512, AVX2, NEON or portable code, chosen when the program runs ([`Isa`]),
 //! and rayon's current thread pool. Results do not depend on the number of threads, to the bit.
 //!

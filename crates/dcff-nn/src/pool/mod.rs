@@ -8,15 +8,18 @@
 //! Both as in PyTorch: of equal maxima the first in row-major order receives the whole gradient,
 //! NaN wins, and an average divides by `k²` also where its window leaves the map.
 
+mod kernels;
+
 use std::sync::Arc;
 
 use candle_core::{Result, bail};
 
 use crate::args;
 use crate::buffer::Buffer;
-use crate::cpu::{Isa, Kernel, Simd};
-use crate::features::{Features, LANES};
+use crate::cpu::Isa;
+use crate::features::Features;
 use crate::threads::{self, Out};
+use kernels::{Average, AverageBackward, Map, Max, MaxBackward, Mean, Spread};
 
 /// A pooling window, the same in both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,201 +72,6 @@ fn output(op: &str, (h, w): (usize, usize), cfg: PoolConfig) -> Result<(usize, u
         (h + 2 * padding - kernel) / stride + 1,
         (w + 2 * padding - kernel) / stride + 1,
     ))
-}
-
-/// The taps of the window at output `i` that lie inside the map, and the pixel of tap 0.
-#[inline(always)]
-fn window(i: usize, size: usize, cfg: PoolConfig) -> (isize, usize, usize) {
-    let start = (i * cfg.stride) as isize - cfg.padding as isize;
-    let first = (-start).max(0) as usize;
-    let last = (size as isize - start).min(cfg.kernel as isize) as usize;
-    (start, first, last)
-}
-
-#[derive(Clone, Copy)]
-struct Map {
-    input: (usize, usize),
-    output: (usize, usize),
-    cfg: PoolConfig,
-}
-
-impl Map {
-    /// Whether windows lie side by side and cover the map exactly.
-    fn tiles(&self) -> bool {
-        let PoolConfig {
-            kernel,
-            stride,
-            padding,
-        } = self.cfg;
-        kernel == stride
-            && padding == 0
-            && self.output.0 * kernel == self.input.0
-            && self.output.1 * kernel == self.input.1
-    }
-}
-
-struct Max<'a> {
-    map: Map,
-    x: &'a [f32],
-    y: &'a mut [f32],
-    taps: *mut u8,
-}
-
-impl Kernel for Max<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let (h, w) = self.map.input;
-        let cfg = self.map.cfg;
-        // SAFETY: windows are clipped to the map; `taps` holds as many numbers as `y`.
-        unsafe {
-            for oy in 0..self.map.output.0 {
-                let (y, y_first, y_last) = window(oy, h, cfg);
-                for ox in 0..self.map.output.1 {
-                    let (x, x_first, x_last) = window(ox, w, cfg);
-                    let mut best = S::splat(f32::NEG_INFINITY);
-                    let mut tap = S::splat((y_first * cfg.kernel + x_first) as f32);
-                    for ky in y_first..y_last {
-                        let row = (y + ky as isize) as usize * w;
-                        for kx in x_first..x_last {
-                            let at = (row + (x + kx as isize) as usize) * LANES;
-                            let v = S::load(self.x.as_ptr().add(at));
-                            let here = S::splat((ky * cfg.kernel + kx) as f32);
-                            tap = S::select_gt(v, best, here, S::select_nan(v, here, tap));
-                            best = S::select_gt(v, best, v, S::select_nan(v, v, best));
-                        }
-                    }
-                    let at = (oy * self.map.output.1 + ox) * LANES;
-                    S::store(self.y.as_mut_ptr().add(at), best);
-                    S::store_bytes(self.taps.add(at), tap);
-                }
-            }
-        }
-    }
-}
-
-struct MaxBackward<'a> {
-    map: Map,
-    taps: *const u8,
-    dy: &'a [f32],
-    dx: &'a mut [f32],
-    stream: bool,
-}
-
-impl Kernel for MaxBackward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let (h, w) = self.map.input;
-        let cfg = self.map.cfg;
-        let dx = self.dx.as_mut_ptr();
-        let tiles = self.map.tiles();
-        if !tiles {
-            self.dx.fill(0.0);
-        }
-        // SAFETY: windows are clipped to the map; `taps` holds as many bytes as `dy` numbers.
-        unsafe {
-            let zero = S::splat(0.0);
-            for oy in 0..self.map.output.0 {
-                let (y, y_first, y_last) = window(oy, h, cfg);
-                for ox in 0..self.map.output.1 {
-                    let (x, x_first, x_last) = window(ox, w, cfg);
-                    let at = (oy * self.map.output.1 + ox) * LANES;
-                    let tap = S::load_bytes(self.taps.add(at));
-                    let g = S::load(self.dy.as_ptr().add(at));
-                    for ky in y_first..y_last {
-                        let row = (y + ky as isize) as usize * w;
-                        for kx in x_first..x_last {
-                            let here = S::splat((ky * cfg.kernel + kx) as f32);
-                            let g = S::select_eq(tap, here, g, zero);
-                            let to = dx.add((row + (x + kx as isize) as usize) * LANES);
-                            if tiles {
-                                S::put(to, g, self.stream);
-                            } else {
-                                S::store(to, S::add(S::load(to), g));
-                            }
-                        }
-                    }
-                }
-            }
-            S::fence();
-        }
-    }
-}
-
-struct Average<'a> {
-    map: Map,
-    x: &'a [f32],
-    y: &'a mut [f32],
-}
-
-impl Kernel for Average<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        let (h, w) = self.map.input;
-        let cfg = self.map.cfg;
-        // SAFETY: windows are clipped to the map.
-        unsafe {
-            let share = S::splat(1.0 / (cfg.kernel * cfg.kernel) as f32);
-            for oy in 0..self.map.output.0 {
-                let (y, y_first, y_last) = window(oy, h, cfg);
-                for ox in 0..self.map.output.1 {
-                    let (x, x_first, x_last) = window(ox, w, cfg);
-                    let mut sum = S::splat(0.0);
-                    for ky in y_first..y_last {
-                        let row = (y + ky as isize) as usize * w;
-                        for kx in x_first..x_last {
-                            let at = (row + (x + kx as isize) as usize) * LANES;
-                            sum = S::add(sum, S::load(self.x.as_ptr().add(at)));
-                        }
-                    }
-                    let at = (oy * self.map.output.1 + ox) * LANES;
-                    S::store(self.y.as_mut_ptr().add(at), S::mul(sum, share));
-                }
-            }
-        }
-    }
-}
-
-struct AverageBackward<'a> {
-    map: Map,
-    dy: &'a [f32],
-    dx: &'a mut [f32],
-}
-
-impl Kernel for AverageBackward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        self.dx.fill(0.0);
-        let (h, w) = self.map.input;
-        let cfg = self.map.cfg;
-        let dx = self.dx.as_mut_ptr();
-        // SAFETY: windows are clipped to the map.
-        unsafe {
-            let share = S::splat(1.0 / (cfg.kernel * cfg.kernel) as f32);
-            for oy in 0..self.map.output.0 {
-                let (y, y_first, y_last) = window(oy, h, cfg);
-                for ox in 0..self.map.output.1 {
-                    let (x, x_first, x_last) = window(ox, w, cfg);
-                    let at = (oy * self.map.output.1 + ox) * LANES;
-                    let g = S::mul(S::load(self.dy.as_ptr().add(at)), share);
-                    for ky in y_first..y_last {
-                        let row = (y + ky as isize) as usize * w;
-                        for kx in x_first..x_last {
-                            let to = dx.add((row + (x + kx as isize) as usize) * LANES);
-                            S::store(to, S::add(S::load(to), g));
-                        }
-                    }
-                }
-            }
-        }
-    }
 }
 
 /// Calls `task(source plane, target plane, index of the plane)` for all channels of all groups.
@@ -421,49 +229,6 @@ pub fn avg_pool2d_backward(
         isa.run(AverageBackward { map, dy, dx })
     });
     Ok(dx)
-}
-
-struct Mean<'a> {
-    x: &'a [f32],
-    y: &'a mut [f32],
-}
-
-impl Kernel for Mean<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        // SAFETY: whole vectors.
-        unsafe {
-            let mut sum = S::splat(0.0);
-            for v in self.x.chunks_exact(LANES) {
-                sum = S::add(sum, S::load(v.as_ptr()));
-            }
-            let share = S::splat(1.0 / (self.x.len() / LANES) as f32);
-            S::store(self.y.as_mut_ptr(), S::mul(sum, share));
-        }
-    }
-}
-
-struct Spread<'a> {
-    dy: &'a [f32],
-    dx: &'a mut [f32],
-}
-
-impl Kernel for Spread<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        // SAFETY: whole vectors.
-        unsafe {
-            let share = S::splat(1.0 / (self.dx.len() / LANES) as f32);
-            let g = S::mul(S::load(self.dy.as_ptr()), share);
-            for v in self.dx.chunks_exact_mut(LANES) {
-                S::store(v.as_mut_ptr(), g);
-            }
-        }
-    }
 }
 
 /// The mean of every map: `[N, C, H, W]` to `[N, C, 1, 1]`.
