@@ -212,4 +212,39 @@ mod tests {
             assert_eq!(buffer.iter().sum::<f32>(), 3.0);
         }
     }
+
+    #[test]
+    fn a_pool_prefers_the_tightest_block_and_stays_within_its_bounds() {
+        let mut pool = Pool {
+            waiting: [100, 130, 120, 60].map(Block::new).into(),
+            used: 0,
+            most: 400,
+        };
+        let mut evicted = Vec::new();
+        let mut take = |pool: &mut Pool, len| {
+            let block = pool.take(len, &mut evicted);
+            let capacity = block.as_ref().map(|block| block.capacity);
+            block
+                .into_iter()
+                .chain(evicted.drain(..))
+                .for_each(Block::free);
+            capacity
+        };
+        // 120 is the smallest that holds 110; nothing holds 90 without wasting more than a quarter
+        // once 100 is gone.
+        assert_eq!(take(&mut pool, 110), Some(120));
+        assert_eq!(take(&mut pool, 90), Some(100));
+        assert_eq!(take(&mut pool, 90), None);
+        assert_eq!(pool.waiting.len(), 2);
+        // 220 in use, 190 waiting and 400 more stay below 620 and its half: nothing goes.
+        assert_eq!(take(&mut pool, 400), None);
+        let left: Vec<usize> = pool.waiting.iter().map(|block| block.capacity).collect();
+        assert_eq!((pool.used, left), (220, vec![130, 60]));
+        // 190 waiting and 200 more exceed 200 and its half: the oldest goes.
+        (pool.most, pool.used) = (0, 0);
+        assert_eq!(take(&mut pool, 200), None);
+        let left: Vec<usize> = pool.waiting.iter().map(|block| block.capacity).collect();
+        assert_eq!(left, [60]);
+        pool.waiting.into_iter().for_each(Block::free);
+    }
 }

@@ -54,6 +54,40 @@ fn check(s: &Conv, random: &mut Random) {
     );
 }
 
+/// The reference's gradients, which use the same list of terms as its output, against central
+/// differences of the output alone. A convolution is linear in both factors, so they are exact.
+#[test]
+fn the_reference_agrees_with_finite_differences() {
+    let mut random = Random(2);
+    for _ in 0..10 {
+        let s = random_shape(&mut random);
+        let wide = |values: Vec<f32>| values.into_iter().map(f64::from).collect::<Vec<f64>>();
+        let x = wide(random.numbers(product(&s.x_dims())));
+        let w = wide(random.numbers(product(&s.w_dims())));
+        let dy = wide(random.numbers(product(&s.y_dims())));
+        let objective = |x: &[f64], w: &[f64]| {
+            let mut y = vec![0f64; dy.len()];
+            s.terms(|i, j, k| y[k] += x[i] * w[j]);
+            y.iter().zip(&dy).map(|(y, dy)| y * dy).sum::<f64>()
+        };
+        let (mut dx, mut dw) = (vec![0f64; x.len()], vec![0f64; w.len()]);
+        s.terms(|i, j, k| {
+            dx[i] += w[j] * dy[k];
+            dw[j] += x[i] * dy[k];
+        });
+        let moved = |values: &[f64], at: usize, by: f64| {
+            let mut values = values.to_vec();
+            values[at] += by;
+            values
+        };
+        let (i, j) = (random.below(x.len()), random.below(w.len()));
+        let by_x = (objective(&moved(&x, i, 1.0), &w) - objective(&moved(&x, i, -1.0), &w)) / 2.0;
+        let by_w = (objective(&x, &moved(&w, j, 1.0)) - objective(&x, &moved(&w, j, -1.0))) / 2.0;
+        assert!((by_x - dx[i]).abs() < 1e-6 * (1.0 + dx[i].abs()), "{s:?}");
+        assert!((by_w - dw[j]).abs() < 1e-6 * (1.0 + dw[j].abs()), "{s:?}");
+    }
+}
+
 fn random_shape(random: &mut Random) -> Conv {
     loop {
         let (kh, kw) = if random.below(4) == 0 {
