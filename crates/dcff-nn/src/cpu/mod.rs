@@ -40,20 +40,20 @@ impl Isa {
     pub fn available() -> &'static [Isa] {
         static AVAILABLE: OnceLock<Vec<Isa>> = OnceLock::new();
         AVAILABLE.get_or_init(|| {
-            let mut found = Vec::new();
+            #[allow(unused_mut, reason = "other processors have nothing to add")]
+            let mut found = vec![Isa::Portable];
             #[cfg(target_arch = "x86_64")]
             {
                 let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-                if avx2 && is_x86_feature_detected!("avx512f") {
-                    found.push(Isa::Avx512);
-                }
                 if avx2 {
-                    found.push(Isa::Avx2);
+                    found.insert(0, Isa::Avx2);
+                }
+                if avx2 && is_x86_feature_detected!("avx512f") {
+                    found.insert(0, Isa::Avx512);
                 }
             }
             #[cfg(target_arch = "aarch64")]
-            found.push(Isa::Neon);
-            found.push(Isa::Portable);
+            found.insert(0, Isa::Neon);
             found
         })
     }
