@@ -91,7 +91,7 @@ pub fn write_images(root: &Path, train_per_class: u32, test_per_class: u32) {
                 let k = i + offset;
                 let (shift, hue) = (k * 7 % 13, (k * 53 % 200) as u8);
                 let image = RgbImage::from_fn(32, 32, |x, y| {
-                    let bar = |v: u32| (v + shift) / 4 % 2 == 0;
+                    let bar = |v: u32| ((v + shift) / 4).is_multiple_of(2);
                     let on = match class {
                         0 => bar(y),
                         1 => bar(x) ^ bar(y),

@@ -123,7 +123,10 @@ impl Architecture {
         let shape = match kind {
             LayerKind::Conv(conv) => {
                 let filters = space(&conv.space)?;
-                if conv.groups == 0 || x.channels % conv.groups != 0 || filters % conv.groups != 0 {
+                if conv.groups == 0
+                    || !x.channels.is_multiple_of(conv.groups)
+                    || !filters.is_multiple_of(conv.groups)
+                {
                     return Err(format!(
                         "expected {} groups to divide {} and {filters} channels",
                         conv.groups, x.channels

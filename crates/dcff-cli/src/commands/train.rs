@@ -116,6 +116,7 @@ fn configure(args: &TrainArgs, saved: Option<&RunConfig>) -> anyhow::Result<RunC
         None => defaults(args)?,
     };
     let arch = args.arch.clone().unwrap_or(config.arch);
+    dcff_models::by_name(&arch).context("--arch")?;
     if saved.is_some()
         && let Some(recipe) = &args.recipe
     {
