@@ -1,5 +1,6 @@
 //! `config.toml`: everything that decides a run's numbers.
 
+use dcff_data::Augmentation;
 use dcff_models::Architecture;
 use dcff_nn::SgdConfig;
 use serde::{Deserialize, Serialize};
@@ -41,8 +42,38 @@ pub struct DataConfig {
     pub test_fingerprint: String,
     /// The share of the training images held out to choose the best epoch, 0 to 0.5; 0 chooses the last epoch.
     pub hold_out: f64,
-    /// Whether training images are cropped and flipped at random.
-    pub augment: bool,
+    /// What is done to training images at random.
+    pub augment: Augment,
+}
+
+/// What is done to training images at random.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Augment {
+    /// What the data set's manifest says: for 32x32 images padding by 4, a random crop and a random flip.
+    Standard,
+    /// A random flip.
+    Flip,
+    /// Nothing.
+    None,
+}
+
+impl Augment {
+    /// Every choice with the name users type.
+    pub const ALL: [(Self, &'static str); 3] = [
+        (Self::Standard, "standard"),
+        (Self::Flip, "flip"),
+        (Self::None, "none"),
+    ];
+
+    /// The augmentation for data whose standard one is `standard`.
+    pub fn of(self, standard: Augmentation) -> Augmentation {
+        match self {
+            Self::Standard => standard,
+            Self::Flip => Augmentation { pad: 0, ..standard },
+            Self::None => Augmentation::NONE,
+        }
+    }
 }
 
 /// How the network becomes compact.
@@ -260,7 +291,7 @@ mod tests {
             train_fingerprint: "a".into(),
             test_fingerprint: "b".into(),
             hold_out: 0.1,
-            augment: true,
+            augment: Augment::Standard,
         };
         RunConfig::new(
             "vgg16",

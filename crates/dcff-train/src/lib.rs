@@ -32,7 +32,7 @@ mod summary;
 mod trainer;
 
 pub use checkpoint::{CHECKPOINT, Checkpoint, Position};
-pub use config::{DataConfig, MethodConfig, Recipe, RunConfig};
+pub use config::{Augment, DataConfig, MethodConfig, Recipe, RunConfig};
 pub use error::{Error, Result};
 pub use evaluate::{Score, evaluate};
 pub use event::{Event, Metrics, Observer, Timing};

@@ -152,11 +152,7 @@ impl Trainer {
             normalisation: data.normalisation.clone(),
             drop_last,
         };
-        let augmentation = if config.data.augment {
-            data.augmentation
-        } else {
-            Augmentation::NONE
-        };
+        let augmentation = config.data.augment.of(data.augmentation);
         let train = Loader::over(train_set.clone(), kept, options(augmentation, false))?;
         let validation = match held_out.is_empty() {
             true => None,

@@ -9,8 +9,8 @@ use candle_core::Device;
 use dcff_data::Loaded;
 use dcff_train::methods::FilterFusionConfig;
 use dcff_train::{
-    Data, DataConfig, Ending, MethodConfig, Recipe, RunConfig, RunFolder, Schedule, Summary,
-    Trainer,
+    Augment, Data, DataConfig, Ending, MethodConfig, Recipe, RunConfig, RunFolder, Schedule,
+    Summary, Trainer,
 };
 
 use crate::args::TrainArgs;
@@ -127,7 +127,13 @@ fn configure(args: &TrainArgs, saved: Option<&RunConfig>) -> anyhow::Result<RunC
     set(&mut config.seed, args.seed);
     set(&mut config.data.name, args.data.clone());
     set(&mut config.data.hold_out, args.hold_out);
-    config.data.augment &= !args.no_augment;
+    if let Some(name) = &args.augment {
+        let found = Augment::ALL.iter().find(|(_, known)| known == name);
+        (config.data.augment, _) = *found.with_context(|| {
+            let known = Augment::ALL.map(|(_, name)| name).join(", ");
+            format!("--augment: expected one of {known}, got '{name}'")
+        })?;
+    }
     let recipe = &mut config.recipe;
     set(&mut recipe.epochs, args.epochs);
     set(&mut recipe.batch_size, args.batch_size);
@@ -171,7 +177,7 @@ fn defaults(args: &TrainArgs) -> anyhow::Result<RunConfig> {
         train_fingerprint: String::new(),
         test_fingerprint: String::new(),
         hold_out: HOLD_OUT,
-        augment: true,
+        augment: Augment::Standard,
     };
     let recipe = named_recipe(args.recipe.as_deref().unwrap_or("published"), args.epochs)?;
     Ok(RunConfig::new(arch, 1, data, MethodConfig::Dense, recipe))
