@@ -2,6 +2,7 @@
 //!
 //! It builds and drives the `dcff` program for people and holds no logic that a user of the crates would miss.
 
+mod bench;
 mod check;
 mod reproduce;
 mod tidy;
@@ -29,11 +30,8 @@ enum Task {
         /// Folder with an index.json
         dir: PathBuf,
     },
-    /// Run the benchmarks of a crate, or of all crates
-    Bench {
-        /// For example dcff-nn
-        package: Option<String>,
-    },
+    /// Measure speed and memory, beside PyTorch where asked
+    Bench(bench::Args),
     /// Everything but the tests: format, lints, documentation, house rules
     Check,
 }
@@ -74,14 +72,7 @@ fn run(task: Task) -> Result<ExitCode> {
                     .unwrap_or(2),
             ))
         }
-        Task::Bench { package } => {
-            let mut command = cargo(["bench"]);
-            match package {
-                Some(package) => command.args(["--package", &package]),
-                None => command.arg("--workspace"),
-            };
-            succeed(&mut command).map(|()| ExitCode::SUCCESS)
-        }
+        Task::Bench(args) => bench::run(&args),
         Task::Check => check::run().map(|()| ExitCode::SUCCESS),
     }
 }

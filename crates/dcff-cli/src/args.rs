@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Criteria(ListArgs),
     /// List the data sets, or describe one
     Data(DataArgs),
+    /// Measure speed and memory on images of noise
+    Bench(BenchArgs),
 }
 
 /// Where images are looked for.
@@ -104,9 +106,8 @@ pub(crate) struct TrainArgs {
     /// Choose the best epoch on the test images, as the paper does; reports say so
     #[arg(long)]
     pub(crate) select_on_test: bool,
-    /// Train on the images as they are, without random crops and flips
-    #[arg(long)]
-    pub(crate) no_augment: bool,
+    #[arg(long, value_name = "KIND", help = choices("Random changes of training images", dcff_train::Augment::ALL.iter().map(|(_, name)| *name)))]
+    pub(crate) augment: Option<String>,
     /// Convolve without Winograd's transforms: slower, with the rounding of an ordinary convolution
     #[arg(long)]
     pub(crate) direct_convolution: bool,
@@ -202,6 +203,60 @@ pub(crate) struct DataArgs {
     /// JSON instead of text
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    pub(crate) task: BenchTask,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchTask {
+    /// Whole training steps of the compact network: forward, loss, backward, fusion and SGD
+    Train(BenchTrainArgs),
+    /// Forward passes of the finished compact network and of the dense one
+    Infer(BenchInferArgs),
+}
+
+/// The network that is measured.
+#[derive(Args, Debug)]
+pub(crate) struct BenchNetwork {
+    #[arg(long, value_name = "NAME", default_value = "vgg16", help = choices("Network", dcff_models::ALL.iter().map(|entry| entry.name)))]
+    pub(crate) arch: String,
+    /// Compression rates, as for train
+    #[arg(long, value_name = "RATES", default_value = "published")]
+    pub(crate) rates: String,
+    /// One JSON object a line instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchTrainArgs {
+    #[command(flatten)]
+    pub(crate) network: BenchNetwork,
+    /// Images per step
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) batch: usize,
+    /// Steps measured; their median is given
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    pub(crate) rounds: usize,
+    /// Only print the full and the compact architecture, for other programs to build the same network
+    #[arg(long)]
+    pub(crate) describe: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchInferArgs {
+    #[command(flatten)]
+    pub(crate) network: BenchNetwork,
+    /// Images per pass, comma-separated
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 256])]
+    pub(crate) batch: Vec<usize>,
+    /// Passes measured, more of small batches; their median is given
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    pub(crate) rounds: usize,
 }
 
 fn choices<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> String {

@@ -59,5 +59,6 @@ fn run(cli: Cli) -> anyhow::Result<Ended> {
         Command::Report(args) => commands::report::run(&args),
         Command::Criteria(args) => commands::lists::criteria(&args),
         Command::Data(args) => commands::data::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
     }
 }

@@ -1,0 +1,292 @@
+//! `dcff bench`: speed and memory of whole networks on images of noise.
+//!
+//! Speed does not depend on what the images show, so no data set is read. Times are wall-clock medians of single steps
+//! after a few that are not counted.
+
+use std::time::Instant;
+
+use anyhow::{Context, ensure};
+use candle_core::{Device, Tensor};
+use dcff_flops::Convention;
+use dcff_models::{Architecture, Mode, Network, Views};
+use dcff_train::methods::FilterFusionConfig;
+use dcff_train::{MethodConfig, Recipe, Sgd};
+use serde_json::json;
+
+use crate::Ended;
+use crate::args::{BenchArgs, BenchInferArgs, BenchNetwork, BenchTask, BenchTrainArgs};
+use crate::table::{Align, Table};
+
+/// Steps before the clock starts: the first takes its memory from the system, the second finds all of it waiting.
+const WARM_UP: usize = 2;
+/// Seeds weights, images and labels.
+const SEED: u64 = 0;
+/// Epochs of the run whose first epoch is measured; it only sets the temperature.
+const EPOCHS: usize = 300;
+
+pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<Ended> {
+    match &args.task {
+        BenchTask::Train(args) => train(args),
+        BenchTask::Infer(args) => infer(args),
+    }?;
+    Ok(Ended::Done)
+}
+
+/// The method and both architectures that the arguments ask for.
+struct Subject {
+    method: MethodConfig,
+    full: Architecture,
+    compact: Architecture,
+}
+
+impl Subject {
+    fn new(args: &BenchNetwork) -> anyhow::Result<Self> {
+        let full = dcff_models::by_name(&args.arch).context("--arch")?;
+        let rates = dcff_fusion::rates_for(&args.rates, &args.arch).context("--rates")?;
+        let method = MethodConfig::Dcff(FilterFusionConfig {
+            criterion: "kl".into(),
+            keep: "fuse".parse()?,
+            temperature: "stretched".parse()?,
+            rates,
+        });
+        let compact = method.compact(&full)?;
+        Ok(Self {
+            method,
+            full,
+            compact,
+        })
+    }
+
+    /// The network as it trains, with the views of an epoch.
+    fn fused(&self) -> anyhow::Result<(Network, Views)> {
+        let network = Network::new(&self.full, &self.compact, SEED, &Device::Cpu)?;
+        let mut method = self.method.build(SEED)?;
+        let views = method.epoch_start(0, EPOCHS, &network)?.views;
+        Ok((network, views))
+    }
+}
+
+/// What was measured of one network at one batch size.
+struct Measured {
+    label: &'static str,
+    batch: usize,
+    seconds: f64,
+    macs: u64,
+}
+
+impl Measured {
+    fn images_per_second(&self) -> f64 {
+        self.batch as f64 / self.seconds
+    }
+
+    fn gflops(&self) -> f64 {
+        2.0 * self.macs as f64 / self.seconds / 1e9
+    }
+}
+
+fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
+    let subject = Subject::new(&args.network)?;
+    if args.describe {
+        println!(
+            "{}",
+            json!({ "full": subject.full, "compact": subject.compact })
+        );
+        return Ok(());
+    }
+    check("--batch", args.batch)?;
+    check("--rounds", args.rounds)?;
+    let mut method = subject.method.build(SEED)?;
+    let (mut network, views) = subject.fused()?;
+    let mut optimizer = Sgd::new(&network)?;
+    let sgd = Recipe::published_cifar().sgd(0, 0, 1);
+    let images = noise(args.batch, subject.full.input)?;
+    let labels = labels(args.batch, subject.compact.shapes()?.classes())?;
+    let mut times = Vec::with_capacity(args.rounds);
+    for step in 0..WARM_UP + args.rounds {
+        let start = Instant::now();
+        let output = method.step(&mut network, &views, &images, &labels, 0.0)?;
+        let gradients = output
+            .gradients
+            .with_context(|| format!("the loss of step {step} is {}", output.loss))?;
+        optimizer.step(&network, &gradients, &sgd)?;
+        if step >= WARM_UP {
+            times.push(start.elapsed().as_secs_f64());
+        }
+    }
+    let measured = Measured {
+        label: "compact",
+        batch: args.batch,
+        seconds: median(&mut times),
+        // Forward, gradient of the input, gradient of the weights.
+        macs: 3 * args.batch as u64 * macs(&subject.compact)?,
+    };
+    print("train", &args.network, &[measured]);
+    Ok(())
+}
+
+fn infer(args: &BenchInferArgs) -> anyhow::Result<()> {
+    let subject = Subject::new(&args.network)?;
+    check("--rounds", args.rounds)?;
+    let (network, views) = subject.fused()?;
+    let compact = network.collapse(&views)?;
+    drop(network);
+    let dense = Network::new(&subject.full, &subject.full, SEED, &Device::Cpu)?;
+    let mut all = Vec::new();
+    for &batch in &args.batch {
+        check("--batch", batch)?;
+        let images = noise(batch, subject.full.input)?;
+        // Small batches are over soon: more of them fit the same time.
+        let rounds = args.rounds * (64 / batch).max(1);
+        // The two take turns, so that a busy moment of the machine meets both.
+        let mut times = [Vec::new(), Vec::new()];
+        for round in 0..WARM_UP + rounds {
+            for (network, times) in [&compact, &dense].into_iter().zip(&mut times) {
+                let start = Instant::now();
+                network.forward(&images, &Views::dense(), Mode::Eval)?;
+                if round >= WARM_UP {
+                    times.push(start.elapsed().as_secs_f64());
+                }
+            }
+        }
+        let networks = [("compact", &subject.compact), ("dense", &subject.full)];
+        for ((label, architecture), times) in networks.into_iter().zip(&mut times) {
+            all.push(Measured {
+                label,
+                batch,
+                seconds: median(times),
+                macs: batch as u64 * macs(architecture)?,
+            });
+        }
+    }
+    print("infer", &args.network, &all);
+    Ok(())
+}
+
+fn print(task: &str, network: &BenchNetwork, all: &[Measured]) {
+    let (threads, peak) = (rayon::current_num_threads(), peak_mib());
+    if network.json {
+        for one in all {
+            println!(
+                "{}",
+                json!({
+                    "program": "dcff",
+                    "task": task,
+                    "arch": network.arch,
+                    "rates": network.rates,
+                    "network": one.label,
+                    "threads": threads,
+                    "batch": one.batch,
+                    "precision": "f32",
+                    "images_per_s": one.images_per_second(),
+                    "median_step_ms": 1e3 * one.seconds,
+                    "peak_rss_mib": peak,
+                    "gflops": one.gflops(),
+                })
+            );
+        }
+        return;
+    }
+    let mut table = Table::new([
+        ("network", Align::Left),
+        ("threads", Align::Right),
+        ("batch", Align::Right),
+        ("images/s", Align::Right),
+        ("ms a step", Align::Right),
+        ("GF/s", Align::Right),
+        ("peak MiB", Align::Right),
+    ]);
+    for one in all {
+        table.row([
+            format!("{} {}", network.arch, one.label),
+            threads.to_string(),
+            one.batch.to_string(),
+            format!("{:.1}", one.images_per_second()),
+            format!("{:.2}", 1e3 * one.seconds),
+            format!("{:.1}", one.gflops()),
+            peak.map_or_else(|| "-".to_owned(), |mib| format!("{mib:.0}")),
+        ]);
+    }
+    print!("{}", table.text());
+}
+
+fn check(flag: &str, value: usize) -> anyhow::Result<()> {
+    ensure!(
+        (1..=1 << 16).contains(&value),
+        "{flag}: expected 1 to {}, got {value}",
+        1 << 16
+    );
+    Ok(())
+}
+
+/// Multiply-accumulates of one image's forward pass.
+fn macs(architecture: &Architecture) -> anyhow::Result<u64> {
+    Ok(dcff_flops::cost(architecture, Convention::Macs, dcff_flops::Network::Compact)?.ops())
+}
+
+/// The middle of `times`; of an even number, the later of the two.
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Images `[N, C, H, W]` of noise, uniform in -1.7 to 1.7, which has mean 0 and deviation 1.
+fn noise(batch: usize, [c, h, w]: [usize; 3]) -> anyhow::Result<Tensor> {
+    let mut state = SEED;
+    let values: Vec<f32> = (0..batch * c * h * w)
+        .map(|_| {
+            // Knuth's linear congruential generator; its upper bits are even enough for noise.
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * 3f32.sqrt()
+        })
+        .collect();
+    Ok(Tensor::from_vec(values, (batch, c, h, w), &Device::Cpu)?)
+}
+
+/// Labels `[N]` that take all classes in turn.
+fn labels(batch: usize, classes: usize) -> anyhow::Result<Tensor> {
+    let labels: Vec<u32> = (0..batch).map(|i| (i % classes) as u32).collect();
+    Ok(Tensor::from_vec(labels, batch, &Device::Cpu)?)
+}
+
+/// The most memory that this process ever had resident, in MiB; only Linux says.
+fn peak_mib() -> Option<f64> {
+    parse_peak(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn parse_peak(status: &str) -> Option<f64> {
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_peak_from_the_kernels_text() {
+        let status = "VmPeak:\t  9000 kB\nVmHWM:\t    2560 kB\nVmRSS:\t    1024 kB\n";
+        assert_eq!(parse_peak(status), Some(2.5));
+        assert_eq!(parse_peak("Name:\tdcff\n"), None);
+    }
+
+    #[test]
+    fn takes_the_middle() {
+        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&mut [4.0, 1.0, 3.0, 2.0]), 3.0);
+    }
+
+    #[test]
+    fn noise_is_centred_and_has_deviation_one() {
+        let x = noise(8, [3, 32, 32]).unwrap();
+        let x = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let mean = x.iter().sum::<f32>() / x.len() as f32;
+        let var = x.iter().map(|v| v * v).sum::<f32>() / x.len() as f32;
+        assert!(
+            mean.abs() < 0.02 && (var - 1.0).abs() < 0.02,
+            "{mean} {var}"
+        );
+    }
+}
