@@ -27,13 +27,9 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum What {
     /// Whole training steps of the compact network
-    Train(TrainArgs),
+    Train(NetworkArgs),
     /// Forward passes of the compact and the dense network
-    Infer {
-        /// Arguments of `dcff bench infer`
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
-    },
+    Infer(NetworkArgs),
     /// Convolutions, batch norm and pooling of VGG-16 and ResNet-56, layer by layer
     Layers,
     /// The benchmarks of a crate, or of all crates
@@ -44,7 +40,7 @@ enum What {
 }
 
 #[derive(clap::Args)]
-struct TrainArgs {
+struct NetworkArgs {
     /// Networks, comma-separated
     #[arg(
         long,
@@ -56,9 +52,9 @@ struct TrainArgs {
     /// Compression rates, as for dcff train
     #[arg(long, default_value = "published")]
     rates: String,
-    /// Images per step
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    batch: usize,
+    /// Images per step, comma-separated; 256 unless given, and 1 for infer
+    #[arg(long, value_name = "N", value_delimiter = ',')]
+    batch: Vec<usize>,
     /// Threads, comma-separated; all cores unless given
     #[arg(long, value_name = "N", value_delimiter = ',')]
     threads: Vec<usize>,
@@ -78,8 +74,8 @@ struct TrainArgs {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
-        What::Train(args) => train(args),
-        What::Infer { args } => succeed(Command::new(build()?).args(["bench", "infer"]).args(args)),
+        What::Train(args) => networks("train", args, &[256]),
+        What::Infer(args) => networks("infer", args, &[1, 256]),
         What::Layers => succeed(&mut cargo([
             "bench",
             "--package",
@@ -99,10 +95,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     .map(|()| ExitCode::SUCCESS)
 }
 
-fn train(args: &TrainArgs) -> Result<()> {
-    let positive = [args.batch, args.rounds, args.steps];
+/// Measures every network with every number of threads and images.
+fn networks(task: &str, args: &NetworkArgs, batches: &[usize]) -> Result<()> {
+    let positive = [args.rounds, args.steps];
+    let mut given = positive.iter().chain(&args.threads).chain(&args.batch);
     ensure!(
-        positive.iter().chain(&args.threads).all(|&n| n > 0),
+        given.all(|&n| n > 0),
         "--batch, --threads, --rounds and --steps: expected at least 1, got 0"
     );
     let dcff = build()?;
@@ -111,70 +109,111 @@ fn train(args: &TrainArgs) -> Result<()> {
         [] => vec![std::thread::available_parallelism()?.get()],
         given => given.to_vec(),
     };
+    let batches = match args.batch.as_slice() {
+        [] => batches,
+        given => given,
+    };
     for arch in &args.arch {
         for &threads in &threads {
-            one(args, &dcff, python.as_deref(), arch, threads)?;
+            for &batch in batches {
+                let runs =
+                    take_turns(task, args, (&dcff, python.as_deref()), arch, threads, batch)?;
+                for (network, seen) in &runs {
+                    summarise(args.json, arch, network, (threads, batch), seen)?;
+                }
+            }
         }
     }
     Ok(())
 }
 
-/// Measures one network with one number of threads.
-fn one(
-    args: &TrainArgs,
-    dcff: &Path,
-    python: Option<&Path>,
+/// The lines that each program printed, a line for every turn.
+type Seen = BTreeMap<String, Vec<Value>>;
+
+/// Has both programs measure in turn; the lines by network (compact, dense) and program.
+fn take_turns(
+    task: &str,
+    args: &NetworkArgs,
+    (dcff, python): (&Path, Option<&Path>),
     arch: &str,
     threads: usize,
-) -> Result<()> {
-    let numbers = [threads, args.batch, args.steps].map(|n| n.to_string());
-    let [threads, batch, steps] = &numbers;
-    let ours = || {
+    batch: usize,
+) -> Result<BTreeMap<String, Seen>> {
+    let [threads, batch, steps] = [threads, batch, args.steps].map(|n| n.to_string());
+    let ours = |task: &str| {
         let mut command = Command::new(dcff);
-        command.args(["bench", "train", "--arch", arch, "--rates", &args.rates]);
-        command.args(["--threads", threads]);
+        command.args(["bench", task, "--arch", arch, "--rates", &args.rates]);
+        command.args(["--threads", &threads]);
         command
     };
     let description = root().join(format!("target/bench/{arch}.json"));
     if python.is_some() {
-        let text = output(ours().arg("--describe"))?;
+        let text = output(ours("train").arg("--describe"))?;
         std::fs::create_dir_all(root().join("target/bench"))?;
         std::fs::write(&description, text).with_context(|| description.display().to_string())?;
     }
-    let mut seen: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+    let measure = ["--threads", &threads, "--batch", &batch, "--rounds", &steps];
+    let mut runs: BTreeMap<String, Seen> = BTreeMap::new();
     for round in 1..=args.rounds {
         eprintln!(
-            "== {arch}, {threads} threads: round {round} of {}",
+            "== {arch}, {threads} threads, batch {batch}: round {round} of {}",
             args.rounds
         );
-        let mut command = ours();
-        command.args(["--batch", batch, "--rounds", steps, "--json"]);
-        seen.entry(OURS).or_default().push(json(&mut command)?);
-        let Some(python) = python else { continue };
+        let mut command = ours(task);
+        command.args(&measure[2..]).arg("--json");
+        let mut lines = json_lines(&mut command)?;
         for layout in LAYOUTS {
+            let Some(python) = python else { continue };
             let mut command = Command::new(python);
             command
-                .arg(root().join("benches/pytorch/train.py"))
+                .arg(root().join(format!("benches/pytorch/{task}.py")))
                 .arg(&description)
-                .args(["--threads", threads, "--batch", batch])
-                .args(["--rounds", steps, "--layout", layout])
-                .env("OMP_NUM_THREADS", threads);
-            seen.entry(layout).or_default().push(json(&mut command)?);
+                .args(measure)
+                .args(["--layout", layout])
+                .env("PYTHONDONTWRITEBYTECODE", "1")
+                .env("OMP_NUM_THREADS", &threads);
+            lines.extend(json_lines(&mut command)?);
+        }
+        for line in lines {
+            let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+            let program = [text("program"), text("layout"), text("mode")].join(" ");
+            let seen = runs.entry(text("network")).or_default();
+            seen.entry(program.trim().to_owned())
+                .or_default()
+                .push(line);
         }
     }
+    Ok(runs)
+}
+
+/// Prints the medians over the turns.
+fn summarise(
+    as_json: bool,
+    arch: &str,
+    network: &str,
+    (threads, batch): (usize, usize),
+    seen: &Seen,
+) -> Result<()> {
+    // By the alphabet, ours is the first.
     let figures: BTreeMap<&str, Figures> = seen
         .iter()
-        .map(|(&program, runs)| Ok((program, Figures::of(runs)?)))
+        .map(|(program, runs)| Ok((program.as_str(), Figures::of(runs)?)))
         .collect::<Result<_>>()?;
-    if args.json {
-        print_json(&seen, &figures);
+    let ours = figures.get(OURS).context("dcff bench printed nothing")?;
+    if as_json {
+        print_json(seen, ours, &figures);
     } else {
-        print_text(arch, &numbers, &figures);
+        print_text(
+            &format!("{arch} {network}"),
+            (threads, batch),
+            ours,
+            &figures,
+        );
     }
     Ok(())
 }
 
-/// The key of our own figures; PyTorch's stand under their layouts.
+/// The program of our own figures; PyTorch's have names that go on with layout and mode.
 const OURS: &str = "dcff";
 
 /// Medians over the turns of one program.
@@ -210,39 +249,30 @@ impl Figures {
     }
 }
 
-/// Ours first.
-fn in_order<'a>(
-    figures: &'a BTreeMap<&str, Figures>,
-) -> impl Iterator<Item = (&'static str, &'a Figures)> {
-    std::iter::once(OURS)
-        .chain(LAYOUTS)
-        .filter_map(|program| Some((program, figures.get(program)?)))
-}
-
-/// PyTorch's faster layout.
-fn best<'a>(figures: &'a BTreeMap<&str, Figures>) -> Option<(&'static str, &'a Figures)> {
-    LAYOUTS
-        .into_iter()
-        .filter_map(|layout| Some((layout, figures.get(layout)?)))
+/// PyTorch at its fastest.
+fn best<'a>(figures: &'a BTreeMap<&str, Figures>) -> Option<(&'a str, &'a Figures)> {
+    figures
+        .iter()
+        .filter(|(program, _)| **program != OURS)
         .max_by(|(_, a), (_, b)| a.images.total_cmp(&b.images))
+        .map(|(&program, figure)| (program, figure))
 }
 
-fn print_json(seen: &BTreeMap<&str, Vec<Value>>, figures: &BTreeMap<&str, Figures>) {
-    let ours = &figures[OURS];
-    for (program, figure) in in_order(figures) {
+fn print_json(seen: &Seen, ours: &Figures, figures: &BTreeMap<&str, Figures>) {
+    for (&program, figure) in figures {
         // What was run is the same in every turn; the figures are medians over them.
         let mut line = seen[program][0].clone();
         line["images_per_s"] = figure.images.into();
         line["median_step_ms"] = figure.ms.into();
         line["peak_rss_mib"] = figure.peak.into();
-        // Our line compares with PyTorch's faster layout, each of PyTorch's with itself.
+        // Our line compares with PyTorch at its fastest, each of PyTorch's with itself.
         let other = match program {
             OURS => best(figures),
             _ => Some((program, figure)),
         };
-        if let Some((layout, other)) = other {
+        if let Some((against, other)) = other {
             let [whole, net] = other.memory(ours);
-            line["against"] = format!("pytorch {layout}").into();
+            line["against"] = against.into();
             line["ratio"] = (ours.images / other.images).into();
             line["memory_ratio"] = whole.into();
             line["memory_ratio_without_import"] = net.into();
@@ -251,30 +281,30 @@ fn print_json(seen: &BTreeMap<&str, Vec<Value>>, figures: &BTreeMap<&str, Figure
     }
 }
 
-fn print_text(arch: &str, [threads, batch, _]: &[String; 3], figures: &BTreeMap<&str, Figures>) {
-    let ours = &figures[OURS];
-    if let Some((layout, other)) = best(figures) {
+fn print_text(
+    network: &str,
+    (threads, batch): (usize, usize),
+    ours: &Figures,
+    figures: &BTreeMap<&str, Figures>,
+) {
+    if let Some((against, other)) = best(figures) {
         let times = |ratio: Option<f64>| ratio.map_or("-".to_owned(), |r| format!("{r:.2}"));
         let [whole, net] = other.memory(ours).map(times);
         println!(
-            "{:.2} times PyTorch's images/s ({layout}); {whole} of its peak memory, {net} of it without what the import takes",
+            "{:.2} times the images/s of {against}; {whole} of its peak memory, {net} of it without what its import takes",
             ours.images / other.images
         );
     }
     println!(
-        "{:<22} {:>7} {:>6} {:>10} {:>11} {:>10}",
-        arch, "threads", "batch", "images/s", "ms a step", "peak MiB"
+        "{network:<27} {:>7} {:>6} {:>10} {:>11} {:>10}",
+        "threads", "batch", "images/s", "ms a step", "peak MiB"
     );
-    for (program, figure) in in_order(figures) {
-        let label = match program {
-            OURS => OURS.to_owned(),
-            layout => format!("pytorch {layout}"),
-        };
+    for (program, figure) in figures {
         let peak = figure
             .peak
             .map_or("-".to_owned(), |mib| format!("{mib:.0}"));
         println!(
-            "{label:<22} {threads:>7} {batch:>6} {:>10.1} {:>11.1} {peak:>10}",
+            "{program:<27} {threads:>7} {batch:>6} {:>10.1} {:>11.1} {peak:>10}",
             figure.images, figure.ms
         );
     }
@@ -326,8 +356,11 @@ fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn json(command: &mut Command) -> Result<Value> {
+fn json_lines(command: &mut Command) -> Result<Vec<Value>> {
     let text = output(command)?;
-    serde_json::from_str(&text)
-        .with_context(|| format!("{}: {}", command.get_program().display(), text.trim()))
+    let parse = |line: &str| {
+        serde_json::from_str(line)
+            .with_context(|| format!("{}: {line}", command.get_program().display()))
+    };
+    text.lines().map(parse).collect()
 }
