@@ -28,7 +28,7 @@ pub(crate) fn locate(name: &str, dir: &DataDir, download: bool) -> anyhow::Resul
         Err(missing) if dir.data_dir.is_some() || !download => Err(missing.into()),
         Err(missing @ dcff_data::Error::NotFound { .. }) => match hub::download(name)? {
             Some(folder) => dcff_data::locate(name, &[folder]).context("after the download"),
-            None => Err(missing.into()),
+            None => anyhow::bail!("{missing}{}", hub::HINT),
         },
         Err(other) => Err(other.into()),
     }
@@ -54,6 +54,13 @@ mod hub {
             .and_then(|whole| dcff_data::find(whole).ok());
         info.hub.clone().or_else(|| whole?.hub.clone())
     }
+
+    /// What to add when nothing was found and nothing could be fetched.
+    pub(super) const HINT: &str = if cfg!(feature = "hub") {
+        "; name a folder that has them with --data-dir or DCFF_DATA_DIR"
+    } else {
+        "; name a folder that has them with --data-dir or DCFF_DATA_DIR, or build with the cargo feature 'hub' to download them"
+    };
 
     /// The folders of the cache that hold the data set.
     pub(super) fn snapshots(name: &str) -> Vec<PathBuf> {
@@ -112,12 +119,7 @@ mod hub {
     }
 
     #[cfg(not(feature = "hub"))]
-    pub(super) fn download(name: &str) -> anyhow::Result<Option<PathBuf>> {
-        if files(name).is_some() {
-            eprintln!(
-                "note: this dcff was built without the Hub's client (cargo feature 'hub') and cannot download"
-            );
-        }
+    pub(super) fn download(_name: &str) -> anyhow::Result<Option<PathBuf>> {
         Ok(None)
     }
 }
