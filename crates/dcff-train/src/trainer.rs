@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing};
-use dcff_data::{Augmentation, Dataset, Loader, LoaderOptions, Normalisation, Splits};
+use dcff_data::{Augmentation, Batch, Dataset, Loader, LoaderOptions, Normalisation, Splits};
 use dcff_models::{Architecture, Network, Views};
 use dcff_nn::Convolution;
 
@@ -18,7 +18,9 @@ use crate::checkpoint::{
 use crate::evaluate::{Tally, evaluate};
 use crate::seed::{Purpose, derive_seed};
 use crate::summary::{Outcome, Summary, costs};
-use crate::{Error, Event, Method, Metrics, Observer, Result, RunConfig, RunFolder, Sgd, Timing};
+use crate::{
+    Error, Event, Method, Metrics, Observer, Result, RunConfig, RunFolder, Sgd, StepOutput, Timing,
+};
 
 /// The artefact's folder in a run folder.
 pub const COMPACT: &str = "compact";
@@ -275,15 +277,7 @@ impl Trainer {
         // The first step warms caches and buffers up and is not counted.
         for batch in self.train.epoch(Some(0), 0).take(steps + 1) {
             let (batch, start) = (batch?, Instant::now());
-            let images = batch.images.to_device(self.network.device())?;
-            let labels = batch.labels.to_device(self.network.device())?;
-            let output = self.method.step(
-                &mut self.network,
-                &self.views,
-                &images,
-                &labels,
-                recipe.label_smoothing,
-            )?;
+            let output = self.method_step(&batch)?;
             if let Some(gradients) = &output.gradients {
                 self.optimizer
                     .step(&self.network, gradients, &recipe.sgd(0, 0, all))?;
@@ -304,6 +298,15 @@ impl Trainer {
             .as_ref()
             .map_or(0, |loader| loader.batches());
         Ok(epochs as f64 * (overhead + step * (all as f64 + evaluated as f64 / 3.0)))
+    }
+
+    /// The method's passes over one batch, on the network's device.
+    fn method_step(&mut self, batch: &Batch) -> Result<StepOutput> {
+        let images = batch.images.to_device(self.network.device())?;
+        let labels = batch.labels.to_device(self.network.device())?;
+        let smoothing = self.config.recipe.label_smoothing;
+        self.method
+            .step(&mut self.network, &self.views, &images, &labels, smoothing)
     }
 
     /// Trains the rest of the current epoch; `false` when it was asked to stop.
@@ -333,22 +336,14 @@ impl Trainer {
             if step < first {
                 continue;
             }
-            let images = batch.images.to_device(self.network.device())?;
-            let labels = batch.labels.to_device(self.network.device())?;
-            let output = self.method.step(
-                &mut self.network,
-                &self.views,
-                &images,
-                &labels,
-                recipe.label_smoothing,
-            )?;
+            let output = self.method_step(&batch)?;
             let Some(gradients) = output.gradients.filter(|_| output.loss.is_finite()) else {
                 return Err(self.diverged(output.loss, epoch, step));
             };
             let sgd = recipe.sgd(epoch, step, steps);
             learning_rate = sgd.lr;
             self.optimizer.step(&self.network, &gradients, &sgd)?;
-            let count = labels.elem_count();
+            let count = batch.labels.elem_count();
             self.state.tally.add(output.loss, output.correct, count);
             self.state.position.step = step + 1;
             seen += count;
