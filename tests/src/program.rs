@@ -1,36 +1,24 @@
 //! The built `dcff`, and small data to feed it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 
 use image::{Rgb, RgbImage};
 
-/// The program, built once in the profile of the tests.
+/// The program, as cargo built it before these tests: they are tests of `dcff-cli`.
 ///
 /// # Panics
-/// When it cannot be built.
+/// When it is not there.
 pub fn dcff() -> Command {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build
-            .args(["build", "--quiet", "--package", "dcff-cli", "--bin", "dcff"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"));
-        let release = !cfg!(debug_assertions);
-        if release {
-            build.arg("--release");
-        }
-        assert!(
-            build.status().expect("cargo").success(),
-            "the program does not build"
-        );
-        // This test's own executable stands in target/PROFILE/deps.
-        let own = std::env::current_exe().expect("own path");
-        let profile = own.parent().and_then(Path::parent).expect("target folder");
-        profile.join(format!("dcff{}", std::env::consts::EXE_SUFFIX))
-    });
+    // A test's own executable stands in target/PROFILE/deps.
+    let own = std::env::current_exe().expect("own path");
+    let profile = own.parent().and_then(Path::parent).expect("target folder");
+    let program = profile.join(format!("dcff{}", std::env::consts::EXE_SUFFIX));
+    assert!(
+        program.exists(),
+        "expected the program at {}",
+        program.display()
+    );
     let mut command = Command::new(program);
     // Whatever this machine has must not change what the tests see.
     for variable in [

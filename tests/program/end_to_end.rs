@@ -323,6 +323,27 @@ fn hostile_artefacts_are_refused() {
     assert!(eval().contains("expected finite values, got NaN"));
 }
 
+/// CIFAR-10's binary files, the third of them cut off within an image.
+fn truncated_batches(folder: &Path) {
+    std::fs::create_dir(folder).unwrap();
+    let files = (1..=5).map(|i| format!("data_batch_{i}.bin"));
+    for name in files.chain(["test_batch.bin".to_owned()]) {
+        let length = if name.contains('3') { 5000 } else { 2 * 3073 };
+        std::fs::write(folder.join(name), vec![1; length]).unwrap();
+    }
+}
+
+/// The Hub's layout with a file whose footer, at the end, is missing.
+fn truncated_parquet(folder: &Path) {
+    let files = folder.join("plain_text");
+    std::fs::create_dir_all(&files).unwrap();
+    for split in ["train", "test"] {
+        let mut bytes = b"PAR1".to_vec();
+        bytes.extend([7; 1000]);
+        std::fs::write(files.join(format!("{split}-00000-of-00001.parquet")), bytes).unwrap();
+    }
+}
+
 #[test]
 fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
     let (dir, images) = workshop();
@@ -334,8 +355,13 @@ fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
     image::RgbImage::new(32, 31)
         .save(odd.join("train/checks/odd.png"))
         .unwrap();
+    let short = dir.path().join("short");
+    truncated_batches(&short);
+    let cut = dir.path().join("cut");
+    truncated_parquet(&cut);
     let text = |path: &Path| path.display().to_string();
     let (images, empty, odd) = (text(&images), text(&empty), text(&odd));
+    let (short, cut) = (text(&short), text(&cut));
     let base = |data: &str| {
         ["train", "--arch", "vgg16", "--data", data]
             .map(str::to_owned)
@@ -358,6 +384,14 @@ fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
             &["cifar11", "cifar10, cifar10-subset, synthetic"],
         ),
         (with(&odd, &[]), &["odd.png", "32", "31"]),
+        (
+            with("cifar10", &["--data-dir", &short]),
+            &["data_batch_3.bin", "3073"],
+        ),
+        (
+            with("cifar10", &["--data-dir", &cut]),
+            &["train-00000-of-00001.parquet"],
+        ),
         (with(&images, &["--rates", "1.0"]), &["--rates", "got 1"]),
         (
             with(&images, &["--rates", "[0.5]*12"]),
