@@ -28,6 +28,7 @@
 mod architecture;
 mod error;
 mod googlenet;
+mod inference;
 mod initialisation;
 mod network;
 mod parameters;
@@ -43,6 +44,7 @@ pub use architecture::{
 };
 pub use error::{Error, Result};
 pub use googlenet::googlenet;
+pub use inference::InferenceNetwork;
 pub use network::{Gradients, Mode, Network, Trace};
 pub use parameters::{Parameter, ParameterKind, parameters};
 pub use resnet::{resnet_cifar, resnet50};
