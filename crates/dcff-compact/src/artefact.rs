@@ -161,6 +161,12 @@ impl Artefact {
         Ok(network)
     }
 
+    /// The weights for layers of `candle_nn` that a program of its own builds, under PyTorch's state-dict keys.
+    pub fn var_builder(&self, device: &Device) -> candle_nn::VarBuilder<'static> {
+        let tensors = self.tensors.clone().into_iter().collect();
+        candle_nn::VarBuilder::from_tensors(tensors, DType::F32, device)
+    }
+
     fn check_tensors(&self, path: &Path) -> Result<()> {
         let architecture = &self.config.architecture;
         for parameter in parameters(architecture, architecture)? {
@@ -254,4 +260,61 @@ fn check(config: &Config, path: &Path) -> Result<u64> {
         ));
     }
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_nn::{BatchNorm, Conv2d, Conv2dConfig, Module, ModuleT, batch_norm, conv2d};
+    use dcff_models::{Mode, VggStage, vgg};
+
+    use super::*;
+
+    #[test]
+    fn candles_own_layers_give_the_same_logits() -> anyhow::Result<()> {
+        use VggStage::{Conv as C, MaxPool as M};
+        let device = Device::Cpu;
+        let architecture = vgg("small", &[C(5), M, C(7), M, M, M, M]);
+        let network = Network::new(&architecture, &architecture, 3, &device)?;
+        let preprocessing = Preprocessing {
+            input_size: architecture.input,
+            mean: vec![0.5; 3],
+            std: vec![0.25; 3],
+            interpolation: "bilinear".into(),
+            crop_pct: 1.0,
+            num_classes: 10,
+            label_names: (0..10).map(|class| class.to_string()).collect(),
+        };
+        let artefact = Artefact::new(&network, &Views::dense(), preprocessing, BTreeMap::new())?;
+        let images = Tensor::arange(0f32, (3 * 3 * 32 * 32) as f32, &device)?
+            .sin()?
+            .reshape((3, 3, 32, 32))?;
+        let (expected, _) = network.forward(&images, &Views::dense(), Mode::Eval)?;
+
+        let vb = artefact.var_builder(&device);
+        let padded = Conv2dConfig {
+            padding: 1,
+            ..Default::default()
+        };
+        let block = |index: usize, c_in, c_out| -> candle_core::Result<(Conv2d, BatchNorm)> {
+            let features = vb.pp("features");
+            Ok((
+                conv2d(c_in, c_out, 3, padded, features.pp(index))?,
+                batch_norm(c_out, 1e-5, features.pp(index + 1))?,
+            ))
+        };
+        let pooled = |x: Tensor, (conv, norm): (Conv2d, BatchNorm)| {
+            norm.forward_t(&conv.forward(&x)?, false)?
+                .relu()?
+                .max_pool2d(2)
+        };
+        let x = pooled(images, block(0, 3, 5)?)?;
+        let mut x = pooled(x, block(4, 5, 7)?)?;
+        for _ in 0..3 {
+            x = x.max_pool2d(2)?;
+        }
+        let logits = candle_nn::linear(7, 10, vb.pp("classifier"))?.forward(&x.flatten_from(1)?)?;
+        let off = (logits - expected)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(off < 1e-5, "{off}");
+        Ok(())
+    }
 }
