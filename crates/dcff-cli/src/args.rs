@@ -12,6 +12,9 @@ pub(crate) struct Cli {
     /// Threads on the CPU; all cores unless given. Results do not depend on it
     #[arg(long, global = true, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    /// End when the other end of standard input is closed: a child does not outlive its parent
+    #[arg(long, global = true, hide = true)]
+    pub(crate) end_with_parent: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -20,6 +23,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Train a network and write its compact weights
     Train(Box<TrainArgs>),
+    /// Train every combination of criteria, keep modes, temperatures and seeds, and report
+    Compare(CompareArgs),
     /// Loss and accuracy of a compact network
     Eval(EvalArgs),
     /// Write the compact network of a run as it stands at its checkpoint
@@ -126,6 +131,47 @@ pub(crate) struct TrainArgs {
     /// Only measure a few steps and print how many seconds the run would take
     #[arg(long, conflicts_with_all = ["out", "resume"])]
     pub(crate) estimate: bool,
+}
+
+/// Exit code 1 when a run failed; the others are then still carried out and reported.
+#[derive(Args, Debug)]
+pub(crate) struct CompareArgs {
+    /// TOML file with the matrix: `arch`, `seeds`, `[train]` (flags of dcff train) and one or more `[[matrix]]` with
+    /// `criteria`, `keep`, `temperature`, `pipeline`
+    #[arg(conflicts_with_all = ["criteria", "keep", "temperature", "pipeline"])]
+    pub(crate) file: Option<PathBuf>,
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', help = choices("Networks", dcff_models::ALL.iter().map(|entry| entry.name)))]
+    pub(crate) arch: Vec<String>,
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "file", help = choices("Pruning criteria", dcff_criteria::ALL.iter().map(|criterion| criterion.name())))]
+    pub(crate) criteria: Vec<String>,
+    #[arg(long, value_name = "MODES", value_delimiter = ',', help = choices("What becomes of the filters", KeepMode::ALL.iter().map(|mode| mode.name())))]
+    pub(crate) keep: Vec<String>,
+    #[arg(long, value_name = "SCHEDULES", value_delimiter = ',', help = choices("Temperature schedules", TemperatureSchedule::ALL.iter().map(|(name, _)| *name)))]
+    pub(crate) temperature: Vec<String>,
+    /// Pipelines, as for train
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) pipeline: Vec<String>,
+    /// Number of seeds, or the seeds: '3' is '1,2,3'
+    #[arg(long, value_name = "SEEDS")]
+    pub(crate) seeds: Option<String>,
+    /// Folder of the run folders and the report; what is finished in it stays, what was interrupted goes on
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Runs at a time; they share the threads
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) jobs: usize,
+    /// Do not measure a few steps of every setting before starting
+    #[arg(long)]
+    pub(crate) no_estimate: bool,
+    /// Only print the names of the runs
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// The command that was typed, for the report
+    #[arg(long, value_name = "TEXT", hide = true)]
+    pub(crate) command: Option<String>,
+    /// Further arguments for every `dcff train`
+    #[arg(last = true, value_name = "TRAIN FLAGS")]
+    pub(crate) train: Vec<String>,
 }
 
 #[derive(Args, Debug)]

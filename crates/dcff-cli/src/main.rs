@@ -1,7 +1,7 @@
 //! The `dcff` program: arguments, wiring, printing. Mathematics lives in the crates it composes.
 //!
 //! Results go to standard output, progress and messages to standard error. Bad input ends with one line and exit
-//! code 2, an interruption with 130.
+//! code 2, a comparison some of whose runs failed with 1, an interruption with 130.
 
 mod args;
 mod commands;
@@ -19,6 +19,8 @@ use args::{Cli, Command};
 pub(crate) enum Ended {
     /// It did what it was asked for.
     Done,
+    /// It was carried out, but a part of it failed and is marked.
+    Partly,
     /// It was interrupted and can be continued.
     Interrupted,
 }
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
         Ok(Ended::Done) => ExitCode::SUCCESS,
+        Ok(Ended::Partly) => ExitCode::from(1),
         Ok(Ended::Interrupted) => ExitCode::from(130),
         Err(error) => {
             // A message is one line, whatever it quotes.
@@ -51,8 +54,16 @@ fn run(cli: Cli) -> anyhow::Result<Ended> {
             .num_threads(threads)
             .build_global()?;
     }
+    if cli.end_with_parent {
+        // Files appear whole or not at all, so the end may come at any time.
+        std::thread::spawn(|| {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            std::process::exit(130);
+        });
+    }
     match cli.command {
         Command::Train(args) => commands::train::run(&args),
+        Command::Compare(args) => commands::compare::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Compact(args) => commands::compact::run(&args),
         Command::Flops(args) => commands::flops::run(&args),

@@ -47,6 +47,10 @@ impl Criterion for Kl {
         Evidence::Weights
     }
 
+    fn reads_temperature(&self) -> bool {
+        true
+    }
+
     fn score(&self, layer: &LayerEvidence<'_>) -> Result<Vec<f64>> {
         Ok(scores(layer.similarity()?))
     }

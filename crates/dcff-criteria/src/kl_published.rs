@@ -49,6 +49,10 @@ impl Criterion for KlPublished {
         Evidence::Weights
     }
 
+    fn reads_temperature(&self) -> bool {
+        true
+    }
+
     fn non_finite(&self) -> NonFinite {
         NonFinite::KeepLast
     }

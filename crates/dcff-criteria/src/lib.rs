@@ -64,6 +64,11 @@ pub trait Criterion: Send + Sync {
         NonFinite::Refuse
     }
 
+    /// Whether the temperature enters the scores; where it does not, runs that differ only in it are one.
+    fn reads_temperature(&self) -> bool {
+        false
+    }
+
     /// The degree `d` if scaling all filters by `c > 0` scales all scores by `c^d`, for every `c`; `None` if no such
     /// law holds.
     fn scale_degree(&self) -> Option<i32> {

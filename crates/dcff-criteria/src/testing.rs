@@ -54,7 +54,7 @@ pub fn check<const FILTERS: usize, const WEIGHTS: usize>(
 
 /// Checks what every criterion promises, on filters of several sizes and scales:
 /// one finite score per filter, the same input gives the same output, reordered filters give reordered scores (unless
-/// the criterion reads no evidence), scores follow [`Criterion::scale_degree`], the name is kebab case, and help line
+/// the criterion reads no evidence), the temperature enters where [`Criterion::reads_temperature`] says so, scores follow [`Criterion::scale_degree`], the name is kebab case, and help line
 /// and source are one line each.
 ///
 /// # Panics
@@ -83,6 +83,14 @@ pub fn conformance(criterion: &dyn Criterion) {
         );
         if criterion.evidence() != Evidence::None {
             follows_the_order(criterion, &filters, &scores);
+        }
+        if count > 2 {
+            assert_eq!(
+                score(criterion, &filters, 2.0) != scores,
+                criterion.reads_temperature(),
+                "{}: another temperature gives other scores just where the criterion says so",
+                criterion.name()
+            );
         }
         if let Some(degree) = criterion.scale_degree() {
             let scaled = score(criterion, &scaled(&filters, 3.0), 1.0);

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod compact;
+pub(crate) mod compare;
 pub(crate) mod data;
 pub(crate) mod eval;
 pub(crate) mod flops;

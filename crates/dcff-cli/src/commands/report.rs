@@ -1,6 +1,7 @@
 //! `dcff report`: finished runs beside the published figures. It reads run folders and nothing else.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use dcff_flops::reduction_percent;
@@ -14,8 +15,16 @@ use crate::args::ReportArgs;
 use crate::table::{Align, Table, count, duration};
 
 pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Ended> {
+    match &args.out {
+        None => print!("{}", markdown(&read(&args.runs)?, args.command.as_deref())),
+        Some(out) => write(&args.runs, out, args.command.as_deref())?,
+    }
+    Ok(Ended::Done)
+}
+
+fn read(folders: &[PathBuf]) -> anyhow::Result<Vec<(String, Summary)>> {
     let mut runs = Vec::new();
-    for path in &args.runs {
+    for path in folders {
         let (folder, _) = RunFolder::open(path)?;
         let summary = folder
             .summary()?
@@ -23,18 +32,19 @@ pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Ended> {
         runs.push((path.display().to_string(), summary));
     }
     ensure!(!runs.is_empty(), "expected at least one run");
-    let markdown = markdown(&runs, args.command.as_deref());
-    match &args.out {
-        None => print!("{markdown}"),
-        Some(out) => {
-            std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-            let object = serde_json::to_string_pretty(&json(&runs, args.command.as_deref()))?;
-            dcff_compact::file::write(&out.join("table.json"), format!("{object}\n").as_bytes())?;
-            dcff_compact::file::write(&out.join("table.md"), markdown.as_bytes())?;
-            println!("{}", out.join("table.md").display());
-        }
-    }
-    Ok(Ended::Done)
+    Ok(runs)
+}
+
+/// Writes the report of the runs in `folders` to the folder `out`.
+pub(crate) fn write(folders: &[PathBuf], out: &Path, command: Option<&str>) -> anyhow::Result<()> {
+    let runs = read(folders)?;
+    let markdown = markdown(&runs, command);
+    std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    let object = serde_json::to_string_pretty(&json(&runs, command))?;
+    dcff_compact::file::write(&out.join("table.json"), format!("{object}\n").as_bytes())?;
+    dcff_compact::file::write(&out.join("table.md"), markdown.as_bytes())?;
+    println!("{}", out.join("table.md").display());
+    Ok(())
 }
 
 /// The published setting whose rates a run used.

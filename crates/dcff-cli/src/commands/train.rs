@@ -99,6 +99,16 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
     }
 }
 
+/// What the flags of a new run ask for, checked as far as that goes without images.
+pub(crate) fn plan(args: &TrainArgs) -> anyhow::Result<RunConfig> {
+    let config = configure(args, None)?;
+    config.validate()?;
+    config
+        .method
+        .compact(&dcff_models::by_name(&config.arch)?)?;
+    Ok(config)
+}
+
 fn read_config(file: &Path) -> anyhow::Result<RunConfig> {
     let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
     let config: RunConfig = toml::from_str(&text)
@@ -264,7 +274,7 @@ fn with_fingerprints(mut config: RunConfig, loaded: &Loaded) -> RunConfig {
 }
 
 /// The first signal asks the run to stop, the second ends the program.
-fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
+pub(crate) fn stop_on_signal() -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     ctrlc::set_handler(move || {

@@ -1,0 +1,517 @@
+//! From a matrix of settings to the list of runs: every combination once, each checked before anything starts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context, bail, ensure};
+use clap::Parser;
+use dcff_fusion::KeepMode;
+use dcff_train::methods::FilterFusionConfig;
+use dcff_train::{MethodConfig, RunConfig};
+use serde::Deserialize;
+
+use crate::args::{Cli, Command, CompareArgs, TrainArgs};
+use crate::commands::train;
+
+/// The flags of `dcff train` that the matrix sets itself.
+const OWN: [&str; 9] = [
+    "--arch",
+    "--criterion",
+    "--keep",
+    "--temperature",
+    "--pipeline",
+    "--seed",
+    "--out",
+    "--resume",
+    "--estimate",
+];
+
+/// One run of the matrix.
+#[derive(Debug)]
+pub(crate) struct Run {
+    /// The folder's name, made of the settings.
+    pub(crate) name: String,
+    /// The arguments of `dcff train` but for the folder.
+    pub(crate) arguments: Vec<String>,
+    /// The same, read.
+    pub(crate) args: Box<TrainArgs>,
+    /// What they mean; the data's fingerprints are still empty.
+    pub(crate) config: RunConfig,
+    /// All settings but the seed, readable: runs of one group take about the same time.
+    pub(crate) group: String,
+}
+
+/// The runs, and what was left out and why.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// In the order in which they start: all settings of the first seed come first.
+    pub(crate) runs: Vec<Run>,
+    /// A sentence for each combination that another run already stands for.
+    pub(crate) notes: Vec<String>,
+}
+
+/// The matrix as a file has it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    arch: Vec<String>,
+    #[serde(default)]
+    seeds: Option<Seeds>,
+    #[serde(default)]
+    train: Flags,
+    #[serde(default)]
+    matrix: Vec<Block>,
+}
+
+/// One product of settings.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Block {
+    /// Tells runs apart that differ only in `train`; part of the folder's name.
+    #[serde(default)]
+    label: Option<String>,
+    #[serde(default)]
+    arch: Vec<String>,
+    criteria: Vec<String>,
+    #[serde(default)]
+    keep: Vec<String>,
+    #[serde(default)]
+    temperature: Vec<String>,
+    #[serde(default)]
+    pipeline: Vec<String>,
+    #[serde(default)]
+    train: Flags,
+}
+
+/// A number of seeds, or the seeds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Seeds {
+    Count(u64),
+    These(Vec<u64>),
+}
+
+/// Flags of `dcff train` without their dashes, and their values.
+type Flags = BTreeMap<String, toml::Value>;
+
+impl Plan {
+    /// The plan of a file, of flags, or of a file some of whose settings are replaced by flags.
+    ///
+    /// # Errors
+    /// The first combination that `dcff train` would refuse, and why.
+    pub(crate) fn new(args: &CompareArgs) -> anyhow::Result<Self> {
+        let mut file = match &args.file {
+            Some(path) => read(path)?,
+            None => File {
+                matrix: vec![Block {
+                    criteria: args.criteria.clone(),
+                    keep: args.keep.clone(),
+                    temperature: args.temperature.clone(),
+                    pipeline: args.pipeline.clone(),
+                    ..Block::default()
+                }],
+                ..File::default()
+            },
+        };
+        if !args.arch.is_empty() {
+            file.arch.clone_from(&args.arch);
+            file.matrix.iter_mut().for_each(|block| block.arch.clear());
+        }
+        if let Some(seeds) = &args.seeds {
+            file.seeds = Some(seeds.parse().context("--seeds")?);
+        }
+        plan(&file, &args.train).with_context(|| {
+            args.file
+                .as_ref()
+                .map_or("compare".into(), |path| path.display().to_string())
+        })
+    }
+}
+
+impl std::str::FromStr for Seeds {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let number = |text: &str| {
+            text.trim().parse::<u64>().map_err(|_| {
+                anyhow::anyhow!("expected a number or a list of numbers, got '{text}'")
+            })
+        };
+        match text.contains(',') {
+            false => Ok(Self::Count(number(text)?)),
+            true => Ok(Self::These(
+                text.split(',').map(number).collect::<anyhow::Result<_>>()?,
+            )),
+        }
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<File> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let file: File = toml::from_str(&text)
+        .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), error.message()))?;
+    ensure!(
+        !file.matrix.is_empty(),
+        "{}: expected at least one [[matrix]]",
+        path.display()
+    );
+    Ok(file)
+}
+
+fn plan(file: &File, typed: &[String]) -> anyhow::Result<Plan> {
+    for flag in typed {
+        let flag = flag.split('=').next().unwrap_or(flag);
+        ensure!(
+            !OWN.contains(&flag),
+            "{flag}: set by the comparison itself; it cannot stand after --"
+        );
+    }
+    let seeds = match file.seeds.clone().unwrap_or(Seeds::Count(1)) {
+        Seeds::Count(count) => {
+            ensure!(
+                (1..=1000).contains(&count),
+                "seeds: expected 1 to 1000, got {count}"
+            );
+            (1..=count).collect()
+        }
+        Seeds::These(list) => list,
+    };
+    ensure!(!seeds.is_empty(), "seeds: expected at least one");
+    let mut runs: Vec<Run> = Vec::new();
+    let mut notes = Vec::new();
+    let mut seen = BTreeSet::new();
+    for &seed in &seeds {
+        for block in &file.matrix {
+            ensure!(
+                !block.criteria.is_empty(),
+                "criteria: expected at least one"
+            );
+            let archs = match block.arch.is_empty() {
+                true => &file.arch,
+                false => &block.arch,
+            };
+            ensure!(!archs.is_empty(), "arch: expected at least one network");
+            let mut flags = file.train.clone();
+            flags.extend(block.train.clone());
+            let flags = arguments(&flags, typed)?;
+            for choice in product(block, archs) {
+                let run = choice.run(block.label.as_deref(), &flags, seed)?;
+                match runs.iter().find(|other| other.name == run.name) {
+                    None => runs.push(run),
+                    Some(other) if other.config != run.config => bail!(
+                        "two runs of different settings would be called {}: give one [[matrix]] a label",
+                        run.name
+                    ),
+                    Some(_) => {
+                        let note = choice.note();
+                        if seen.insert(note.clone()) {
+                            notes.push(note);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(Plan { runs, notes })
+}
+
+/// Values of a table as arguments; what was typed stands in place of the table's.
+fn arguments(table: &Flags, typed: &[String]) -> anyhow::Result<Vec<String>> {
+    let mut list = Vec::new();
+    for (key, value) in table {
+        let flag = format!("--{key}");
+        ensure!(
+            !OWN.contains(&flag.as_str()),
+            "train.{key}: set by the comparison itself"
+        );
+        if typed
+            .iter()
+            .any(|t| *t == flag || t.starts_with(&format!("{flag}=")))
+        {
+            continue;
+        }
+        let scalar = |value: &toml::Value| match value {
+            toml::Value::String(text) => Ok(text.clone()),
+            toml::Value::Integer(number) => Ok(number.to_string()),
+            toml::Value::Float(number) => Ok(number.to_string()),
+            other => bail!(
+                "train.{key}: expected text or a number, got {}",
+                other.type_str()
+            ),
+        };
+        match value {
+            toml::Value::Boolean(false) => {}
+            toml::Value::Boolean(true) => list.push(flag),
+            toml::Value::Array(values) => {
+                let values: Vec<String> = values.iter().map(scalar).collect::<Result<_, _>>()?;
+                list.extend([flag, values.join(",")]);
+            }
+            value => list.extend([flag, scalar(value)?]),
+        }
+    }
+    list.extend(typed.iter().cloned());
+    Ok(list)
+}
+
+/// One choice along every axis; an empty axis leaves the choice to `dcff train`.
+#[derive(Clone, Debug)]
+struct Choice<'a> {
+    arch: &'a str,
+    criterion: &'a str,
+    keep: Option<&'a str>,
+    temperature: Option<&'a str>,
+    pipeline: Option<&'a str>,
+}
+
+fn product<'a>(block: &'a Block, archs: &'a [String]) -> Vec<Choice<'a>> {
+    fn axis(values: &[String]) -> Vec<Option<&str>> {
+        match values.is_empty() {
+            true => vec![None],
+            false => values.iter().map(|value| Some(value.as_str())).collect(),
+        }
+    }
+    let mut choices = Vec::new();
+    for arch in archs {
+        for pipeline in axis(&block.pipeline) {
+            for criterion in &block.criteria {
+                for keep in axis(&block.keep) {
+                    for temperature in axis(&block.temperature) {
+                        choices.push(Choice {
+                            arch,
+                            criterion,
+                            keep,
+                            temperature,
+                            pipeline,
+                        });
+                    }
+                }
+            }
+        }
+    }
+    choices
+}
+
+impl Choice<'_> {
+    /// The run, without the settings that cannot change it.
+    fn run(&self, label: Option<&str>, flags: &[String], seed: u64) -> anyhow::Result<Run> {
+        // Every value is checked, also one that is then left out.
+        let criterion = dcff_criteria::by_name(self.criterion).context("criteria")?;
+        let keep: Option<KeepMode> = self.keep.map(str::parse).transpose().context("keep")?;
+        if let Some(temperature) = self.temperature {
+            temperature
+                .parse::<dcff_fusion::TemperatureSchedule>()
+                .context("temperature")?;
+        }
+        let keep = keep.filter(|_| !self.prunes());
+        let fuses = !self.prunes() && keep.unwrap_or_default() == KeepMode::Fuse;
+        let temperature = self
+            .temperature
+            .filter(|_| fuses || criterion.reads_temperature());
+        let mut arguments = vec!["train".to_owned()];
+        let seed_text = seed.to_string();
+        let axes = [
+            ("--arch", Some(self.arch)),
+            ("--criterion", Some(self.criterion)),
+            ("--keep", keep.map(KeepMode::name)),
+            ("--temperature", temperature),
+            ("--pipeline", self.pipeline),
+            ("--seed", Some(seed_text.as_str())),
+        ];
+        for (flag, value) in axes {
+            if let Some(value) = value {
+                arguments.extend([flag.to_owned(), value.to_owned()]);
+            }
+        }
+        arguments.extend(flags.iter().cloned());
+        let args = parse(&arguments)?;
+        let config = train::plan(&args)?;
+        let mut parts = vec![self.arch.to_owned()];
+        parts.extend(self.pipeline.map(str::to_owned));
+        parts.push(self.criterion.to_owned());
+        if let MethodConfig::Dcff(FilterFusionConfig {
+            keep, temperature, ..
+        }) = &config.method
+        {
+            if !self.prunes() {
+                parts.push(keep.name().to_owned());
+            }
+            if fuses || criterion.reads_temperature() {
+                parts.push(temperature.to_string().replace('(', "-").replace(')', ""));
+            }
+        }
+        parts.extend(label.map(str::to_owned));
+        let group = parts.join("-");
+        let name = format!("{group}-seed{seed}");
+        ensure!(
+            name.chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)),
+            "label: expected letters, digits, '-', '.' and '_', got '{}'",
+            label.unwrap_or_default()
+        );
+        Ok(Run {
+            name,
+            arguments,
+            args,
+            config,
+            group,
+        })
+    }
+
+    fn prunes(&self) -> bool {
+        self.pipeline == Some("prune")
+    }
+
+    /// Why this combination is no run of its own.
+    fn note(&self) -> String {
+        let which = format!("{}, {}", self.arch, self.criterion);
+        if self.prunes() {
+            format!(
+                "{which}, prune: keep modes cannot change the result, nor a temperature that the criterion does not read; run once"
+            )
+        } else if self.keep == Some(KeepMode::Select.name()) && self.temperature.is_some() {
+            format!("{which}, select: no temperature enters the scores or the weights; run once")
+        } else {
+            format!("{which}: given twice; run once")
+        }
+    }
+}
+
+/// Reads arguments as `dcff train` itself would.
+fn parse(arguments: &[String]) -> anyhow::Result<Box<TrainArgs>> {
+    let line = std::iter::once("dcff".to_owned())
+        .chain(arguments.iter().cloned())
+        // Where a run goes is decided later.
+        .chain(["--out".to_owned(), "-".to_owned()]);
+    match Cli::try_parse_from(line) {
+        Ok(Cli {
+            command: Command::Train(args),
+            ..
+        }) => Ok(args),
+        Ok(_) => bail!("expected arguments of dcff train"),
+        Err(error) => {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            bail!("{}", first.trim_start_matches("error: "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str, typed: &[&str]) -> anyhow::Result<Plan> {
+        let typed: Vec<String> = typed.iter().map(|t| (*t).to_owned()).collect();
+        plan(&toml::from_str(text).unwrap(), &typed)
+    }
+
+    fn names(plan: &Plan) -> Vec<&str> {
+        plan.runs.iter().map(|run| run.name.as_str()).collect()
+    }
+
+    const TRAIN: &str = "[train]\ndata = \"synthetic\"\nrates = 0.5\nepochs = 4\nrecipe = \"quick\"\nnesterov = true\n";
+
+    #[test]
+    fn the_first_seed_comes_first_and_what_cannot_differ_runs_once() {
+        let plan = of(
+            &format!(
+                "arch = [\"resnet20\"]\nseeds = 2\n{TRAIN}\n[[matrix]]\ncriteria = [\"kl\", \"l1-norm\"]\n\
+                 keep = [\"fuse\", \"select\"]\ntemperature = [\"published\", \"fixed(2)\"]"
+            ),
+            &[],
+        )
+        .unwrap();
+        let first = [
+            "resnet20-kl-fuse-published-seed1",
+            "resnet20-kl-fuse-fixed-2-seed1",
+            "resnet20-kl-select-published-seed1",
+            "resnet20-kl-select-fixed-2-seed1",
+            "resnet20-l1-norm-fuse-published-seed1",
+            "resnet20-l1-norm-fuse-fixed-2-seed1",
+            // Under select, the L1 norm reads no temperature.
+            "resnet20-l1-norm-select-seed1",
+        ];
+        assert_eq!(names(&plan)[..7], first);
+        assert_eq!(plan.runs.len(), 14);
+        assert_eq!(
+            plan.notes,
+            [
+                "resnet20, l1-norm, select: no temperature enters the scores or the weights; run once"
+            ]
+        );
+        assert_eq!(plan.runs[0].config.recipe.epochs, 4);
+        assert!(plan.runs[0].config.recipe.nesterov);
+        assert_eq!(plan.runs[13].config.seed, 2);
+    }
+
+    #[test]
+    fn what_is_typed_stands_in_place_of_the_file() {
+        let text = format!("arch = [\"resnet20\"]\n{TRAIN}\n[[matrix]]\ncriteria = [\"kl\"]");
+        let plan = of(&text, &["--epochs", "7"]).unwrap();
+        assert_eq!(plan.runs[0].config.recipe.epochs, 7);
+    }
+
+    #[test]
+    fn refuses_any_bad_combination_before_the_first_run() {
+        let text = |matrix: &str| format!("arch = [\"resnet20\"]\n{TRAIN}\n[[matrix]]\n{matrix}");
+        let refused =
+            |matrix: &str, typed: &[&str]| format!("{:#}", of(&text(matrix), typed).unwrap_err());
+        for (matrix, typed, expected) in [
+            (
+                "criteria = [\"kl\", \"l7\"]",
+                vec![],
+                "unknown criterion 'l7'",
+            ),
+            ("criteria = []", vec![], "criteria: expected at least one"),
+            (
+                "criteria = [\"kl\"]\nkeep = [\"some\"]",
+                vec![],
+                "unknown keep mode 'some'",
+            ),
+            (
+                // Also where no temperature is read.
+                "criteria = [\"l1-norm\"]\nkeep = [\"select\"]\ntemperature = [\"hot\"]",
+                vec![],
+                "unknown temperature schedule 'hot'",
+            ),
+            ("criteria = [\"kl\"]\narch = [\"vgg17\"]", vec![], "vgg17"),
+            (
+                "criteria = [\"kl\"]",
+                vec!["--seed=3"],
+                "--seed: set by the comparison",
+            ),
+            (
+                "criteria = [\"kl\"]",
+                vec!["--momentum", "3"],
+                "recipe.momentum",
+            ),
+            ("criteria = [\"kl\"]", vec!["--wrong"], "'--wrong'"),
+            (
+                "criteria = [\"kl\"]\n[[matrix]]\ncriteria = [\"kl\"]\ntrain.epochs = 9",
+                vec![],
+                "give one [[matrix]] a label",
+            ),
+        ] {
+            let message = refused(matrix, &typed);
+            assert!(message.contains(expected), "{matrix}: {message}");
+        }
+    }
+
+    #[test]
+    fn seeds_are_counted_or_listed() {
+        let text = format!("arch = [\"resnet20\"]\n{TRAIN}\n[[matrix]]\ncriteria = [\"kl\"]");
+        let seeds = |seeds: &str| {
+            let mut file: File = toml::from_str(&text).unwrap();
+            file.seeds = Some(seeds.parse().unwrap());
+            let plan = plan(&file, &[]).unwrap();
+            plan.runs
+                .iter()
+                .map(|run| run.config.seed)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(seeds("3"), [1, 2, 3]);
+        assert_eq!(seeds("5, 2"), [5, 2]);
+        assert!("few".parse::<Seeds>().is_err());
+    }
+}

@@ -1,0 +1,159 @@
+//! `dcff compare`: a matrix of settings, a run folder for each, a report of all.
+
+mod matrix;
+mod queue;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, ensure};
+use dcff_train::{RunFolder, SUMMARY};
+
+use self::matrix::{Plan, Run};
+use self::queue::{Queue, QueueEnd};
+use crate::args::CompareArgs;
+use crate::commands::{report, train};
+use crate::table::duration;
+use crate::{Ended, data};
+
+/// In a run's folder: why it failed, in one line.
+pub(crate) const ERROR: &str = "error.txt";
+/// The report's folder in the comparison's.
+const REPORT: &str = "report";
+
+pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<Ended> {
+    let plan = Plan::new(args)?;
+    let cores = rayon::current_num_threads();
+    ensure!(
+        (1..=256).contains(&args.jobs),
+        "--jobs: expected 1 to 256, got {}",
+        args.jobs
+    );
+    for run in &plan.runs {
+        check_folder(&args.out, run)?;
+    }
+    for note in &plan.notes {
+        eprintln!("{note}");
+    }
+    if args.list {
+        for run in &plan.runs {
+            println!("{}", run.name);
+        }
+        return Ok(Ended::Done);
+    }
+    let mut found: Vec<&str> = Vec::new();
+    for run in &plan.runs {
+        let name = run.config.data.name.as_str();
+        if !found.contains(&name) {
+            data::locate(name, &run.args.data_dir, true)?;
+            found.push(name);
+        }
+    }
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let queue = Queue {
+        out: &args.out,
+        jobs: args.jobs,
+        threads: (cores / args.jobs).max(1),
+        stop: train::stop_on_signal()?,
+    };
+    let seconds = if args.no_estimate {
+        vec![None; plan.runs.len()]
+    } else {
+        estimate(&plan.runs, &queue)?
+    };
+    let after = vec![None; plan.runs.len()];
+    let failed = match queue.work(&plan.runs, &seconds, &after)? {
+        QueueEnd::Through { failed } => failed,
+        QueueEnd::Interrupted => {
+            eprintln!("interrupted; the same command continues");
+            return Ok(Ended::Interrupted);
+        }
+    };
+    let folders: Vec<PathBuf> = plan
+        .runs
+        .iter()
+        .map(|run| args.out.join(&run.name))
+        .filter(|folder| folder.join(SUMMARY).exists())
+        .collect();
+    if !folders.is_empty() {
+        report::write(&folders, &args.out.join(REPORT), args.command.as_deref())?;
+    }
+    Ok(if failed > 0 {
+        Ended::Partly
+    } else {
+        Ended::Done
+    })
+}
+
+/// Refuses a folder that holds a run of other settings.
+fn check_folder(out: &Path, run: &Run) -> anyhow::Result<()> {
+    let folder = out.join(&run.name);
+    if !folder.join(dcff_train::CONFIG).exists() {
+        return Ok(());
+    }
+    let saved = RunFolder::open(&folder)?.1;
+    let mut wanted = run.config.clone();
+    // Known only once the images are read; the run itself compares them.
+    wanted
+        .data
+        .train_fingerprint
+        .clone_from(&saved.data.train_fingerprint);
+    wanted
+        .data
+        .test_fingerprint
+        .clone_from(&saved.data.test_fingerprint);
+    match saved.difference(&wanted) {
+        None => Ok(()),
+        Some(difference) => anyhow::bail!(
+            "{}: holds a run of other settings: {difference}; name another folder with --out",
+            folder.display()
+        ),
+    }
+}
+
+/// Measures a few steps of every group of runs, and says how long all of them will take.
+fn estimate(runs: &[Run], queue: &Queue<'_>) -> anyhow::Result<Vec<Option<f64>>> {
+    let open: Vec<&Run> = runs
+        .iter()
+        .filter(|run| !queue.out.join(&run.name).join(SUMMARY).exists())
+        .collect();
+    let mut groups: BTreeMap<&str, Option<f64>> = BTreeMap::new();
+    for run in &open {
+        if groups.contains_key(run.group.as_str()) {
+            continue;
+        }
+        let output = Command::new(std::env::current_exe()?)
+            .args(&run.arguments)
+            .args([
+                "--estimate",
+                "--threads",
+                &queue.threads.to_string(),
+                "--end-with-parent",
+            ])
+            .stdin(Stdio::piped())
+            .output()
+            .context("starting dcff train --estimate")?;
+        if queue.stop.load(std::sync::atomic::Ordering::Relaxed) {
+            break;
+        }
+        // A run that cannot be measured fails in its turn, as a row of the report.
+        let seconds: Option<f64> = String::from_utf8_lossy(&output.stdout).trim().parse().ok();
+        groups.insert(&run.group, seconds.filter(|_| output.status.success()));
+    }
+    let of = |run: &Run| groups.get(run.group.as_str()).copied().flatten();
+    for (group, seconds) in &groups {
+        let count = open.iter().filter(|run| run.group == **group).count();
+        match seconds {
+            Some(seconds) => eprintln!("{group}: about {} for each of {count}", duration(*seconds)),
+            None => eprintln!("{group}: cannot be estimated"),
+        }
+    }
+    let total: f64 = open.iter().filter_map(|run| of(run)).sum();
+    eprintln!(
+        "{} runs to do, about {} in all; interrupt and repeat the command at any time",
+        open.len(),
+        duration(total / queue.jobs as f64)
+    );
+    Ok(runs.iter().map(of).collect())
+}

@@ -1,0 +1,182 @@
+//! `dcff compare` as a user runs it: validated first, resumable, a failed run is a row and not the end.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::SystemTime;
+
+use dcff_tests::program::{Outcome, dcff, run, write_images};
+
+fn workshop() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    write_images(&images, 16, 8);
+    (dir, images)
+}
+
+/// A comparison of four runs: two criteria, two seeds.
+fn compare(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
+    let mut args: Vec<String> = [
+        "--threads",
+        "1",
+        "compare",
+        "--arch",
+        "resnet20",
+        "--criteria",
+        "l1-norm,random",
+        "--keep",
+        "select",
+        "--temperature",
+        "stretched,published",
+        "--seeds",
+        "2",
+        "--no-estimate",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    args.extend([
+        "--out".to_owned(),
+        out.display().to_string(),
+        "--".to_owned(),
+    ]);
+    args.extend(["--data".to_owned(), images.display().to_string()]);
+    let train = [
+        "--rates",
+        "0.5",
+        "--epochs",
+        "4",
+        "--batch-size",
+        "10",
+        "--lr",
+        "0.02",
+        "--schedule",
+        "cosine",
+        "--hold-out",
+        "0",
+    ];
+    args.extend(train.iter().map(|a| (*a).to_owned()));
+    args.extend(more.iter().map(|a| (*a).to_owned()));
+    args
+}
+
+const RUNS: [&str; 4] = [
+    "resnet20-l1-norm-select-seed1",
+    "resnet20-random-select-seed1",
+    "resnet20-l1-norm-select-seed2",
+    "resnet20-random-select-seed2",
+];
+
+fn succeeded(outcome: Outcome) -> Outcome {
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    outcome
+}
+
+/// When each file of a run was written last.
+fn written(folder: &Path) -> Vec<(PathBuf, SystemTime)> {
+    let mut files: Vec<_> = [
+        "config.toml",
+        "metrics.jsonl",
+        "summary.json",
+        "compact/model.safetensors",
+    ]
+    .map(|name| folder.join(name))
+    .into_iter()
+    .map(|path| {
+        let time = path.metadata().unwrap().modified().unwrap();
+        (path, time)
+    })
+    .collect();
+    files.sort();
+    files
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_comparison_goes_on_to_the_same_report() {
+    let (dir, images) = workshop();
+    let (whole, broken) = (dir.path().join("whole"), dir.path().join("broken"));
+    let outcome = succeeded(run(compare(&images, &whole, &[])));
+    assert!(
+        outcome.stderr.contains("no temperature enters the scores"),
+        "{}",
+        outcome.stderr
+    );
+    for name in RUNS {
+        assert!(whole.join(name).join("summary.json").exists(), "{name}");
+    }
+
+    let mut child = dcff()
+        .args(compare(&images, &broken, &[]))
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    // In the middle of the second run.
+    let second = broken.join(RUNS[1]);
+    while !second.join("metrics.jsonl").exists() {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "the comparison ended early"
+        );
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(
+        !second.join("summary.json").exists(),
+        "the run was over before the kill"
+    );
+    let first = written(&broken.join(RUNS[0]));
+
+    let resumed = succeeded(run(compare(&images, &broken, &[])));
+    assert!(
+        resumed.stderr.contains("1 of 4 runs are finished already"),
+        "{}",
+        resumed.stderr
+    );
+    assert!(
+        resumed.stderr.contains(&format!("{}: continued", RUNS[1])),
+        "{}",
+        resumed.stderr
+    );
+    assert_eq!(
+        first,
+        written(&broken.join(RUNS[0])),
+        "a finished run was touched"
+    );
+    for name in RUNS {
+        for file in ["config.toml", "metrics.jsonl", "compact/model.safetensors"] {
+            let [a, b] =
+                [&whole, &broken].map(|out| std::fs::read(out.join(name).join(file)).unwrap());
+            assert!(a == b, "{name}/{file}");
+        }
+    }
+}
+
+#[test]
+fn refuses_before_anything_runs() {
+    let (dir, images) = workshop();
+    let out = dir.path().join("out");
+    for (more, expected) in [
+        (
+            vec!["--momentum", "2"],
+            "recipe.momentum: expected 0 to 1, got 2",
+        ),
+        (vec!["--seed", "2"], "--seed: set by the comparison itself"),
+        (vec!["--rates", "1.0"], "--rates"),
+    ] {
+        let mut args = compare(&images, &out, &[]);
+        if let Some(at) = args.iter().position(|a| a == more[0]) {
+            args[at + 1] = more[1].to_owned();
+        } else {
+            args.extend(more.iter().map(|a| (*a).to_owned()));
+        }
+        let outcome = run(&args);
+        assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(expected), "{}", outcome.stderr);
+        assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
+        assert!(!out.exists());
+    }
+    let missing = compare(&dir.path().join("nowhere"), &out, &[]);
+    assert_eq!(run(&missing).code, Some(2));
+    assert!(!out.exists());
+}
