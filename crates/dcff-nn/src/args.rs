@@ -2,6 +2,9 @@
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
 
+use crate::element::Precision;
+use crate::features::Features;
+
 /// Calls `f` with the numbers of `t` in row-major order, after checking type, device and shape.
 pub(crate) fn with<R>(
     op: &str,
@@ -62,4 +65,16 @@ pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
         bail!("{op}: expected {what} {expected:?}, got {got:?}");
     }
     Ok(())
+}
+
+/// The precision of maps that meet in an operation; fails unless all have the first one's.
+pub(crate) fn precision(op: &str, maps: &[&Features]) -> Result<Precision> {
+    let first = maps.first().map(|map| map.precision()).unwrap_or_default();
+    match maps.iter().find(|map| map.precision() != first) {
+        Some(other) => bail!(
+            "{op}: expected maps of one precision, got {first} and {}",
+            other.precision()
+        ),
+        None => Ok(first),
+    }
 }

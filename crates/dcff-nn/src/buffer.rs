@@ -8,6 +8,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,12 +25,26 @@ const POOLED: usize = 64 * 1024 / size_of::<f32>();
 /// wait; with less room than this, every step gives back what the next one asks for.
 const SLACK: usize = 2;
 
+/// What a buffer may hold.
+///
+/// # Safety
+///
+/// Any bits are a value, and values need no more alignment than a cache line and no clean-up.
+pub(crate) unsafe trait Plain: Copy + Send + Sync + 'static {}
+
+// SAFETY: any bits are a number.
+unsafe impl Plain for f32 {}
+// SAFETY: as above.
+unsafe impl Plain for u8 {}
+
 /// Numbers in memory, their contents arbitrary (but initialised) when new.
-pub(crate) struct Buffer {
+pub(crate) struct Buffer<T: Plain = f32> {
     block: Block,
     len: usize,
+    numbers: PhantomData<T>,
 }
 
+/// Memory; its size counts in `f32`, whatever it holds.
 struct Block {
     start: NonNull<f32>,
     capacity: usize,
@@ -88,30 +103,35 @@ impl Block {
     }
 }
 
-impl Buffer {
+impl<T: Plain> Buffer<T> {
     /// `len` numbers of unspecified value.
     pub(crate) fn new(len: usize) -> Self {
-        let block = if len < POOLED {
-            Block::new(len)
+        let capacity = (len * size_of::<T>()).div_ceil(size_of::<f32>());
+        let block = if capacity < POOLED {
+            Block::new(capacity)
         } else {
-            Self::from_pool(len)
+            from_pool(capacity)
         };
-        Self { block, len }
+        Self {
+            block,
+            len,
+            numbers: PhantomData,
+        }
     }
+}
 
-    fn from_pool(len: usize) -> Block {
-        let mut evicted = Vec::new();
-        let found = pool().take(len, &mut evicted);
-        // Outside the lock: these calls reach the system.
-        evicted.into_iter().for_each(Block::free);
-        found.unwrap_or_else(|| {
-            let block = Block::new(len);
-            let mut pool = pool();
-            pool.used += block.capacity;
-            pool.most = pool.most.max(pool.used);
-            block
-        })
-    }
+fn from_pool(len: usize) -> Block {
+    let mut evicted = Vec::new();
+    let found = pool().take(len, &mut evicted);
+    // Outside the lock: these calls reach the system.
+    evicted.into_iter().for_each(Block::free);
+    found.unwrap_or_else(|| {
+        let block = Block::new(len);
+        let mut pool = pool();
+        pool.used += block.capacity;
+        pool.most = pool.most.max(pool.used);
+        block
+    })
 }
 
 impl Pool {
@@ -165,7 +185,7 @@ pub fn release_memory() {
     blocks.into_iter().for_each(Block::free);
 }
 
-impl Drop for Buffer {
+impl<T: Plain> Drop for Buffer<T> {
     fn drop(&mut self) {
         let block = Block {
             start: self.block.start,
@@ -181,19 +201,19 @@ impl Drop for Buffer {
     }
 }
 
-impl Deref for Buffer {
-    type Target = [f32];
+impl<T: Plain> Deref for Buffer<T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[T] {
         // SAFETY: `len` does not exceed the capacity, and the memory was zeroed when allocated.
-        unsafe { std::slice::from_raw_parts(self.block.start.as_ptr(), self.len) }
+        unsafe { std::slice::from_raw_parts(self.block.start.as_ptr().cast(), self.len) }
     }
 }
 
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<T: Plain> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as in `deref`; the block has one owner.
-        unsafe { std::slice::from_raw_parts_mut(self.block.start.as_ptr(), self.len) }
+        unsafe { std::slice::from_raw_parts_mut(self.block.start.as_ptr().cast(), self.len) }
     }
 }
 
@@ -204,13 +224,22 @@ mod tests {
     #[test]
     fn starts_on_a_cache_line_and_holds_what_was_written() {
         for len in [1, 17, POOLED, POOLED + 1] {
-            let mut buffer = Buffer::new(len);
+            let mut buffer = Buffer::<f32>::new(len);
             buffer.fill(0.0);
             assert_eq!(buffer.as_ptr() as usize % ALIGN, 0);
             assert_eq!(buffer.len(), len);
             buffer[len - 1] = 3.0;
             assert_eq!(buffer.iter().sum::<f32>(), 3.0);
         }
+    }
+
+    #[test]
+    fn bytes_take_a_quarter_of_the_memory() {
+        let mut bytes = Buffer::<u8>::new(4 * POOLED + 3);
+        assert_eq!(bytes.len(), 4 * POOLED + 3);
+        assert!((POOLED + 1..2 * POOLED).contains(&bytes.block.capacity));
+        bytes.fill(7);
+        assert!(bytes.iter().all(|&byte| byte == 7));
     }
 
     #[test]

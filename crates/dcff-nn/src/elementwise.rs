@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args;
 use crate::cpu::{Isa, Kernel, Simd};
+use crate::element::{Element, by_element};
 use crate::features::{Features, LANES};
 use crate::threads::{self, Out};
 
@@ -34,16 +35,16 @@ enum Rule {
     AddRelu,
 }
 
-struct Elementwise {
+struct Elementwise<E> {
     rule: Rule,
-    a: *const f32,
-    b: *const f32,
-    to: *mut f32,
+    a: *const E,
+    b: *const E,
+    to: *mut E,
     len: usize,
     stream: bool,
 }
 
-impl Kernel for Elementwise {
+impl<E: Element> Kernel for Elementwise<E> {
     type Output = ();
 
     #[inline(always)]
@@ -52,15 +53,15 @@ impl Kernel for Elementwise {
         // be `a`, since each vector is read before it is written.
         unsafe {
             for i in (0..self.len).step_by(LANES) {
-                let a = S::load(self.a.add(i));
-                let b = S::load(self.b.add(i));
+                let a = E::load::<S>(self.a.add(i));
+                let b = E::load::<S>(self.b.add(i));
                 let y = match self.rule {
                     Rule::Relu => S::relu(a),
                     Rule::Mask => S::select_gt(a, S::splat(0.0), b, S::splat(0.0)),
                     Rule::Add => S::add(a, b),
                     Rule::AddRelu => S::relu(S::add(a, b)),
                 };
-                S::put(self.to.add(i), y, self.stream);
+                E::put::<S>(self.to.add(i), y, self.stream);
             }
             S::fence();
         }
@@ -68,9 +69,15 @@ impl Kernel for Elementwise {
 }
 
 fn apply(rule: Rule, a: &Features, b: &Features) -> Features {
-    let mut out = Features::uninit(a.dims());
+    let mut out = Features::uninit(a.dims(), a.precision());
+    by_element!(a.precision(), E => apply_to::<E>(rule, a, b, &mut out));
+    out
+}
+
+fn apply_to<E: Element>(rule: Rule, a: &Features, b: &Features, out: &mut Features) {
     let stream = out.streams();
-    let (a, b, len) = (a.cpu(), b.cpu(), a.cpu().len());
+    let (a, b) = (a.cpu::<E>(), b.cpu::<E>());
+    let len = a.len();
     let (isa, to) = (Isa::current(), Out::new(out.cpu_mut()));
     threads::each(len.div_ceil(CHUNK), |task| {
         let start = task * CHUNK;
@@ -84,7 +91,6 @@ fn apply(rule: Rule, a: &Features, b: &Features) -> Features {
             stream,
         });
     });
-    out
 }
 
 /// The activation of `x` `[N, C, H, W]`.
@@ -103,14 +109,11 @@ pub fn activation(x: &Features, act: Activation) -> Result<Features> {
 ///
 /// # Errors
 ///
-/// Different dimensions.
+/// Different dimensions or precisions.
 pub fn activation_backward(y: &Features, act: Activation, dy: &Features) -> Result<Features> {
-    args::same(
-        "activation_backward",
-        "a gradient of dimensions",
-        y.dims(),
-        dy.dims(),
-    )?;
+    const OP: &str = "activation_backward";
+    args::same(OP, "a gradient of dimensions", y.dims(), dy.dims())?;
+    args::precision(OP, &[y, dy])?;
     Ok(match act {
         Activation::Identity => dy.clone(),
         Activation::Relu => apply(Rule::Mask, y, dy),
@@ -121,9 +124,10 @@ pub fn activation_backward(y: &Features, act: Activation, dy: &Features) -> Resu
 ///
 /// # Errors
 ///
-/// Different dimensions.
+/// Different dimensions or precisions.
 pub fn add(a: &Features, b: &Features, act: Activation) -> Result<Features> {
     args::same("add", "a second input of dimensions", a.dims(), b.dims())?;
+    args::precision("add", &[a, b])?;
     Ok(match act {
         Activation::Identity => apply(Rule::Add, a, b),
         Activation::Relu => apply(Rule::AddRelu, a, b),
@@ -134,24 +138,26 @@ pub fn add(a: &Features, b: &Features, act: Activation) -> Result<Features> {
 ///
 /// # Errors
 ///
-/// Different dimensions.
+/// Different dimensions or precisions.
 pub fn accumulate(mut a: Features, b: &Features) -> Result<Features> {
-    args::same(
-        "accumulate",
-        "a second gradient of dimensions",
-        a.dims(),
-        b.dims(),
-    )?;
+    const OP: &str = "accumulate";
+    args::same(OP, "a second gradient of dimensions", a.dims(), b.dims())?;
+    let precision = args::precision(OP, &[&a, b])?;
     if !a.is_unique() {
         return Ok(apply(Rule::Add, &a, b));
     }
+    by_element!(precision, E => accumulate_to::<E>(&mut a, b));
+    Ok(a)
+}
+
+fn accumulate_to<E: Element>(a: &mut Features, b: &Features) {
     let isa = Isa::current();
     // What was just read is at hand: nothing to gain past the caches.
     let stream = false;
-    let data = a.cpu_mut();
+    let data = a.cpu_mut::<E>();
     let len = data.len();
     let to = Out::new(data);
-    let b = b.cpu();
+    let b = b.cpu::<E>();
     threads::each(len.div_ceil(CHUNK), |task| {
         let start = task * CHUNK;
         // SAFETY: tasks work on disjoint chunks.
@@ -165,14 +171,13 @@ pub fn accumulate(mut a: Features, b: &Features) -> Result<Features> {
             stream,
         });
     });
-    Ok(a)
 }
 
 /// The channels of all parts one after the other: `[N, C_1, H, W], ...` to `[N, ΣC_i, H, W]`.
 ///
 /// # Errors
 ///
-/// No part, or parts of different batch or map size.
+/// No part, or parts of different batch, map size or precision.
 pub fn concat(parts: &[&Features]) -> Result<Features> {
     let Some(first) = parts.first() else {
         bail!("concat: expected at least one input, got none");
@@ -187,23 +192,28 @@ pub fn concat(parts: &[&Features]) -> Result<Features> {
             (pn, ph, pw),
         )?;
     }
+    let precision = args::precision("concat", parts)?;
     let channels = parts.iter().map(|part| part.channels()).sum();
-    let mut out = Features::uninit((n, channels, h, w));
-    let group = out.group_len();
-    let to = Out::new(out.cpu_mut());
-    threads::each(first.groups(), |g| {
+    let mut out = Features::uninit((n, channels, h, w), precision);
+    by_element!(precision, E => concat_to::<E>(parts, &mut out));
+    Ok(out)
+}
+
+fn concat_to<E: Element>(parts: &[&Features], out: &mut Features) {
+    let (groups, group) = (out.groups(), out.group_len());
+    let to = Out::new(out.cpu_mut::<E>());
+    threads::each(groups, |g| {
         let mut at = g * group;
         for part in parts {
             let len = part.group_len();
             // SAFETY: this task alone writes group `g`; the lengths add up to one group.
             unsafe {
                 std::slice::from_raw_parts_mut(to.at(at), len)
-                    .copy_from_slice(&part.cpu()[g * len..][..len]);
+                    .copy_from_slice(&part.cpu::<E>()[g * len..][..len]);
             }
             at += len;
         }
     });
-    Ok(out)
 }
 
 /// The gradient of [`concat()`]: cuts `[N, ΣC_i, H, W]` into parts of `channels` each.
@@ -221,20 +231,23 @@ pub fn split_channels(dy: &Features, channels: &[usize]) -> Result<Vec<Features>
     Ok(channels
         .iter()
         .map(|&count| {
-            let mut part = Features::uninit((n, count, h, w));
-            let len = part.group_len();
-            let start = at;
-            at += len;
-            let to = Out::new(part.cpu_mut());
-            threads::each(dy.groups(), |g| {
-                let from = &dy.cpu()[g * dy.group_len() + start..][..len];
-                // SAFETY: this task alone writes group `g` of the part.
-                unsafe { std::slice::from_raw_parts_mut(to.at(g * len), len) }
-                    .copy_from_slice(from);
-            });
+            let mut part = Features::uninit((n, count, h, w), dy.precision());
+            by_element!(dy.precision(), E => cut::<E>(dy, at, &mut part));
+            at += part.group_len();
             part
         })
         .collect())
+}
+
+/// Copies a part of every group, from the number `start` on.
+fn cut<E: Element>(dy: &Features, start: usize, part: &mut Features) {
+    let len = part.group_len();
+    let to = Out::new(part.cpu_mut::<E>());
+    threads::each(dy.groups(), |g| {
+        let from = &dy.cpu::<E>()[g * dy.group_len() + start..][..len];
+        // SAFETY: this task alone writes group `g` of the part.
+        unsafe { std::slice::from_raw_parts_mut(to.at(g * len), len) }.copy_from_slice(from);
+    });
 }
 
 #[cfg(test)]

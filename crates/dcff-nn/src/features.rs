@@ -7,6 +7,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use crate::args;
 use crate::buffer::Buffer;
 use crate::cpu::{Isa, Kernel, Simd};
+use crate::element::{self, Bf16, Element, Precision, by_element};
 use crate::threads::{self, Out};
 
 /// Images that lie side by side in the CPU's layout.
@@ -21,6 +22,9 @@ const STREAM: usize = 4 * 1024 * 1024;
 /// On the CPU this is `[ceil(N / 16), C, H, W, 16]`, the last axis being sixteen images. If `N` is
 /// no multiple of sixteen, the last group has lanes without an image: their values mean nothing
 /// (but are finite), and in gradients they are zero. Clones share memory.
+///
+/// Numbers are `f32` or bfloat16 ([`Features::precision`]); what an operation makes of a map has
+/// the map's own precision, and maps that meet in an operation must have the same.
 #[derive(Clone, Debug)]
 pub struct Features {
     storage: Storage,
@@ -29,14 +33,16 @@ pub struct Features {
 
 /// Where the numbers are; another device adds an arm here and in every operation.
 #[derive(Clone)]
-enum Storage {
-    Cpu(Arc<Buffer>),
+pub(crate) enum Storage {
+    Cpu(Arc<Buffer<f32>>),
+    CpuBf16(Arc<Buffer<Bf16>>),
 }
 
 impl std::fmt::Debug for Storage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Cpu(buffer) => write!(f, "Cpu({} numbers)", buffer.len()),
+            Self::CpuBf16(buffer) => write!(f, "CpuBf16({} numbers)", buffer.len()),
         }
     }
 }
@@ -59,13 +65,13 @@ impl Features {
             bail!("features: expected a tensor without empty dimensions, got {dims:?}");
         }
         args::with_any("features", "the tensor", t, |x| {
-            let mut out = Self::uninit(dims);
-            pack(x, out.cpu_mut(), dims);
+            let mut out = Self::uninit(dims, Precision::F32);
+            pack(x, out.cpu_mut::<f32>(), dims);
             out
         })
     }
 
-    /// The feature maps as a tensor `[N, C, H, W]`.
+    /// The feature maps as a tensor `[N, C, H, W]` (`f32`).
     ///
     /// # Errors
     ///
@@ -73,8 +79,20 @@ impl Features {
     pub fn to_nchw(&self) -> Result<Tensor> {
         let (n, c, h, w) = self.dims;
         let mut out = vec![0f32; n * c * h * w];
-        unpack(self.cpu(), &mut out, self.dims);
+        by_element!(self.precision(), E => unpack::<E>(self.cpu(), &mut out, self.dims));
         args::tensor(out, &[n, c, h, w])
+    }
+
+    /// The feature maps in another precision: rounded to nearest, ties to even.
+    pub fn to_precision(&self, precision: Precision) -> Self {
+        if precision == self.precision() {
+            return self.clone();
+        }
+        let mut out = Self::uninit(self.dims, precision);
+        by_element!(self.precision(), A => by_element!(precision, B => {
+            convert::<A, B>(self.cpu(), out.cpu_mut());
+        }));
+        out
     }
 
     /// Zeros of the dimensions `(N, C, H, W)` on `device`.
@@ -90,8 +108,8 @@ impl Features {
         if n * c * h * w == 0 {
             bail!("features: expected dimensions other than zero, got {dims:?}");
         }
-        let mut out = Self::uninit(dims);
-        out.cpu_mut().fill(0.0);
+        let mut out = Self::uninit(dims, Precision::F32);
+        out.cpu_mut::<f32>().fill(0.0);
         Ok(out)
     }
 
@@ -123,17 +141,27 @@ impl Features {
     /// Where the numbers are.
     pub fn device(&self) -> Device {
         match &self.storage {
-            Storage::Cpu(_) => Device::Cpu,
+            Storage::Cpu(_) | Storage::CpuBf16(_) => Device::Cpu,
+        }
+    }
+
+    /// What the numbers are stored in.
+    pub fn precision(&self) -> Precision {
+        match &self.storage {
+            Storage::Cpu(_) => Precision::F32,
+            Storage::CpuBf16(_) => Precision::Bf16,
         }
     }
 
     /// Feature maps with arbitrary contents on the CPU.
-    pub(crate) fn uninit(dims: (usize, usize, usize, usize)) -> Self {
+    pub(crate) fn uninit(dims: (usize, usize, usize, usize), precision: Precision) -> Self {
         let (n, c, h, w) = dims;
-        Self {
-            storage: Storage::Cpu(Arc::new(Buffer::new(n.div_ceil(LANES) * c * h * w * LANES))),
-            dims,
-        }
+        let len = n.div_ceil(LANES) * c * h * w * LANES;
+        let storage = match precision {
+            Precision::F32 => Storage::Cpu(Arc::new(Buffer::new(len))),
+            Precision::Bf16 => Storage::CpuBf16(Arc::new(Buffer::new(len))),
+        };
+        Self { storage, dims }
     }
 
     /// Groups of sixteen images.
@@ -159,36 +187,52 @@ impl Features {
     /// Whether to write the maps past the caches: they are so large that they would only drive
     /// other data out.
     pub(crate) fn streams(&self) -> bool {
-        size_of_val(self.cpu()) >= STREAM
+        let bytes = match &self.storage {
+            Storage::Cpu(buffer) => size_of_val(&buffer[..]),
+            // Lines of the cache are written in halves, which only pairs of pixels complete.
+            Storage::CpuBf16(_) if self.dims.3 % 2 == 1 => 0,
+            Storage::CpuBf16(buffer) => size_of_val(&buffer[..]),
+        };
+        bytes >= STREAM
     }
 
-    /// The numbers in the CPU's layout.
-    pub(crate) fn cpu(&self) -> &[f32] {
-        match &self.storage {
-            Storage::Cpu(buffer) => buffer,
-        }
+    /// The numbers in the CPU's layout; `E` must be what [`Features::precision`] says.
+    pub(crate) fn cpu<E: Element>(&self) -> &[E] {
+        E::of(&self.storage).expect("operations ask for the map's own type")
     }
 
-    /// The numbers in the CPU's layout, for writing; copies first if a clone shares them.
-    pub(crate) fn cpu_mut(&mut self) -> &mut [f32] {
-        match &mut self.storage {
-            Storage::Cpu(buffer) => {
-                if Arc::get_mut(buffer).is_none() {
-                    let mut copy = Buffer::new(buffer.len());
-                    copy.copy_from_slice(buffer);
-                    *buffer = Arc::new(copy);
-                }
-                Arc::get_mut(buffer).expect("the only owner")
-            }
+    /// As [`Features::cpu`], for writing; copies first if a clone shares them.
+    pub(crate) fn cpu_mut<E: Element>(&mut self) -> &mut [E] {
+        let buffer = E::of_mut(&mut self.storage).expect("operations ask for the map's own type");
+        if Arc::get_mut(buffer).is_none() {
+            let mut copy = Buffer::new(buffer.len());
+            copy.copy_from_slice(buffer);
+            *buffer = Arc::new(copy);
         }
+        Arc::get_mut(buffer).expect("the only owner")
     }
 
     /// Whether writing needs no copy.
     pub(crate) fn is_unique(&mut self) -> bool {
         match &mut self.storage {
             Storage::Cpu(buffer) => Arc::get_mut(buffer).is_some(),
+            Storage::CpuBf16(buffer) => Arc::get_mut(buffer).is_some(),
         }
     }
+}
+
+/// Numbers that one task converts.
+const CHUNK: usize = 64 * 1024;
+
+/// Copies all numbers of a map into one of another precision.
+fn convert<A: Element, B: Element>(from: &[A], to: &mut [B]) {
+    let (isa, out) = (Isa::current(), Out::new(to));
+    threads::each(from.len().div_ceil(CHUNK), |task| {
+        let from = &from[task * CHUNK..from.len().min((task + 1) * CHUNK)];
+        // SAFETY: tasks write disjoint chunks of a slice as long as `from`.
+        let to = unsafe { std::slice::from_raw_parts_mut(out.at(task * CHUNK), from.len()) };
+        element::convert(isa, from, to);
+    });
 }
 
 /// `[N, C, H, W]` to `[G, C, H, W, 16]`, zeros where there is no image.
@@ -217,7 +261,7 @@ fn pack(x: &[f32], out: &mut [f32], (n, c, h, w): (usize, usize, usize, usize)) 
 }
 
 /// `[G, C, H, W, 16]` to `[N, C, H, W]`.
-fn unpack(x: &[f32], out: &mut [f32], (n, c, h, w): (usize, usize, usize, usize)) {
+fn unpack<E: Element>(x: &[E], out: &mut [f32], (n, c, h, w): (usize, usize, usize, usize)) {
     let pixels = h * w;
     let out = Out::new(out);
     threads::each(n, |image| {
@@ -229,7 +273,7 @@ fn unpack(x: &[f32], out: &mut [f32], (n, c, h, w): (usize, usize, usize, usize)
                 std::slice::from_raw_parts_mut(out.at((image * c + channel) * pixels), pixels)
             };
             for (to, from) in to.iter_mut().zip(from.chunks_exact(LANES)) {
-                *to = from[lane];
+                *to = from[lane].to_f32();
             }
         }
     });
@@ -284,10 +328,10 @@ mod tests {
     fn sixteen_images_lie_side_by_side() -> Result<()> {
         let t = Tensor::arange(0f32, 36.0, &Device::Cpu)?.reshape((18, 1, 1, 2))?;
         let x = Features::from_nchw(&t)?;
-        assert_eq!(x.cpu().len(), 64);
-        assert_eq!(x.cpu()[..3], [0.0, 2.0, 4.0]);
-        assert_eq!(x.cpu()[16..19], [1.0, 3.0, 5.0]);
-        assert_eq!(x.cpu()[32..35], [32.0, 34.0, 0.0]);
+        assert_eq!(x.cpu::<f32>().len(), 64);
+        assert_eq!(x.cpu::<f32>()[..3], [0.0, 2.0, 4.0]);
+        assert_eq!(x.cpu::<f32>()[16..19], [1.0, 3.0, 5.0]);
+        assert_eq!(x.cpu::<f32>()[32..35], [32.0, 34.0, 0.0]);
         assert_eq!(
             x.to_nchw()?.flatten_all()?.to_vec1::<f32>()?,
             t.flatten_all()?.to_vec1::<f32>()?
@@ -315,8 +359,8 @@ mod tests {
     fn writing_leaves_clones_alone() -> Result<()> {
         let a = Features::zeros((1, 1, 1, 1), &Device::Cpu)?;
         let mut b = a.clone();
-        b.cpu_mut()[0] = 1.0;
-        assert_eq!((a.cpu()[0], b.cpu()[0]), (0.0, 1.0));
+        b.cpu_mut::<f32>()[0] = 1.0;
+        assert_eq!((a.cpu::<f32>()[0], b.cpu::<f32>()[0]), (0.0, 1.0));
         Ok(())
     }
 

@@ -35,6 +35,7 @@ mod args;
 mod buffer;
 mod conv;
 mod cpu;
+mod element;
 mod elementwise;
 mod features;
 mod gemm;
@@ -51,6 +52,7 @@ mod threads;
 pub use buffer::release_memory;
 pub use conv::{ConvConfig, ConvGrads, Convolution, conv2d, conv2d_backward};
 pub use cpu::Isa;
+pub use element::Precision;
 pub use elementwise::{
     Activation, accumulate, activation, activation_backward, add, concat, split_channels,
 };

@@ -9,6 +9,7 @@
 use candle_core::{Result, bail};
 
 use crate::args;
+use crate::element::{Element, by_element};
 use crate::features::{Features, LANES};
 use crate::threads::{self, Out};
 
@@ -33,12 +34,18 @@ fn check(op: &str, stride: usize, out_channels: usize) -> Result<()> {
 /// A stride or number of channels of zero.
 pub fn shortcut(x: &Features, stride: usize, out_channels: usize) -> Result<Features> {
     check("shortcut", stride, out_channels)?;
-    let (n, c, h, w) = x.dims();
+    let (n, _, h, w) = x.dims();
     let (oh, ow) = (h.div_ceil(stride), w.div_ceil(stride));
-    let mut y = Features::uninit((n, out_channels, oh, ow));
+    let mut y = Features::uninit((n, out_channels, oh, ow), x.precision());
+    by_element!(x.precision(), E => take::<E>(x, stride, &mut y));
+    Ok(y)
+}
+
+fn take<E: Element>(x: &Features, stride: usize, y: &mut Features) {
+    let ((_, c, _, w), (_, out_channels, _, ow)) = (x.dims(), y.dims());
     let (plane, group) = (y.plane(), y.group_len());
     let before = before(c, out_channels);
-    let out = Out::new(y.cpu_mut());
+    let out = Out::new(y.cpu_mut::<E>());
     threads::each(x.groups(), |g| {
         for o in 0..out_channels {
             // SAFETY: this task alone writes group `g`.
@@ -46,17 +53,16 @@ pub fn shortcut(x: &Features, stride: usize, out_channels: usize) -> Result<Feat
                 unsafe { std::slice::from_raw_parts_mut(out.at(g * group + o * plane), plane) };
             let from = o as isize - before;
             if from < 0 || from >= c as isize {
-                to.fill(0.0);
+                to.fill(E::default());
                 continue;
             }
-            let from = &x.cpu()[g * x.group_len() + from as usize * x.plane()..][..x.plane()];
+            let from = &x.cpu::<E>()[g * x.group_len() + from as usize * x.plane()..][..x.plane()];
             for (i, to) in to.chunks_exact_mut(LANES).enumerate() {
                 let pixel = i / ow * stride * w + i % ow * stride;
                 to.copy_from_slice(&from[pixel * LANES..][..LANES]);
             }
         }
     });
-    Ok(y)
 }
 
 /// The gradient of [`shortcut`] with respect to its input of dimensions `(N, C, H, W)`.
@@ -72,7 +78,7 @@ pub fn shortcut_backward(
     const OP: &str = "shortcut_backward";
     let (n, c, h, w) = dims;
     check(OP, stride, c)?;
-    let (dn, out_channels, oh, ow) = dy.dims();
+    let (dn, _, oh, ow) = dy.dims();
     let expected = (n, h.div_ceil(stride), w.div_ceil(stride));
     args::same(
         OP,
@@ -80,26 +86,32 @@ pub fn shortcut_backward(
         expected,
         (dn, oh, ow),
     )?;
-    let mut dx = Features::uninit(dims);
+    let mut dx = Features::uninit(dims, dy.precision());
+    by_element!(dy.precision(), E => put_back::<E>(dy, stride, &mut dx));
+    Ok(dx)
+}
+
+fn put_back<E: Element>(dy: &Features, stride: usize, dx: &mut Features) {
+    let ((_, c, _, w), (_, out_channels, _, ow)) = (dx.dims(), dy.dims());
     let (plane, group) = (dx.plane(), dx.group_len());
     let before = before(c, out_channels);
-    let out = Out::new(dx.cpu_mut());
+    let out = Out::new(dx.cpu_mut::<E>());
     threads::each(dy.groups(), |g| {
         for ch in 0..c {
             // SAFETY: this task alone writes group `g`.
             let to =
                 unsafe { std::slice::from_raw_parts_mut(out.at(g * group + ch * plane), plane) };
-            to.fill(0.0);
+            to.fill(E::default());
             let from = ch as isize + before;
             if from < 0 || from >= out_channels as isize {
                 continue;
             }
-            let from = &dy.cpu()[g * dy.group_len() + from as usize * dy.plane()..][..dy.plane()];
+            let from =
+                &dy.cpu::<E>()[g * dy.group_len() + from as usize * dy.plane()..][..dy.plane()];
             for (i, from) in from.chunks_exact(LANES).enumerate() {
                 let pixel = i / ow * stride * w + i % ow * stride;
                 to[pixel * LANES..][..LANES].copy_from_slice(from);
             }
         }
     });
-    Ok(dx)
 }

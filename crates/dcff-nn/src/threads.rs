@@ -5,16 +5,18 @@
 
 use rayon::prelude::*;
 
+use crate::buffer::Plain;
+
 /// An address that tasks share; each writes only its own part behind it.
 #[derive(Clone, Copy)]
-pub(crate) struct Out(*mut f32);
+pub(crate) struct Out<T = f32>(*mut T);
 
 // SAFETY: the users below write disjoint parts.
-unsafe impl Send for Out {}
-unsafe impl Sync for Out {}
+unsafe impl<T: Plain> Send for Out<T> {}
+unsafe impl<T: Plain> Sync for Out<T> {}
 
-impl Out {
-    pub(crate) fn new(data: &mut [f32]) -> Self {
+impl<T: Plain> Out<T> {
+    pub(crate) fn new(data: &mut [T]) -> Self {
         Self(data.as_mut_ptr())
     }
 
@@ -24,7 +26,7 @@ impl Out {
     ///
     /// `offset` lies within the slice that this was made from.
     #[inline(always)]
-    pub(crate) unsafe fn at(self, offset: usize) -> *mut f32 {
+    pub(crate) unsafe fn at(self, offset: usize) -> *mut T {
         unsafe { self.0.add(offset) }
     }
 }

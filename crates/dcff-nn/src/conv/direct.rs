@@ -10,6 +10,7 @@ use super::kernel::{Correlations, FILTERS, LaneSums, Products, Start};
 use super::plan::Plan;
 use crate::buffer;
 use crate::cpu::Isa;
+use crate::element::{self, Element};
 use crate::features::{Features, LANES};
 use crate::threads::{self, Out};
 
@@ -40,7 +41,7 @@ pub(crate) type Weights<'a> = Cow<'a, [f32]>;
 /// Gathers `target = Σ weights(to, from, tap) source` by `plan`.
 ///
 /// `weights[part][phase]` are those of a phase; `bias` has a number for every target channel.
-pub(crate) fn gather(
+pub(crate) fn gather<E: Element>(
     source: &Features,
     target: &mut Features,
     plan: &Plan,
@@ -52,8 +53,10 @@ pub(crate) fn gather(
     let block = (DEPTH / shape.kernel).clamp(1, CHANNELS).min(shape.from);
     let blocks = shape.from.div_ceil(block);
     // taps[phase]: offsets for a whole block of channels; a shorter last block uses their start.
-    let in_place = plan.in_place();
-    let channel = if in_place {
+    let (x, plane) = (source.cpu::<E>(), source.plane());
+    // What can be read where it is.
+    let as_is = E::as_f32(x).filter(|_| plan.in_place());
+    let channel = if as_is.is_some() {
         source.plane() / LANES
     } else {
         plan.padded_len() / LANES
@@ -78,16 +81,17 @@ pub(crate) fn gather(
     let per_split = shape.to.div_ceil(FILTERS).div_ceil(splits) * FILTERS;
     let width = target.width();
     let row_bytes = per_split.min(shape.to) * width * LANES * size_of::<f32>();
-    let rows = if blocks == 1 {
+    // Sums of rounded numbers would round at every block: they wait in scratch.
+    let rounds = E::as_f32(x).is_none();
+    let rows = if blocks == 1 && !rounds {
         target.height()
     } else {
-        (TARGET / row_bytes).max(1)
+        (TARGET / row_bytes).clamp(1, target.height())
     };
     let bands = plan.bands(target.height(), width, rows);
-    let (x, plane) = (source.cpu(), source.plane());
     let (target_group, target_plane) = (target.group_len(), target.plane());
     let source_group = source.group_len();
-    let out = Out::new(target.cpu_mut());
+    let out = Out::new(target.cpu_mut::<E>());
     threads::each(groups * shape.groups * splits, |task| {
         let (g, rest) = (
             task / (shape.groups * splits),
@@ -99,53 +103,71 @@ pub(crate) fn gather(
             return;
         }
         let filters = per_split.min(shape.to - first_to);
-        let scratch_len = if in_place {
-            0
-        } else {
-            block * plan.padded_len()
+        let scratch_len = match as_is {
+            Some(_) => 0,
+            None => block * plan.padded_len(),
         };
-        buffer::scratch(scratch_len, |scratch| {
-            for (band, b) in bands
-                .iter()
-                .flat_map(|band| (0..blocks).map(move |b| (band, b)))
-            {
-                let first = b * block;
-                let depth = block.min(shape.from - first);
-                let at = g * source_group + (part * shape.from + first) * plane;
-                let from = if in_place {
-                    x[at..].as_ptr()
+        let band_len = rows * width * LANES;
+        let sums_len = if rounds { filters * band_len } else { 0 };
+        let first_plane = g * target_group + (part * shape.to + first_to) * target_plane;
+        buffer::scratch(scratch_len + sums_len, |scratch| {
+            let (scratch, sums) = scratch.split_at_mut(scratch_len);
+            for (row, band) in (0..).step_by(rows).zip(&bands) {
+                let row = row * width * LANES;
+                // The first filter's first pixel of the map: in scratch it would lie before the band.
+                let (y, y_stride) = if rounds {
+                    (sums.as_mut_ptr().wrapping_sub(row), band_len)
                 } else {
-                    for c in 0..depth {
-                        plan.pad(
-                            band.rows.clone(),
-                            &x[at + c * plane..][..plane],
-                            &mut scratch[c * plan.padded_len()..][..plan.padded_len()],
-                        );
-                    }
-                    scratch.as_ptr()
+                    // SAFETY: a task writes its own group and filters; `E` is `f32`.
+                    (unsafe { out.at(first_plane) }.cast(), target_plane)
                 };
-                for (i, phase) in plan.phases.iter().enumerate() {
-                    let row = shape.from * phase.taps.len();
-                    let pixels = band.pixels[i].clone();
-                    isa.run(Products {
-                        x: from,
-                        taps: &taps[i][..depth * phase.taps.len()],
-                        pixel_x: &phase.pixel_x[pixels.clone()],
-                        pixel_y: &phase.pixel_y[pixels],
-                        w: &weights[part][i][first_to * row + first * phase.taps.len()..],
-                        w_stride: row,
-                        filters,
-                        start: match bias {
-                            _ if b > 0 => Start::Output,
-                            Some(bias) => Start::Bias(&bias[part * shape.to + first_to..]),
-                            None => Start::Zero,
-                        },
-                        // SAFETY: a task writes its own group and filters.
-                        y: unsafe {
-                            out.at(g * target_group + (part * shape.to + first_to) * target_plane)
-                        },
-                        y_stride: target_plane,
-                    });
+                for b in 0..blocks {
+                    let first = b * block;
+                    let depth = block.min(shape.from - first);
+                    let at = g * source_group + (part * shape.from + first) * plane;
+                    let from = match as_is {
+                        Some(x) => x[at..].as_ptr(),
+                        None => {
+                            for c in 0..depth {
+                                plan.pad(
+                                    isa,
+                                    band.rows.clone(),
+                                    &x[at + c * plane..][..plane],
+                                    &mut scratch[c * plan.padded_len()..][..plan.padded_len()],
+                                );
+                            }
+                            scratch.as_ptr()
+                        }
+                    };
+                    for (i, phase) in plan.phases.iter().enumerate() {
+                        let row = shape.from * phase.taps.len();
+                        let pixels = band.pixels[i].clone();
+                        isa.run(Products {
+                            x: from,
+                            taps: &taps[i][..depth * phase.taps.len()],
+                            pixel_x: &phase.pixel_x[pixels.clone()],
+                            pixel_y: &phase.pixel_y[pixels],
+                            w: &weights[part][i][first_to * row + first * phase.taps.len()..],
+                            w_stride: row,
+                            filters,
+                            start: match bias {
+                                _ if b > 0 => Start::Output,
+                                Some(bias) => Start::Bias(&bias[part * shape.to + first_to..]),
+                                None => Start::Zero,
+                            },
+                            y,
+                            y_stride,
+                        });
+                    }
+                }
+                for (f, sums) in sums.chunks_exact(band_len).enumerate() {
+                    let len = band_len.min(target_plane - row);
+                    // SAFETY: a task writes its own group and filters.
+                    let to = unsafe {
+                        let at = first_plane + f * target_plane + row;
+                        std::slice::from_raw_parts_mut(out.at(at), len)
+                    };
+                    element::convert(isa, &sums[..len], to);
                 }
             }
         });
@@ -153,14 +175,20 @@ pub(crate) fn gather(
 }
 
 /// The weight gradient `[C_out, C_in / groups, K_h, K_w]` of the convolution with `plan` (forward).
-pub(crate) fn weight_gradient(x: &Features, dy: &Features, plan: &Plan, shape: &Shape) -> Vec<f32> {
+pub(crate) fn weight_gradient<E: Element>(
+    x: &Features,
+    dy: &Features,
+    plan: &Plan,
+    shape: &Shape,
+) -> Vec<f32> {
     let isa = Isa::current();
     let phase = &plan.phases[0];
     // A few channels at a time, so that their pixels stay in the nearest caches.
     let block = (4 * 9 / shape.kernel).clamp(1, shape.from);
     let blocks = shape.from.div_ceil(block);
-    let in_place = plan.in_place();
-    let channel = if in_place {
+    let (xs, gs) = (x.cpu::<E>(), dy.cpu::<E>());
+    let as_is = E::as_f32(xs).filter(|_| plan.in_place());
+    let channel = if as_is.is_some() {
         x.plane() / LANES
     } else {
         plan.padded_len() / LANES
@@ -183,7 +211,6 @@ pub(crate) fn weight_gradient(x: &Features, dy: &Features, plan: &Plan, shape: &
     let per_split = shape.to.div_ceil(FILTERS).div_ceil(splits) * FILTERS;
     let mut gradient = vec![0f32; shape.groups * shape.to * shape.from * shape.kernel];
     let out = Out::new(&mut gradient);
-    let (xs, gs) = (x.cpu(), dy.cpu());
     threads::each(shape.groups * blocks * splits, |task| {
         let (part, rest) = (task / (blocks * splits), task % (blocks * splits));
         let (first, first_to) = (rest / splits * block, rest % splits * per_split);
@@ -193,27 +220,28 @@ pub(crate) fn weight_gradient(x: &Features, dy: &Features, plan: &Plan, shape: &
         let filters = per_split.min(shape.to - first_to);
         let depth = block.min(shape.from - first);
         let k = depth * shape.kernel;
-        let scratch_len = if in_place {
-            0
-        } else {
-            block * plan.padded_len()
+        let scratch_len = match as_is {
+            Some(_) => 0,
+            None => block * plan.padded_len(),
         };
         buffer::scratch(scratch_len + filters * k * LANES, |scratch| {
             let (scratch, sums) = scratch.split_at_mut(scratch_len);
             sums.fill(0.0);
             for g in 0..x.groups() {
                 let at = g * x.group_len() + (part * shape.from + first) * x.plane();
-                let from = if in_place {
-                    xs[at..].as_ptr()
-                } else {
-                    for c in 0..depth {
-                        plan.pad(
-                            0..plan.padded.0,
-                            &xs[at + c * x.plane()..][..x.plane()],
-                            &mut scratch[c * plan.padded_len()..][..plan.padded_len()],
-                        );
+                let from = match as_is {
+                    Some(xs) => xs[at..].as_ptr(),
+                    None => {
+                        for c in 0..depth {
+                            plan.pad(
+                                isa,
+                                0..plan.padded.0,
+                                &xs[at + c * x.plane()..][..x.plane()],
+                                &mut scratch[c * plan.padded_len()..][..plan.padded_len()],
+                            );
+                        }
+                        scratch.as_ptr()
                     }
-                    scratch.as_ptr()
                 };
                 let dy_at = g * dy.group_len() + (part * shape.to + first_to) * dy.plane();
                 for pixel in (0..pixels).step_by(band) {
@@ -242,9 +270,9 @@ pub(crate) fn weight_gradient(x: &Features, dy: &Features, plan: &Plan, shape: &
 }
 
 /// The bias gradient: the sum of `dy` over images and pixels, per channel.
-pub(crate) fn bias_gradient(dy: &Features) -> Vec<f32> {
+pub(crate) fn bias_gradient<E: Element>(dy: &Features) -> Vec<f32> {
     let isa = Isa::current();
-    let data = dy.cpu();
+    let data = dy.cpu::<E>();
     threads::map(dy.channels(), |c| {
         let mut sum = 0f64;
         for g in 0..dy.groups() {
@@ -258,9 +286,9 @@ pub(crate) fn bias_gradient(dy: &Features) -> Vec<f32> {
     })
 }
 
-struct Sum<'a>(&'a [f32]);
+struct Sum<'a, E>(&'a [E]);
 
-impl crate::cpu::Kernel for Sum<'_> {
+impl<E: Element> crate::cpu::Kernel for Sum<'_, E> {
     type Output = f32;
 
     #[inline(always)]
@@ -269,7 +297,7 @@ impl crate::cpu::Kernel for Sum<'_> {
         unsafe {
             let mut sum = S::splat(0.0);
             for v in self.0.chunks_exact(LANES) {
-                sum = S::add(sum, S::load(v.as_ptr()));
+                sum = S::add(sum, E::load::<S>(v.as_ptr()));
             }
             S::sum(sum)
         }

@@ -10,6 +10,7 @@
 )]
 
 use crate::cpu::{Kernel, Simd};
+use crate::element::Element;
 use crate::features::LANES;
 
 /// Filters of a full tile.
@@ -151,12 +152,12 @@ impl Products<'_> {
 }
 
 /// `sums[f][t] += Σ_p dy[f][p] x[tap[t] + pixel_x[p]]`, lane by lane: the weight gradient.
-pub(crate) struct Correlations<'a> {
+pub(crate) struct Correlations<'a, E> {
     pub(crate) x: *const f32,
     pub(crate) taps: &'a [u32],
     pub(crate) pixel_x: &'a [u32],
     /// The gradient at the first of the pixels; they follow each other.
-    pub(crate) dy: *const f32,
+    pub(crate) dy: *const E,
     /// Numbers between neighbouring filters of `dy`.
     pub(crate) dy_stride: usize,
     pub(crate) filters: usize,
@@ -164,7 +165,7 @@ pub(crate) struct Correlations<'a> {
     pub(crate) sums: *mut f32,
 }
 
-impl Kernel for Correlations<'_> {
+impl<E: Element> Kernel for Correlations<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -191,7 +192,7 @@ impl Kernel for Correlations<'_> {
     }
 }
 
-impl Correlations<'_> {
+impl<E: Element> Correlations<'_, E> {
     #[inline(always)]
     unsafe fn filters<S: Simd, const T: usize>(&self, t: usize) {
         unsafe {
@@ -221,7 +222,7 @@ impl Correlations<'_> {
                 let at = pixel as usize * LANES;
                 let mut g = [S::splat(0.0); F];
                 for f in 0..F {
-                    g[f] = S::load(dy.add(f * self.dy_stride));
+                    g[f] = E::load::<S>(dy.add(f * self.dy_stride));
                 }
                 for t in 0..T {
                     let v = S::load(x[t].add(at));

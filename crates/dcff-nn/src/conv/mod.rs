@@ -22,6 +22,7 @@ mod winograd_gradient;
 use candle_core::{Result, Tensor, bail};
 
 use crate::args;
+use crate::element::{Element, by_element};
 use crate::features::Features;
 use crate::threads;
 pub use algorithm::Convolution;
@@ -116,6 +117,16 @@ impl Sizes {
         self.kernel == (1, 1) && cfg.padding == 0
     }
 
+    /// The sizes of each of the groups.
+    fn shape(&self, cfg: ConvConfig) -> Shape {
+        Shape {
+            groups: cfg.groups,
+            from: self.c_in / cfg.groups,
+            to: self.c_out / cfg.groups,
+            kernel: self.kernel.0 * self.kernel.1,
+        }
+    }
+
     /// The sizes of the input gradient, which is the convolution of the output's.
     fn turned(&self) -> Self {
         Self {
@@ -145,7 +156,7 @@ fn nine(w: &[f32]) -> [f32; 9] {
 ///
 /// # Errors
 ///
-/// Shapes that do not fit together, or a tensor that is not `f32`.
+/// Shapes or precisions that do not fit together, or a tensor that is not `f32`.
 pub fn conv2d(
     x: &Features,
     w: &Tensor,
@@ -157,35 +168,43 @@ pub fn conv2d(
     let bias = bias
         .map(|bias| args::numbers(OP, "a bias", bias, &[sizes.c_out]))
         .transpose()?;
-    args::with_any(OP, "a weight", w, |w| {
-        let plan = Plan::forward(sizes.input, sizes.output, sizes.kernel, cfg);
-        let shape = Shape {
-            groups: cfg.groups,
-            from: sizes.c_in / cfg.groups,
-            to: sizes.c_out / cfg.groups,
-            kernel: sizes.kernel.0 * sizes.kernel.1,
-        };
-        let (oh, ow) = sizes.output;
-        let mut y = Features::uninit((x.batch(), sizes.c_out, oh, ow));
-        if let Some(side) = sizes.winograd(cfg, cfg.padding) {
-            let weight = |o: usize, c: usize| nine(&w[(o * sizes.c_in + c) * 9..]);
-            winograd::convolve(x, &mut y, cfg.padding, side, bias.as_deref(), weight);
-            return y;
-        }
-        let part = shape.to * shape.from * shape.kernel;
-        let weights: Vec<_> = (0..cfg.groups)
-            .map(|i| vec![Weights::Borrowed(&w[i * part..][..part])])
-            .collect();
-        if sizes.pointwise(cfg) {
-            let phase = &plan.phases[0];
-            let weights: Vec<_> = weights.iter().map(|part| &part[0]).collect();
-            let pixels = (&phase.pixel_x[..], &phase.pixel_y[..]);
-            pointwise::gather(x, &mut y, pixels, &shape, bias.as_deref(), &weights);
-        } else {
-            direct::gather(x, &mut y, &plan, &shape, bias.as_deref(), &weights);
-        }
-        y
-    })
+    args::with_any(
+        OP,
+        "a weight",
+        w,
+        |w| by_element!(x.precision(), E => forward::<E>(x, w, bias.as_deref(), cfg, &sizes)),
+    )
+}
+
+fn forward<E: Element>(
+    x: &Features,
+    w: &[f32],
+    bias: Option<&[f32]>,
+    cfg: ConvConfig,
+    sizes: &Sizes,
+) -> Features {
+    let (oh, ow) = sizes.output;
+    let mut y = Features::uninit((x.batch(), sizes.c_out, oh, ow), x.precision());
+    if let Some(side) = sizes.winograd(cfg, cfg.padding) {
+        let weight = |o: usize, c: usize| nine(&w[(o * sizes.c_in + c) * 9..]);
+        winograd::convolve::<E>(x, &mut y, cfg.padding, side, bias, weight);
+        return y;
+    }
+    let plan = Plan::forward(sizes.input, sizes.output, sizes.kernel, cfg);
+    let shape = sizes.shape(cfg);
+    let part = shape.to * shape.from * shape.kernel;
+    let weights: Vec<_> = (0..cfg.groups)
+        .map(|i| vec![Weights::Borrowed(&w[i * part..][..part])])
+        .collect();
+    if sizes.pointwise(cfg) {
+        let phase = &plan.phases[0];
+        let weights: Vec<_> = weights.iter().map(|part| &part[0]).collect();
+        let pixels = (&phase.pixel_x[..], &phase.pixel_y[..]);
+        pointwise::gather::<E>(x, &mut y, pixels, &shape, bias, &weights);
+    } else {
+        direct::gather::<E>(x, &mut y, &plan, &shape, bias, &weights);
+    }
+    y
 }
 
 /// Gradients of [`conv2d`] from the output's gradient `dy` `[N, C_out, H', W']`.
@@ -194,7 +213,7 @@ pub fn conv2d(
 ///
 /// # Errors
 ///
-/// Shapes that do not fit together, or a tensor that is not `f32`.
+/// Shapes or precisions that do not fit together, or a tensor that is not `f32`.
 pub fn conv2d_backward(
     x: &Features,
     w: &Tensor,
@@ -212,84 +231,87 @@ pub fn conv2d_backward(
         (x.batch(), sizes.c_out, oh, ow),
         dy.dims(),
     )?;
-    let (from, to) = (sizes.c_in / cfg.groups, sizes.c_out / cfg.groups);
-    let kernel = sizes.kernel.0 * sizes.kernel.1;
-
-    let input = if need_input {
-        Some(args::with_any(OP, "a weight", w, |w| {
-            let plan = Plan::input_gradient(sizes.input, sizes.output, sizes.kernel, cfg);
-            // The gradient flows the other way: from the outputs to the inputs.
-            let shape = Shape {
-                groups: cfg.groups,
-                from: to,
-                to: from,
-                kernel,
-            };
-            let mut dx = Features::uninit(x.dims());
-            // The convolution of dy with the turned kernel, padded by what reaches beyond it.
-            let padding = 2usize.wrapping_sub(cfg.padding);
-            if let Some(side) = sizes.turned().winograd(cfg, padding) {
-                winograd::convolve(dy, &mut dx, padding, side, None, |c, o| {
-                    let mut turned = nine(&w[(o * sizes.c_in + c) * 9..]);
-                    turned.reverse();
-                    turned
-                });
-                return dx;
-            }
-            let weights: Vec<Vec<_>> = threads::map(cfg.groups, |part| {
-                let w = &w[part * to * from * kernel..];
-                let of_phase = |phase: &plan::Phase| {
-                    let mut turned = Vec::with_capacity(to * from * phase.taps.len());
-                    for c in 0..from {
-                        for o in 0..to {
-                            let w = &w[(o * from + c) * kernel..][..kernel];
-                            turned.extend(phase.taps.iter().map(|&(_, tap)| w[tap]));
-                        }
-                    }
-                    Weights::Owned(turned)
-                };
-                plan.phases.iter().map(of_phase).collect()
-            });
-            let met = plan.phases.iter().position(|phase| !phase.taps.is_empty());
-            if let (true, Some(met)) = (sizes.pointwise(cfg), met) {
-                // With a stride, most pixels meet no output.
-                if plan.phases.len() > 1 {
-                    dx.cpu_mut().fill(0.0);
-                }
-                let phase = &plan.phases[met];
-                let weights: Vec<_> = weights.iter().map(|part| &part[met]).collect();
-                let pixels = (&phase.pixel_x[..], &phase.pixel_y[..]);
-                pointwise::gather(dy, &mut dx, pixels, &shape, None, &weights);
-            } else {
-                direct::gather(dy, &mut dx, &plan, &shape, None, &weights);
-            }
-            dx
-        })?)
-    } else {
-        None
-    };
-    let weight = match sizes.winograd(cfg, cfg.padding) {
-        Some(side) => winograd_gradient::weight_gradient(x, dy, cfg.padding, side),
-        None => {
-            let plan = Plan::forward(sizes.input, sizes.output, sizes.kernel, cfg);
-            let shape = Shape {
-                groups: cfg.groups,
-                from,
-                to,
-                kernel,
-            };
-            if sizes.pointwise(cfg) {
-                pointwise::weight_gradient(x, dy, &plan.phases[0].pixel_x, &shape)
-            } else {
-                direct::weight_gradient(x, dy, &plan, &shape)
-            }
-        }
-    };
-    Ok(ConvGrads {
-        input,
-        weight: args::tensor(weight, w.dims())?,
-        bias: has_bias
-            .then(|| args::tensor(direct::bias_gradient(dy), &[sizes.c_out]))
-            .transpose()?,
+    let precision = args::precision(OP, &[x, dy])?;
+    by_element!(precision, E => {
+        let input = need_input
+            .then(|| args::with_any(OP, "a weight", w, |w| input_gradient::<E>(w, cfg, &sizes, dy)))
+            .transpose()?;
+        let bias = has_bias.then(|| direct::bias_gradient::<E>(dy));
+        Ok(ConvGrads {
+            input,
+            weight: args::tensor(weight_gradient::<E>(x, cfg, &sizes, dy), w.dims())?,
+            bias: bias.map(|bias| args::tensor(bias, &[sizes.c_out])).transpose()?,
+        })
     })
+}
+
+fn input_gradient<E: Element>(
+    w: &[f32],
+    cfg: ConvConfig,
+    sizes: &Sizes,
+    dy: &Features,
+) -> Features {
+    let (h, width) = sizes.input;
+    let mut dx = Features::uninit((dy.batch(), sizes.c_in, h, width), dy.precision());
+    let turned = sizes.turned();
+    // The convolution of dy with the turned kernel, padded by what reaches beyond it.
+    let padding = 2usize.wrapping_sub(cfg.padding);
+    if let Some(side) = turned.winograd(cfg, padding) {
+        winograd::convolve::<E>(dy, &mut dx, padding, side, None, |c, o| {
+            let mut turned = nine(&w[(o * sizes.c_in + c) * 9..]);
+            turned.reverse();
+            turned
+        });
+        return dx;
+    }
+    let plan = Plan::input_gradient(sizes.input, sizes.output, sizes.kernel, cfg);
+    // The gradient flows the other way: from the outputs to the inputs.
+    let shape = turned.shape(cfg);
+    let (outputs, inputs, kernel) = (shape.from, shape.to, shape.kernel);
+    let weights: Vec<Vec<_>> = threads::map(cfg.groups, |part| {
+        let w = &w[part * outputs * inputs * kernel..];
+        let of_phase = |phase: &plan::Phase| {
+            let mut turned = Vec::with_capacity(outputs * inputs * phase.taps.len());
+            for c in 0..inputs {
+                for o in 0..outputs {
+                    let w = &w[(o * inputs + c) * kernel..][..kernel];
+                    turned.extend(phase.taps.iter().map(|&(_, tap)| w[tap]));
+                }
+            }
+            Weights::Owned(turned)
+        };
+        plan.phases.iter().map(of_phase).collect()
+    });
+    let met = plan.phases.iter().position(|phase| !phase.taps.is_empty());
+    if let (true, Some(met)) = (sizes.pointwise(cfg), met) {
+        // With a stride, most pixels meet no output.
+        if plan.phases.len() > 1 {
+            dx.cpu_mut().fill(E::default());
+        }
+        let phase = &plan.phases[met];
+        let weights: Vec<_> = weights.iter().map(|part| &part[met]).collect();
+        let pixels = (&phase.pixel_x[..], &phase.pixel_y[..]);
+        pointwise::gather::<E>(dy, &mut dx, pixels, &shape, None, &weights);
+    } else {
+        direct::gather::<E>(dy, &mut dx, &plan, &shape, None, &weights);
+    }
+    dx
+}
+
+fn weight_gradient<E: Element>(
+    x: &Features,
+    cfg: ConvConfig,
+    sizes: &Sizes,
+    dy: &Features,
+) -> Vec<f32> {
+    if let Some(side) = sizes.winograd(cfg, cfg.padding) {
+        return winograd_gradient::weight_gradient::<E>(x, dy, cfg.padding, side);
+    }
+    let plan = Plan::forward(sizes.input, sizes.output, sizes.kernel, cfg);
+    let shape = sizes.shape(cfg);
+    if sizes.pointwise(cfg) {
+        pointwise::weight_gradient::<E>(x, dy, &plan.phases[0].pixel_x, &shape)
+    } else {
+        direct::weight_gradient::<E>(x, dy, &plan, &shape)
+    }
 }

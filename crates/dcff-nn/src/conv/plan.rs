@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use super::ConvConfig;
+use crate::cpu::Isa;
+use crate::element::{self, Element};
 
 /// One convolution as gathering from a padded copy of its source.
 ///
@@ -166,7 +168,7 @@ impl Plan {
     }
 
     /// Copies `rows` (counted in the padded source) of one channel, zeros around what there is.
-    pub(crate) fn pad(&self, rows: Range<usize>, from: &[f32], to: &mut [f32]) {
+    pub(crate) fn pad<E: Element>(&self, isa: Isa, rows: Range<usize>, from: &[E], to: &mut [f32]) {
         let lanes = crate::LANES;
         let pw = self.padded.1;
         let (sh, sw) = self.source;
@@ -183,7 +185,7 @@ impl Plan {
             let skip = (left as isize - self.origin.1) as usize;
             let from = &from[(source as usize * sw + skip) * lanes..][..(right - left) * lanes];
             to[..left * lanes].fill(0.0);
-            to[left * lanes..right * lanes].copy_from_slice(from);
+            element::widen(isa, from, &mut to[left * lanes..right * lanes]);
             to[right * lanes..].fill(0.0);
         }
     }

@@ -8,6 +8,7 @@ use super::direct::{Shape, Weights};
 use super::kernel::{Correlations, FILTERS, LaneSums, Products, Start};
 use crate::buffer;
 use crate::cpu::Isa;
+use crate::element::{self, Element};
 use crate::features::{Features, LANES};
 use crate::threads::{self, Out};
 
@@ -24,22 +25,46 @@ const GRADIENT: (usize, usize, usize) = (48, 36, 128);
 /// Vectors between rows of scratch beyond their length.
 const SKEW: usize = 8;
 
+/// Whether the pixels follow each other.
+fn adjacent(pixels: &[u32]) -> bool {
+    pixels.last().map_or(0, |last| last - pixels[0]) as usize + 1 == pixels.len()
+}
+
 /// Copies some pixels of one channel, one after the other.
-fn collect(plane: &[f32], pixels: &[u32], to: &mut [f32]) {
-    let adjacent = pixels.last().map_or(0, |last| last - pixels[0]) as usize + 1 == pixels.len();
-    if adjacent {
+fn collect<E: Element>(isa: Isa, plane: &[E], pixels: &[u32], to: &mut [f32]) {
+    if adjacent(pixels) {
         let first = pixels[0] as usize * LANES;
-        to[..pixels.len() * LANES].copy_from_slice(&plane[first..][..pixels.len() * LANES]);
+        let len = pixels.len() * LANES;
+        element::widen(isa, &plane[first..][..len], &mut to[..len]);
     } else {
         for (to, &pixel) in to.chunks_exact_mut(LANES).zip(pixels) {
-            to.copy_from_slice(&plane[pixel as usize * LANES..][..LANES]);
+            element::widen(isa, &plane[pixel as usize * LANES..][..LANES], to);
+        }
+    }
+}
+
+/// Rounds vectors that follow each other into some pixels of the channel at `plane`.
+///
+/// # Safety
+///
+/// The channel has the pixels, and no other task reads or writes them.
+unsafe fn distribute<E: Element>(isa: Isa, from: &[f32], plane: *mut E, pixels: &[u32]) {
+    let to = |first: u32, len| unsafe {
+        std::slice::from_raw_parts_mut(plane.add(first as usize * LANES), len)
+    };
+    if adjacent(pixels) {
+        let len = pixels.len() * LANES;
+        element::convert(isa, &from[..len], to(pixels[0], len));
+    } else {
+        for (from, &pixel) in from.chunks_exact(LANES).zip(pixels) {
+            element::convert(isa, from, to(pixel, LANES));
         }
     }
 }
 
 /// `target[pixel_y] = Σ weights(to, from) source[pixel_x]`, for pairs of pixels; the rest of the
 /// target is left alone. `weights[part]` are `[to, from]`.
-pub(crate) fn gather(
+pub(crate) fn gather<E: Element>(
     source: &Features,
     target: &mut Features,
     (pixel_x, pixel_y): (&[u32], &[u32]),
@@ -56,13 +81,26 @@ pub(crate) fn gather(
     let taps: Vec<u32> = (0..CHANNELS.min(from)).map(|c| (c * row) as u32).collect();
     let (plane, group) = (source.plane(), source.group_len());
     let (target_plane, target_group) = (target.plane(), target.group_len());
-    let x = source.cpu();
-    let out = Out::new(target.cpu_mut());
+    let x = source.cpu::<E>();
+    // Sums of rounded numbers would round at every block: they wait in scratch.
+    let rounds = E::as_f32(x).is_none();
+    let out = Out::new(target.cpu_mut::<E>());
     threads::each(source.groups() * shape.groups * bands, |task| {
         let (g, rest) = (task / (shape.groups * bands), task % (shape.groups * bands));
         let (part, band) = (rest / bands, rest % bands);
         let pixels = band * size..pixel_x.len().min((band + 1) * size);
-        buffer::scratch(CHANNELS.min(from) * row * LANES, |scratch| {
+        let first_plane = g * target_group + part * to * target_plane;
+        let (pixel_x, pixel_y) = (&pixel_x[pixels.clone()], &pixel_y[pixels]);
+        let scratch_len = CHANNELS.min(from) * row * LANES;
+        let sums_len = if rounds { to * row * LANES } else { 0 };
+        buffer::scratch(scratch_len + sums_len, |scratch| {
+            let (scratch, sums) = scratch.split_at_mut(scratch_len);
+            let (y, y_stride) = if rounds {
+                (sums.as_mut_ptr(), row * LANES)
+            } else {
+                // SAFETY: a task writes its own group, part and pixels; `E` is `f32`.
+                (unsafe { out.at(first_plane) }.cast(), target_plane)
+            };
             for first in (0..from).step_by(CHANNELS) {
                 let depth = CHANNELS.min(from - first);
                 for (c, scratch) in scratch
@@ -71,13 +109,17 @@ pub(crate) fn gather(
                     .enumerate()
                 {
                     let at = g * group + (part * from + first + c) * plane;
-                    collect(&x[at..][..plane], &pixel_x[pixels.clone()], scratch);
+                    collect(isa, &x[at..][..plane], pixel_x, scratch);
                 }
                 isa.run(Products {
                     x: scratch.as_ptr(),
                     taps: &taps[..depth],
-                    pixel_x: &near[..pixels.len()],
-                    pixel_y: &pixel_y[pixels.clone()],
+                    pixel_x: &near[..pixel_x.len()],
+                    pixel_y: if rounds {
+                        &near[..pixel_y.len()]
+                    } else {
+                        pixel_y
+                    },
                     w: &weights[part][first..],
                     w_stride: from,
                     filters: to,
@@ -86,17 +128,20 @@ pub(crate) fn gather(
                         Some(bias) => Start::Bias(&bias[part * to..]),
                         None => Start::Zero,
                     },
-                    // SAFETY: a task writes its own group, part and pixels.
-                    y: unsafe { out.at(g * target_group + part * to * target_plane) },
-                    y_stride: target_plane,
+                    y,
+                    y_stride,
                 });
+            }
+            for (f, sums) in sums.chunks_exact(row * LANES).enumerate() {
+                // SAFETY: a task writes its own group, part and pixels.
+                unsafe { distribute(isa, sums, out.at(first_plane + f * target_plane), pixel_y) };
             }
         });
     });
 }
 
 /// The weight gradient `[C_out, C_in / groups]`; output pixel `i` met input pixel `pixel_x[i]`.
-pub(crate) fn weight_gradient(
+pub(crate) fn weight_gradient<E: Element>(
     x: &Features,
     dy: &Features,
     pixel_x: &[u32],
@@ -111,7 +156,7 @@ pub(crate) fn weight_gradient(
     let row = size + SKEW;
     let near: Vec<u32> = (0..size as u32).collect();
     let taps: Vec<u32> = (0..block).map(|c| (c * row) as u32).collect();
-    let (xs, gs) = (x.cpu(), dy.cpu());
+    let (xs, gs) = (x.cpu::<E>(), dy.cpu::<E>());
     let mut gradient = vec![0f32; shape.groups * to * from];
     let out = Out::new(&mut gradient);
     threads::each(shape.groups * blocks * splits, |task| {
@@ -134,7 +179,7 @@ pub(crate) fn weight_gradient(
                         .take(depth)
                         .enumerate()
                     {
-                        collect(&xs[at + c * x.plane()..][..x.plane()], pixels, scratch);
+                        collect(isa, &xs[at + c * x.plane()..][..x.plane()], pixels, scratch);
                     }
                     isa.run(Correlations {
                         x: scratch.as_ptr(),

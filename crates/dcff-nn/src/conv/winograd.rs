@@ -14,6 +14,7 @@ use super::kernel::{FILTERS, Products, Start};
 use super::transform;
 use crate::buffer::{self, Buffer};
 use crate::cpu::{Isa, Kernel, Simd};
+use crate::element::Element;
 use crate::features::{Features, LANES};
 use crate::threads::{self, Out};
 
@@ -91,9 +92,9 @@ impl Grid {
 
 /// `Bᵀ x B` of some tiles for some channels: all rows of points, or those of one pass (see
 /// [`transform::rows`]).
-pub(crate) struct Input<'a, const M: usize, const PASS: usize> {
+pub(crate) struct Input<'a, E, const M: usize, const PASS: usize> {
     /// The batch's first group, from the first of the channels on.
-    pub(crate) x: *const f32,
+    pub(crate) x: *const E,
     /// Numbers of a channel and of a group.
     pub(crate) strides: (usize, usize),
     pub(crate) channels: usize,
@@ -105,7 +106,7 @@ pub(crate) struct Input<'a, const M: usize, const PASS: usize> {
     pub(crate) point_stride: usize,
 }
 
-impl<const M: usize, const PASS: usize> Kernel for Input<'_, M, PASS> {
+impl<E: Element, const M: usize, const PASS: usize> Kernel for Input<'_, E, M, PASS> {
     type Output = ();
 
     #[inline(always)]
@@ -136,11 +137,11 @@ impl<const M: usize, const PASS: usize> Kernel for Input<'_, M, PASS> {
     }
 }
 
-impl<const M: usize, const PASS: usize> Input<'_, M, PASS> {
+impl<E: Element, const M: usize, const PASS: usize> Input<'_, E, M, PASS> {
     #[inline(always)]
     unsafe fn tile<S: Simd, const EDGE: bool>(
         &self,
-        first: *const f32,
+        first: *const E,
         out: *mut f32,
         row: isize,
         column: isize,
@@ -157,7 +158,7 @@ impl<const M: usize, const PASS: usize> Input<'_, M, PASS> {
                 let mut d = [zero; 6];
                 for i in 0..side {
                     if !EDGE || ((row + i as isize) as usize) < h {
-                        d[i] = S::load(first.wrapping_add((i * w + j) * LANES));
+                        d[i] = E::load::<S>(first.wrapping_add((i * w + j) * LANES));
                     }
                 }
                 columns[j] = transform::input::<S, M>(d);
@@ -178,7 +179,7 @@ impl<const M: usize, const PASS: usize> Input<'_, M, PASS> {
 }
 
 /// `Aᵀ m A` of some tiles for some channels.
-struct Output<'a, const M: usize> {
+struct Output<'a, E, const M: usize> {
     /// `[point, channel, tile]`.
     m: *const f32,
     channel_stride: usize,
@@ -188,13 +189,13 @@ struct Output<'a, const M: usize> {
     grid: Grid,
     tiles: &'a [Position],
     /// The batch's first group, from the first of the channels on.
-    y: *mut f32,
+    y: *mut E,
     /// Numbers of a channel and of a group.
     strides: (usize, usize),
     stream: bool,
 }
 
-impl<const M: usize> Kernel for Output<'_, M> {
+impl<E: Element, const M: usize> Kernel for Output<'_, E, M> {
     type Output = ();
 
     #[inline(always)]
@@ -219,9 +220,9 @@ impl<const M: usize> Kernel for Output<'_, M> {
     }
 }
 
-impl<const M: usize> Output<'_, M> {
+impl<E: Element, const M: usize> Output<'_, E, M> {
     #[inline(always)]
-    unsafe fn tile<S: Simd>(&self, from: *const f32, to: *mut f32, at: Position, bias: S::V) {
+    unsafe fn tile<S: Simd>(&self, from: *const f32, to: *mut E, at: Position, bias: S::V) {
         unsafe {
             let (h, w) = self.grid.target;
             let side = M + 2;
@@ -245,7 +246,8 @@ impl<const M: usize> Output<'_, M> {
                 if i < rows {
                     for j in 0..M {
                         if j < columns {
-                            S::put(to.add((i * w + j) * LANES), S::add(y[j], bias), self.stream);
+                            let y = S::add(y[j], bias);
+                            E::put::<S>(to.add((i * w + j) * LANES), y, self.stream);
                         }
                     }
                 }
@@ -332,7 +334,7 @@ fn weights<const M: usize>(
 }
 
 /// Convolution of stride 1 of `source` with 3x3 kernels `weight(to, from)`, nine numbers row by row.
-pub(crate) fn convolve(
+pub(crate) fn convolve<E: Element>(
     source: &Features,
     target: &mut Features,
     padding: usize,
@@ -341,12 +343,12 @@ pub(crate) fn convolve(
     weight: impl Fn(usize, usize) -> [f32; 9] + Sync + Send,
 ) {
     match side {
-        Side::Two => convolve_by::<2>(source, target, padding, bias, weight),
-        Side::Four => convolve_by::<4>(source, target, padding, bias, weight),
+        Side::Two => convolve_by::<E, 2>(source, target, padding, bias, weight),
+        Side::Four => convolve_by::<E, 4>(source, target, padding, bias, weight),
     }
 }
 
-fn convolve_by<const M: usize>(
+fn convolve_by<E: Element, const M: usize>(
     source: &Features,
     target: &mut Features,
     padding: usize,
@@ -373,8 +375,8 @@ fn convolve_by<const M: usize>(
     let channel_stride = TILES * LANES;
     let stream = target.streams();
     let (target_group, target_plane) = (target.group_len(), target.plane());
-    let out = Out::new(target.cpu_mut());
-    let x = source.cpu();
+    let out = Out::new(target.cpu_mut::<E>());
+    let x = source.cpu::<E>();
     threads::each(tasks * splits, |task| {
         let (first, first_to) = (task / splits * TILES, task % splits * per_split);
         if first_to >= to {
@@ -388,7 +390,7 @@ fn convolve_by<const M: usize>(
             let (v, m) = scratch.split_at_mut(points * in_stride);
             let positions: [Position; TILES] =
                 std::array::from_fn(|t| grid.position((first + t).min(tiles - 1)));
-            isa.run(Input::<M, 0> {
+            isa.run(Input::<E, M, 0> {
                 x: x.as_ptr(),
                 strides: (source.plane(), source.group_len()),
                 channels: from,
@@ -420,7 +422,7 @@ fn convolve_by<const M: usize>(
                     });
                 }
             }
-            isa.run(Output::<M> {
+            isa.run(Output::<E, M> {
                 m: m.as_ptr(),
                 channel_stride,
                 point_stride: out_stride,

@@ -17,6 +17,7 @@ use super::transform;
 use super::winograd::{Grid, Input, Position, SKEW, Side};
 use crate::buffer::{self, Buffer};
 use crate::cpu::{Isa, Kernel, Simd};
+use crate::element::Element;
 use crate::features::{Features, LANES};
 use crate::threads::{self, Out};
 
@@ -33,9 +34,9 @@ const CHUNKS: usize = 4;
 const PARTIAL: usize = 4 * 1024 * 1024;
 
 /// `A dy Aᵀ` of some tiles for some channels; `PASS` as in [`Input`].
-struct Gradient<'a, const M: usize, const PASS: usize> {
+struct Gradient<'a, E, const M: usize, const PASS: usize> {
     /// The batch's first group, from the first of the channels on.
-    dy: *const f32,
+    dy: *const E,
     /// Numbers of a channel and of a group.
     strides: (usize, usize),
     channels: usize,
@@ -46,7 +47,7 @@ struct Gradient<'a, const M: usize, const PASS: usize> {
     point_stride: usize,
 }
 
-impl<const M: usize, const PASS: usize> Kernel for Gradient<'_, M, PASS> {
+impl<E: Element, const M: usize, const PASS: usize> Kernel for Gradient<'_, E, M, PASS> {
     type Output = ();
 
     #[inline(always)]
@@ -69,7 +70,7 @@ impl<const M: usize, const PASS: usize> Kernel for Gradient<'_, M, PASS> {
                             let mut y = [zero; 4];
                             for i in 0..M {
                                 if i < rows {
-                                    y[i] = S::load(first.add((i * w + j) * LANES));
+                                    y[i] = E::load::<S>(first.add((i * w + j) * LANES));
                                 }
                             }
                             half[j] = transform::gradient::<S, M>(y);
@@ -193,14 +194,19 @@ impl Accumulate {
 }
 
 /// The gradient `[C_out, C_in, 3, 3]` of a convolution of `x` that gave `dy`.
-pub(crate) fn weight_gradient(x: &Features, dy: &Features, padding: usize, side: Side) -> Vec<f32> {
+pub(crate) fn weight_gradient<E: Element>(
+    x: &Features,
+    dy: &Features,
+    padding: usize,
+    side: Side,
+) -> Vec<f32> {
     match side {
-        Side::Two => by::<2>(x, dy, padding),
-        Side::Four => by::<4>(x, dy, padding),
+        Side::Two => by::<E, 2>(x, dy, padding),
+        Side::Four => by::<E, 4>(x, dy, padding),
     }
 }
 
-fn by<const M: usize>(x: &Features, dy: &Features, padding: usize) -> Vec<f32> {
+fn by<E: Element, const M: usize>(x: &Features, dy: &Features, padding: usize) -> Vec<f32> {
     let isa = Isa::current();
     let points = (M + 2) * (M + 2);
     // Points that are worked off together.
@@ -251,11 +257,11 @@ fn by<const M: usize>(x: &Features, dy: &Features, padding: usize) -> Vec<f32> {
                 isa,
             };
             if M == 4 {
-                part.pass::<M, 1>();
-                part.pass::<M, 2>();
-                part.pass::<M, 3>();
+                part.pass::<E, M, 1>();
+                part.pass::<E, M, 2>();
+                part.pass::<E, M, 3>();
             } else {
-                part.pass::<M, 0>();
+                part.pass::<E, M, 0>();
             }
         }
     });
@@ -343,7 +349,7 @@ struct Part<'a> {
 }
 
 impl Part<'_> {
-    fn pass<const M: usize, const PASS: usize>(&mut self) {
+    fn pass<E: Element, const M: usize, const PASS: usize>(&mut self) {
         let isa = self.isa;
         let (x, dy, from) = (self.x, self.dy, self.x.channels());
         let side = M + 2;
@@ -354,8 +360,8 @@ impl Part<'_> {
         let z_stride = self.filters * channel_stride + SKEW;
         buffer::scratch(points * (v_stride + z_stride), |scratch| {
             let (v, z) = scratch.split_at_mut(points * v_stride);
-            isa.run(Input::<M, PASS> {
-                x: x.cpu().as_ptr(),
+            isa.run(Input::<E, M, PASS> {
+                x: x.cpu::<E>().as_ptr(),
                 strides: (x.plane(), x.group_len()),
                 channels: from,
                 grid: self.grid,
@@ -364,8 +370,8 @@ impl Part<'_> {
                 channel_stride,
                 point_stride: v_stride,
             });
-            isa.run(Gradient::<M, PASS> {
-                dy: dy.cpu()[self.first_to * dy.plane()..].as_ptr(),
+            isa.run(Gradient::<E, M, PASS> {
+                dy: dy.cpu::<E>()[self.first_to * dy.plane()..].as_ptr(),
                 strides: (dy.plane(), dy.group_len()),
                 channels: self.filters,
                 grid: self.grid,

@@ -121,6 +121,28 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self::V {
+        unsafe {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(8).cast()));
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(to: *mut u16, v: Self::V) {
+        unsafe { _mm256_storeu_si256(to.cast(), round(v)) }
+    }
+
+    #[inline(always)]
+    unsafe fn stream_bf16(to: *mut u16, v: Self::V) {
+        unsafe { _mm256_stream_si256(to.cast(), round(v)) }
+    }
+
+    #[inline(always)]
     unsafe fn fence() {
         unsafe { _mm_sfence() }
     }
@@ -134,5 +156,30 @@ impl Simd for Avx2 {
                 _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes))),
             ]
         }
+    }
+}
+
+/// The numbers as bfloat16; [`Bf16::from_f32`](crate::element::Bf16) of each.
+#[inline(always)]
+unsafe fn round(v: [__m256; 2]) -> __m256i {
+    unsafe {
+        // Packing interleaves the halves of both registers.
+        let packed = _mm256_packus_epi32(upper(v[0]), upper(v[1]));
+        _mm256_permute4x64_epi64::<0b11_01_10_00>(packed)
+    }
+}
+
+/// Each number rounded, its sixteen bits in the lower half of the lane.
+#[inline(always)]
+unsafe fn upper(v: __m256) -> __m256i {
+    unsafe {
+        let bits = _mm256_castps_si256(v);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let half = _mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff));
+        let rounded = _mm256_castsi256_ps(_mm256_add_epi32(half, odd));
+        let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(v, v);
+        let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+        let rounded = _mm256_blendv_ps(rounded, _mm256_castsi256_ps(quiet), nan);
+        _mm256_srli_epi32::<16>(_mm256_castps_si256(rounded))
     }
 }

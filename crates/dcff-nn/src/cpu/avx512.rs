@@ -1,4 +1,4 @@
-//! AVX-512F: one register holds the sixteen lanes.
+//! AVX-512F and BW: one register holds the sixteen lanes.
 
 use std::arch::x86_64::*;
 
@@ -7,7 +7,7 @@ use super::{Kernel, Simd};
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
 
-#[target_feature(enable = "avx512f,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
 pub(crate) unsafe fn run<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Avx512>()
 }
@@ -89,6 +89,26 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> __m512 {
+        unsafe {
+            // Each word moves to the upper half of its lane; one shuffle does both.
+            let twice = _mm512_broadcast_i64x4(_mm256_loadu_si256(from.cast()));
+            let wide = _mm512_maskz_permutexvar_epi16(0xaaaa_aaaa, WIDEN.load(), twice);
+            _mm512_castsi512_ps(wide)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(to: *mut u16, v: __m512) {
+        unsafe { _mm256_storeu_si256(to.cast(), round(v)) }
+    }
+
+    #[inline(always)]
+    unsafe fn stream_bf16(to: *mut u16, v: __m512) {
+        unsafe { _mm256_stream_si256(to.cast(), round(v)) }
+    }
+
+    #[inline(always)]
     unsafe fn store_bytes(to: *mut u8, v: __m512) {
         unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))) }
     }
@@ -122,6 +142,54 @@ impl Simd for Avx512 {
             let sums = _mm512_castps512_ps256(_mm512_permutexvar_ps(order, folded));
             _mm256_storeu_ps(to, _mm256_add_ps(_mm256_loadu_ps(to), sums));
         }
+    }
+}
+
+/// Indices of words.
+#[repr(align(64))]
+struct Words([u16; 32]);
+
+impl Words {
+    #[inline(always)]
+    unsafe fn load(&self) -> __m512i {
+        unsafe { _mm512_load_si512(self.0.as_ptr().cast()) }
+    }
+}
+
+/// Word `i` at the words `2 i` and `2 i + 1`.
+static WIDEN: Words = Words({
+    let mut words = [0; 32];
+    let mut i = 0;
+    while i < 32 {
+        words[i] = (i / 2) as u16;
+        i += 1;
+    }
+    words
+});
+
+/// The upper words of all lanes one after the other.
+static NARROW: Words = Words({
+    let mut words = [0; 32];
+    let mut i = 0;
+    while i < 16 {
+        words[i] = (2 * i + 1) as u16;
+        i += 1;
+    }
+    words
+});
+
+/// The numbers as bfloat16; [`Bf16::from_f32`](crate::element::Bf16) of each.
+#[inline(always)]
+unsafe fn round(v: __m512) -> __m256i {
+    unsafe {
+        let bits = _mm512_castps_si512(v);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let half = _mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff));
+        let rounded = _mm512_add_epi32(half, odd);
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+        let quiet = _mm512_set1_epi32(0x0040_0000);
+        let rounded = _mm512_mask_or_epi32(rounded, nan, bits, quiet);
+        _mm512_castsi512_si256(_mm512_permutexvar_epi16(NARROW.load(), rounded))
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) use simd::Simd;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Isa {
-    /// x86-64 with AVX-512F: sixteen numbers a register.
+    /// x86-64 with AVX-512F and BW: sixteen numbers a register.
     Avx512,
     /// x86-64 with AVX2 and FMA: eight numbers a register.
     Avx2,
@@ -48,7 +48,9 @@ impl Isa {
                 if avx2 {
                     found.insert(0, Isa::Avx2);
                 }
-                if avx2 && is_x86_feature_detected!("avx512f") {
+                let avx512 =
+                    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+                if avx2 && avx512 {
                     found.insert(0, Isa::Avx512);
                 }
             }

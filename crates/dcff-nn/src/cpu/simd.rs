@@ -1,5 +1,7 @@
 //! Sixteen `f32` lanes as one value.
 
+use crate::element::{Bf16, Element};
+
 /// Arithmetic on sixteen numbers, one per image of a group.
 ///
 /// # Safety
@@ -39,16 +41,34 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         unsafe { Self::store(to, v) }
     }
 
-    /// [`Simd::stream`] or [`Simd::store`].
+    /// Sixteen numbers of type bfloat16, widened.
     #[inline(always)]
-    unsafe fn put(to: *mut f32, v: Self::V, stream: bool) {
+    unsafe fn load_bf16(from: *const u16) -> Self::V {
+        let mut numbers = [0f32; 16];
         unsafe {
-            if stream {
-                Self::stream(to, v);
-            } else {
-                Self::store(to, v);
+            for (i, number) in numbers.iter_mut().enumerate() {
+                *number = Bf16(*from.add(i)).to_f32();
+            }
+            Self::load(numbers.as_ptr())
+        }
+    }
+
+    /// Writes the numbers as bfloat16, rounded to nearest, ties to even.
+    #[inline(always)]
+    unsafe fn store_bf16(to: *mut u16, v: Self::V) {
+        let mut numbers = [0f32; 16];
+        unsafe {
+            Self::store(numbers.as_mut_ptr(), v);
+            for (i, number) in numbers.into_iter().enumerate() {
+                *to.add(i) = Bf16::from_f32(number).0;
             }
         }
+    }
+
+    /// [`Simd::store_bf16`] as [`Simd::stream`], to an address on half a cache line.
+    #[inline(always)]
+    unsafe fn stream_bf16(to: *mut u16, v: Self::V) {
+        unsafe { Self::store_bf16(to, v) }
     }
 
     /// Orders what was streamed before what follows.

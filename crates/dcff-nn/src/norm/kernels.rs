@@ -1,6 +1,7 @@
 //! One channel of one group at a time: statistics, application, and their gradients.
 
 use crate::cpu::{Kernel, Simd};
+use crate::element::Element;
 use crate::elementwise::Activation;
 use crate::features::LANES;
 
@@ -33,12 +34,12 @@ impl Moments {
 }
 
 /// The moments of one channel of one group.
-pub(super) struct Measure<'a> {
-    pub(super) x: &'a [f32],
+pub(super) struct Measure<'a, E> {
+    pub(super) x: &'a [E],
     pub(super) lanes: usize,
 }
 
-impl Kernel for Measure<'_> {
+impl<E: Element> Kernel for Measure<'_, E> {
     type Output = Moments;
 
     #[inline(always)]
@@ -48,9 +49,9 @@ impl Kernel for Measure<'_> {
             let count = (block.len() / LANES * self.lanes) as f64;
             // SAFETY: blocks hold whole vectors.
             unsafe {
-                let sum = deviations::<S, 1>(block, S::splat(0.0));
+                let sum = deviations::<S, E, 1>(block, S::splat(0.0));
                 let mean = S::sum(S::first(sum, self.lanes)) / count as f32;
-                let squares = deviations::<S, 2>(block, S::splat(mean));
+                let squares = deviations::<S, E, 2>(block, S::splat(mean));
                 total = total.join(Moments {
                     count,
                     mean: f64::from(mean),
@@ -64,13 +65,13 @@ impl Kernel for Measure<'_> {
 
 /// `Σ (x - about)`, or with `POWER` 2 `Σ (x - about)²`, in eight interleaved sums.
 #[inline(always)]
-unsafe fn deviations<S: Simd, const POWER: u8>(x: &[f32], about: S::V) -> S::V {
+unsafe fn deviations<S: Simd, E: Element, const POWER: u8>(x: &[E], about: S::V) -> S::V {
     unsafe {
         let mut acc = [S::splat(0.0); 8];
         let whole = x.len() / (8 * LANES) * (8 * LANES);
         for i in (0..whole).step_by(8 * LANES) {
             for (j, acc) in acc.iter_mut().enumerate() {
-                let d = S::sub(S::load(x.as_ptr().add(i + j * LANES)), about);
+                let d = S::sub(E::load::<S>(x.as_ptr().add(i + j * LANES)), about);
                 *acc = if POWER == 1 {
                     S::add(*acc, d)
                 } else {
@@ -79,7 +80,7 @@ unsafe fn deviations<S: Simd, const POWER: u8>(x: &[f32], about: S::V) -> S::V {
             }
         }
         for i in (whole..x.len()).step_by(LANES) {
-            let d = S::sub(S::load(x.as_ptr().add(i)), about);
+            let d = S::sub(E::load::<S>(x.as_ptr().add(i)), about);
             acc[0] = if POWER == 1 {
                 S::add(acc[0], d)
             } else {
@@ -96,10 +97,10 @@ unsafe fn deviations<S: Simd, const POWER: u8>(x: &[f32], about: S::V) -> S::V {
 }
 
 /// `y = act(scale (x - mean) + shift + residual)` for one channel of one group.
-pub(super) struct Apply<'a> {
-    pub(super) x: &'a [f32],
-    pub(super) residual: Option<&'a [f32]>,
-    pub(super) y: &'a mut [f32],
+pub(super) struct Apply<'a, E> {
+    pub(super) x: &'a [E],
+    pub(super) residual: Option<&'a [E]>,
+    pub(super) y: &'a mut [E],
     pub(super) mean: f32,
     pub(super) scale: f32,
     pub(super) shift: f32,
@@ -108,7 +109,7 @@ pub(super) struct Apply<'a> {
     pub(super) stream: bool,
 }
 
-impl Kernel for Apply<'_> {
+impl<E: Element> Kernel for Apply<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -123,15 +124,15 @@ impl Kernel for Apply<'_> {
             let relu = self.act == Activation::Relu;
             let y_to = self.y.as_mut_ptr();
             for i in (0..self.x.len()).step_by(LANES) {
-                let centred = S::sub(S::load(self.x.as_ptr().add(i)), mean);
+                let centred = S::sub(E::load::<S>(self.x.as_ptr().add(i)), mean);
                 let mut y = S::mul_add(centred, scale, shift);
                 if let Some(residual) = self.residual {
-                    y = S::add(y, S::load(residual.as_ptr().add(i)));
+                    y = S::add(y, E::load::<S>(residual.as_ptr().add(i)));
                 }
                 if relu {
                     y = S::relu(y);
                 }
-                S::put(y_to.add(i), S::first(y, self.lanes), self.stream);
+                E::put::<S>(y_to.add(i), S::first(y, self.lanes), self.stream);
             }
             S::fence();
         }
@@ -139,30 +140,30 @@ impl Kernel for Apply<'_> {
 }
 
 /// `Σ dz` and `Σ dz (x - mean)` for one channel of one group.
-pub(super) struct Sums<'a> {
-    pub(super) x: &'a [f32],
-    pub(super) dy: &'a [f32],
+pub(super) struct Sums<'a, E> {
+    pub(super) x: &'a [E],
+    pub(super) dy: &'a [E],
     /// The output, where only positive outputs let the gradient through.
-    pub(super) y: Option<&'a [f32]>,
+    pub(super) y: Option<&'a [E]>,
     pub(super) mean: f32,
 }
 
 /// `dy`, or if there is a `y`, `dy` where it is positive.
 #[inline(always)]
-unsafe fn through<S: Simd>(y: Option<&[f32]>, dy: *const f32, at: usize) -> S::V {
+unsafe fn through<S: Simd, E: Element>(y: Option<&[E]>, dy: *const E, at: usize) -> S::V {
     unsafe {
-        let dz = S::load(dy.add(at));
+        let dz = E::load::<S>(dy.add(at));
         match y {
             Some(y) => {
                 let zero = S::splat(0.0);
-                S::select_gt(S::load(y.as_ptr().add(at)), zero, dz, zero)
+                S::select_gt(E::load::<S>(y.as_ptr().add(at)), zero, dz, zero)
             }
             None => dz,
         }
     }
 }
 
-impl Kernel for Sums<'_> {
+impl<E: Element> Kernel for Sums<'_, E> {
     type Output = (f64, f64);
 
     #[inline(always)]
@@ -180,15 +181,15 @@ impl Kernel for Sums<'_> {
                 for i in (start..whole).step_by(4 * LANES) {
                     for j in 0..4 {
                         let at = i + j * LANES;
-                        let d = S::sub(S::load(x.add(at)), mean);
-                        let dz = through::<S>(self.y, dy, at);
+                        let d = S::sub(E::load::<S>(x.add(at)), mean);
+                        let dz = through::<S, E>(self.y, dy, at);
                         plain[j] = S::add(plain[j], dz);
                         centred[j] = S::mul_add(dz, d, centred[j]);
                     }
                 }
                 for at in (whole..end).step_by(LANES) {
-                    let d = S::sub(S::load(x.add(at)), mean);
-                    let dz = through::<S>(self.y, dy, at);
+                    let d = S::sub(E::load::<S>(x.add(at)), mean);
+                    let dz = through::<S, E>(self.y, dy, at);
                     plain[0] = S::add(plain[0], dz);
                     centred[0] = S::mul_add(dz, d, centred[0]);
                 }
@@ -206,12 +207,12 @@ impl Kernel for Sums<'_> {
 }
 
 /// `dx = a dz - b (x - mean) - c` for one channel of one group; also `dz`, for a residual.
-pub(super) struct Backward<'a> {
-    pub(super) x: &'a [f32],
-    pub(super) dy: &'a [f32],
-    pub(super) y: Option<&'a [f32]>,
-    pub(super) dx: &'a mut [f32],
-    pub(super) dz: Option<&'a mut [f32]>,
+pub(super) struct Backward<'a, E> {
+    pub(super) x: &'a [E],
+    pub(super) dy: &'a [E],
+    pub(super) y: Option<&'a [E]>,
+    pub(super) dx: &'a mut [E],
+    pub(super) dz: Option<&'a mut [E]>,
     pub(super) mean: f32,
     pub(super) a: f32,
     pub(super) b: f32,
@@ -220,7 +221,7 @@ pub(super) struct Backward<'a> {
     pub(super) stream: bool,
 }
 
-impl Kernel for Backward<'_> {
+impl<E: Element> Kernel for Backward<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -232,12 +233,12 @@ impl Kernel for Backward<'_> {
             let (x, dy, to) = (self.x.as_ptr(), self.dy.as_ptr(), self.dx.as_mut_ptr());
             let dz_to = self.dz.as_mut().map(|dz| dz.as_mut_ptr());
             for i in (0..self.x.len()).step_by(LANES) {
-                let d = S::sub(S::load(x.add(i)), mean);
-                let dz = through::<S>(self.y, dy, i);
+                let d = S::sub(E::load::<S>(x.add(i)), mean);
+                let dz = through::<S, E>(self.y, dy, i);
                 let dx = S::mul_add(a, dz, S::mul_add(b, d, c));
-                S::put(to.add(i), S::first(dx, self.lanes), self.stream);
+                E::put::<S>(to.add(i), S::first(dx, self.lanes), self.stream);
                 if let Some(to) = dz_to {
-                    S::put(to.add(i), dz, self.stream);
+                    E::put::<S>(to.add(i), dz, self.stream);
                 }
             }
             S::fence();

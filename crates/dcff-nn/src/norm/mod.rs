@@ -13,7 +13,8 @@
 //! The variance that normalises is the biased one; a running variance conventionally averages
 //! `var · M / (M - 1)`, which is the caller's to do. Means and sums of squares about the mean are
 //! taken over blocks of at most 1024 pixels in single precision and combined in double (Chan, Golub
-//! and LeVeque, *Updating formulae*, 1979), so a large mean does not eat the variance.
+//! and LeVeque, *Updating formulae*, 1979), so a large mean does not eat the variance. They are those
+//! of the numbers that `x` stores, so with bfloat16 forward and backward see the same ones.
 
 mod kernels;
 
@@ -21,6 +22,7 @@ use candle_core::{Result, Tensor};
 
 use crate::args;
 use crate::cpu::Isa;
+use crate::element::{Element, by_element};
 use crate::elementwise::Activation;
 use crate::features::Features;
 use crate::threads::{self, Out};
@@ -90,13 +92,19 @@ fn by_channel<T: Copy + Send + Sync, R: Send + Sync>(
 }
 
 /// One channel of one group.
-fn plane(x: &Features, g: usize, c: usize) -> &[f32] {
+fn plane<E: Element>(x: &Features, g: usize, c: usize) -> &[E] {
     &x.cpu()[g * x.group_len() + c * x.plane()..][..x.plane()]
 }
 
 /// One channel of one group, for writing by one task.
 #[expect(clippy::mut_from_ref, reason = "tasks write disjoint planes")]
-unsafe fn plane_mut(out: &Out, g: usize, c: usize, channels: usize, len: usize) -> &mut [f32] {
+unsafe fn plane_mut<E: Element>(
+    out: &Out<E>,
+    g: usize,
+    c: usize,
+    channels: usize,
+    len: usize,
+) -> &mut [E] {
     unsafe { std::slice::from_raw_parts_mut(out.at((g * channels + c) * len), len) }
 }
 
@@ -111,7 +119,8 @@ fn scale(gamma: f32, var: f32, eps: f64) -> f32 {
 
 fn check_residual(op: &str, x: &Features, residual: Option<&Features>) -> Result<()> {
     residual.map_or(Ok(()), |residual| {
-        args::same(op, "a residual of dimensions", x.dims(), residual.dims())
+        args::same(op, "a residual of dimensions", x.dims(), residual.dims())?;
+        args::precision(op, &[x, residual]).map(drop)
     })
 }
 
@@ -121,7 +130,7 @@ fn check_residual(op: &str, x: &Features, residual: Option<&Features>) -> Result
 ///
 /// # Errors
 ///
-/// Shapes that do not fit together, or a tensor that is not `f32`.
+/// Shapes or precisions that do not fit together, or a tensor that is not `f32`.
 pub fn batch_norm(
     x: &Features,
     gamma: &Tensor,
@@ -135,15 +144,39 @@ pub fn batch_norm(
     let gamma = args::numbers(OP, "gamma", gamma, &[c])?;
     let beta = args::numbers(OP, "beta", beta, &[c])?;
     check_residual(OP, x, residual)?;
+    let count = n * h * w;
+    let mut y = Features::uninit(x.dims(), x.precision());
+    let (mean, var) = by_element!(x.precision(), E => {
+        forward::<E>(x, &gamma, &beta, eps, residual, act, &mut y)
+    })
+    .into_iter()
+    .unzip();
+    let statistics = BatchStatistics {
+        mean: args::tensor(mean, &[c])?,
+        var: args::tensor(var, &[c])?,
+        count,
+    };
+    Ok((y, statistics))
+}
+
+/// Writes `y` and returns mean and variance per channel.
+fn forward<E: Element>(
+    x: &Features,
+    gamma: &[f32],
+    beta: &[f32],
+    eps: f64,
+    residual: Option<&Features>,
+    act: Activation,
+    y: &mut Features,
+) -> Vec<(f32, f32)> {
     let isa = Isa::current();
     let stream = x.streams();
-    let count = n * h * w;
-    let mut y = Features::uninit(x.dims());
-    let out = Out::new(y.cpu_mut());
-    let measured = by_channel(
+    let count = x.batch() * x.height() * x.width();
+    let out = Out::new(y.cpu_mut::<E>());
+    by_channel(
         x,
         |g, c| {
-            isa.run(Measure {
+            isa.run(Measure::<E> {
                 x: plane(x, g, c),
                 lanes: x.lanes(g),
             })
@@ -165,21 +198,14 @@ pub fn batch_norm(
                 stream,
             });
         },
-    );
-    let (mean, var) = measured.into_iter().unzip();
-    let statistics = BatchStatistics {
-        mean: args::tensor(mean, &[c])?,
-        var: args::tensor(var, &[c])?,
-        count,
-    };
-    Ok((y, statistics))
+    )
 }
 
 /// `y = act(bn(x) + residual)` with given `mean` and `var` `[C]`, as in evaluation.
 ///
 /// # Errors
 ///
-/// Shapes that do not fit together, or a tensor that is not `f32`.
+/// Shapes or precisions that do not fit together, or a tensor that is not `f32`.
 #[expect(clippy::too_many_arguments, reason = "a batch norm has this many")]
 pub fn batch_norm_inference(
     x: &Features,
@@ -198,24 +224,24 @@ pub fn batch_norm_inference(
     let mean = args::numbers(OP, "mean", mean, &[c])?;
     let var = args::numbers(OP, "var", var, &[c])?;
     check_residual(OP, x, residual)?;
-    let isa = Isa::current();
-    let stream = x.streams();
-    let (groups, channels) = (x.groups(), x.channels());
-    let mut y = Features::uninit(x.dims());
-    let out = Out::new(y.cpu_mut());
-    threads::each(groups * channels, |i| {
-        let (g, c) = (i / channels, i % channels);
-        isa.run(Apply {
-            x: plane(x, g, c),
-            residual: residual.map(|residual| plane(residual, g, c)),
-            // SAFETY: every plane is visited once.
-            y: unsafe { plane_mut(&out, g, c, channels, x.plane()) },
-            mean: mean[c],
-            scale: scale(gamma[c], var[c], eps),
-            shift: beta[c],
-            act,
-            lanes: x.lanes(g),
-            stream,
+    let mut y = Features::uninit(x.dims(), x.precision());
+    by_element!(x.precision(), E => {
+        let out = Out::new(y.cpu_mut::<E>());
+        let (isa, stream, channels) = (Isa::current(), x.streams(), x.channels());
+        threads::each(x.groups() * channels, |i| {
+            let (g, c) = (i / channels, i % channels);
+            isa.run(Apply {
+                x: plane(x, g, c),
+                residual: residual.map(|residual| plane(residual, g, c)),
+                // SAFETY: every plane is visited once.
+                y: unsafe { plane_mut(&out, g, c, channels, x.plane()) },
+                mean: mean[c],
+                scale: scale(gamma[c], var[c], eps),
+                shift: beta[c],
+                act,
+                lanes: x.lanes(g),
+                stream,
+            });
         });
     });
     Ok(y)
@@ -225,7 +251,7 @@ pub fn batch_norm_inference(
 ///
 /// # Errors
 ///
-/// Shapes that do not fit together, or a tensor that is not `f32`.
+/// Shapes or precisions that do not fit together, or a tensor that is not `f32`.
 #[expect(clippy::too_many_arguments, reason = "a batch norm has this many")]
 pub fn batch_norm_backward(
     x: &Features,
@@ -245,54 +271,24 @@ pub fn batch_norm_backward(
     args::same(OP, "an output of dimensions", x.dims(), y.dims())?;
     args::same(OP, "a gradient of dimensions", x.dims(), dy.dims())?;
     args::same(OP, "statistics of a count", n * h * w, stats.count)?;
-    let isa = Isa::current();
-    let stream = x.streams();
-    let count = stats.count as f64;
+    let precision = args::precision(OP, &[x, y, dy])?;
     let masked = act != Activation::Identity;
-    let mut dx = Features::uninit(x.dims());
+    let mut dx = Features::uninit(x.dims(), precision);
     // Without an activation the residual's gradient is `dy` itself.
-    let mut dr = (has_residual && masked).then(|| Features::uninit(x.dims()));
-    let out = Out::new(dx.cpu_mut());
-    let out_residual = dr.as_mut().map(|dr| Out::new(dr.cpu_mut()));
-    // SAFETY (of both): every plane is visited once.
-    let dx_plane = |g, ch| unsafe { plane_mut(&out, g, ch, c, x.plane()) };
-    let dr_plane = |g, ch| {
-        out_residual
-            .as_ref()
-            .map(|out| unsafe { plane_mut(out, g, ch, c, x.plane()) })
+    let mut dr = (has_residual && masked).then(|| Features::uninit(x.dims(), precision));
+    let factors = |ch: usize, (plain, centred): (f64, f64)| {
+        let inverse = inverse_deviation(var[ch], eps);
+        let (a, count) = (f64::from(gamma[ch]) * inverse, stats.count as f64);
+        [
+            a as f32,
+            (a * inverse * inverse * centred / count) as f32,
+            (a * plain / count) as f32,
+        ]
     };
-    let y_plane = |g, ch| masked.then(|| plane(y, g, ch));
-    let sums = by_channel(
-        x,
-        |g, ch| {
-            isa.run(Sums {
-                x: plane(x, g, ch),
-                dy: plane(dy, g, ch),
-                mean: mean[ch],
-                y: y_plane(g, ch),
-            })
-        },
-        (0.0, 0.0),
-        |a, b| (a.0 + b.0, a.1 + b.1),
-        |_, sums| sums,
-        |g, ch, &(plain, centred)| {
-            let inverse = inverse_deviation(var[ch], eps);
-            let a = f64::from(gamma[ch]) * inverse;
-            isa.run(Backward {
-                x: plane(x, g, ch),
-                dy: plane(dy, g, ch),
-                y: y_plane(g, ch),
-                dx: dx_plane(g, ch),
-                dz: dr_plane(g, ch),
-                mean: mean[ch],
-                a: a as f32,
-                b: (a * inverse * inverse * centred / count) as f32,
-                c: (a * plain / count) as f32,
-                lanes: x.lanes(g),
-                stream,
-            });
-        },
-    );
+    let output = masked.then_some(y);
+    let sums = by_element!(precision, E => {
+        backward::<E>(x, output, dy, &mean, factors, &mut dx, dr.as_mut())
+    });
     let d_gamma = sums
         .iter()
         .zip(&var)
@@ -309,4 +305,60 @@ pub fn batch_norm_backward(
             dr
         },
     })
+}
+
+/// Writes `dx` and `dr`, the residual's gradient, and returns `Σ dz` and `Σ dz (x - mean)` per
+/// channel. `y` is given where it masks the gradient; `factors` are `a`, `b` and `c` of
+/// [`Backward`] from the channel and its sums.
+fn backward<E: Element>(
+    x: &Features,
+    y: Option<&Features>,
+    dy: &Features,
+    mean: &[f32],
+    factors: impl Fn(usize, (f64, f64)) -> [f32; 3] + Sync + Send,
+    dx: &mut Features,
+    dr: Option<&mut Features>,
+) -> Vec<(f64, f64)> {
+    let isa = Isa::current();
+    let (stream, c) = (x.streams(), x.channels());
+    let out = Out::new(dx.cpu_mut::<E>());
+    let out_residual = dr.map(|dr| Out::new(dr.cpu_mut::<E>()));
+    // SAFETY (of both): every plane is visited once.
+    let dx_plane = |g, ch| unsafe { plane_mut(&out, g, ch, c, x.plane()) };
+    let dr_plane = |g, ch| {
+        out_residual
+            .as_ref()
+            .map(|out| unsafe { plane_mut(out, g, ch, c, x.plane()) })
+    };
+    let y_plane = |g, ch| y.map(|y| plane(y, g, ch));
+    by_channel(
+        x,
+        |g, ch| {
+            isa.run(Sums::<E> {
+                x: plane(x, g, ch),
+                dy: plane(dy, g, ch),
+                mean: mean[ch],
+                y: y_plane(g, ch),
+            })
+        },
+        (0.0, 0.0),
+        |a, b| (a.0 + b.0, a.1 + b.1),
+        |_, sums| sums,
+        |g, ch, &sums| {
+            let [a, b, c] = factors(ch, sums);
+            isa.run(Backward {
+                x: plane(x, g, ch),
+                dy: plane(dy, g, ch),
+                y: y_plane(g, ch),
+                dx: dx_plane(g, ch),
+                dz: dr_plane(g, ch),
+                mean: mean[ch],
+                a,
+                b,
+                c,
+                lanes: x.lanes(g),
+                stream,
+            });
+        },
+    )
 }

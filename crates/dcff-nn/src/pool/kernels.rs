@@ -2,6 +2,7 @@
 
 use super::PoolConfig;
 use crate::cpu::{Kernel, Simd};
+use crate::element::Element;
 use crate::features::LANES;
 
 /// The taps of the window at output `i` that lie inside the map, and the pixel of tap 0.
@@ -22,7 +23,7 @@ pub(super) struct Map {
 
 impl Map {
     /// Whether windows lie side by side and cover the map exactly.
-    fn tiles(&self) -> bool {
+    pub(super) fn tiles(&self) -> bool {
         let PoolConfig {
             kernel,
             stride,
@@ -35,14 +36,14 @@ impl Map {
     }
 }
 
-pub(super) struct Max<'a> {
+pub(super) struct Max<'a, E> {
     pub(super) map: Map,
-    pub(super) x: &'a [f32],
-    pub(super) y: &'a mut [f32],
+    pub(super) x: &'a [E],
+    pub(super) y: &'a mut [E],
     pub(super) taps: *mut u8,
 }
 
-impl Kernel for Max<'_> {
+impl<E: Element> Kernel for Max<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -61,14 +62,14 @@ impl Kernel for Max<'_> {
                         let row = (y + ky as isize) as usize * w;
                         for kx in x_first..x_last {
                             let at = (row + (x + kx as isize) as usize) * LANES;
-                            let v = S::load(self.x.as_ptr().add(at));
+                            let v = E::load::<S>(self.x.as_ptr().add(at));
                             let here = S::splat((ky * cfg.kernel + kx) as f32);
                             tap = S::select_gt(v, best, here, S::select_nan(v, here, tap));
                             best = S::select_gt(v, best, v, S::select_nan(v, v, best));
                         }
                     }
                     let at = (oy * self.map.output.1 + ox) * LANES;
-                    S::store(self.y.as_mut_ptr().add(at), best);
+                    E::store::<S>(self.y.as_mut_ptr().add(at), best);
                     S::store_bytes(self.taps.add(at), tap);
                 }
             }
@@ -76,15 +77,16 @@ impl Kernel for Max<'_> {
     }
 }
 
-pub(super) struct MaxBackward<'a> {
+/// Where windows overlap, `dx` is a sum, and `T` had better be `f32`.
+pub(super) struct MaxBackward<'a, E, T> {
     pub(super) map: Map,
     pub(super) taps: *const u8,
-    pub(super) dy: &'a [f32],
-    pub(super) dx: &'a mut [f32],
+    pub(super) dy: &'a [E],
+    pub(super) dx: &'a mut [T],
     pub(super) stream: bool,
 }
 
-impl Kernel for MaxBackward<'_> {
+impl<E: Element, T: Element> Kernel for MaxBackward<'_, E, T> {
     type Output = ();
 
     #[inline(always)]
@@ -94,7 +96,7 @@ impl Kernel for MaxBackward<'_> {
         let dx = self.dx.as_mut_ptr();
         let tiles = self.map.tiles();
         if !tiles {
-            self.dx.fill(0.0);
+            self.dx.fill(T::default());
         }
         // SAFETY: windows are clipped to the map; `taps` holds as many bytes as `dy` numbers.
         unsafe {
@@ -105,7 +107,7 @@ impl Kernel for MaxBackward<'_> {
                     let (x, x_first, x_last) = window(ox, w, cfg);
                     let at = (oy * self.map.output.1 + ox) * LANES;
                     let tap = S::load_bytes(self.taps.add(at));
-                    let g = S::load(self.dy.as_ptr().add(at));
+                    let g = E::load::<S>(self.dy.as_ptr().add(at));
                     for ky in y_first..y_last {
                         let row = (y + ky as isize) as usize * w;
                         for kx in x_first..x_last {
@@ -113,9 +115,9 @@ impl Kernel for MaxBackward<'_> {
                             let g = S::select_eq(tap, here, g, zero);
                             let to = dx.add((row + (x + kx as isize) as usize) * LANES);
                             if tiles {
-                                S::put(to, g, self.stream);
+                                T::put::<S>(to, g, self.stream);
                             } else {
-                                S::store(to, S::add(S::load(to), g));
+                                T::store::<S>(to, S::add(T::load::<S>(to), g));
                             }
                         }
                     }
@@ -126,13 +128,13 @@ impl Kernel for MaxBackward<'_> {
     }
 }
 
-pub(super) struct Average<'a> {
+pub(super) struct Average<'a, E> {
     pub(super) map: Map,
-    pub(super) x: &'a [f32],
-    pub(super) y: &'a mut [f32],
+    pub(super) x: &'a [E],
+    pub(super) y: &'a mut [E],
 }
 
-impl Kernel for Average<'_> {
+impl<E: Element> Kernel for Average<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -151,24 +153,24 @@ impl Kernel for Average<'_> {
                         let row = (y + ky as isize) as usize * w;
                         for kx in x_first..x_last {
                             let at = (row + (x + kx as isize) as usize) * LANES;
-                            sum = S::add(sum, S::load(self.x.as_ptr().add(at)));
+                            sum = S::add(sum, E::load::<S>(self.x.as_ptr().add(at)));
                         }
                     }
                     let at = (oy * self.map.output.1 + ox) * LANES;
-                    S::store(self.y.as_mut_ptr().add(at), S::mul(sum, share));
+                    E::store::<S>(self.y.as_mut_ptr().add(at), S::mul(sum, share));
                 }
             }
         }
     }
 }
 
-pub(super) struct AverageBackward<'a> {
+pub(super) struct AverageBackward<'a, E> {
     pub(super) map: Map,
-    pub(super) dy: &'a [f32],
+    pub(super) dy: &'a [E],
     pub(super) dx: &'a mut [f32],
 }
 
-impl Kernel for AverageBackward<'_> {
+impl<E: Element> Kernel for AverageBackward<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -185,7 +187,7 @@ impl Kernel for AverageBackward<'_> {
                 for ox in 0..self.map.output.1 {
                     let (x, x_first, x_last) = window(ox, w, cfg);
                     let at = (oy * self.map.output.1 + ox) * LANES;
-                    let g = S::mul(S::load(self.dy.as_ptr().add(at)), share);
+                    let g = S::mul(E::load::<S>(self.dy.as_ptr().add(at)), share);
                     for ky in y_first..y_last {
                         let row = (y + ky as isize) as usize * w;
                         for kx in x_first..x_last {
@@ -199,12 +201,12 @@ impl Kernel for AverageBackward<'_> {
     }
 }
 
-pub(super) struct Mean<'a> {
-    pub(super) x: &'a [f32],
-    pub(super) y: &'a mut [f32],
+pub(super) struct Mean<'a, E> {
+    pub(super) x: &'a [E],
+    pub(super) y: &'a mut [E],
 }
 
-impl Kernel for Mean<'_> {
+impl<E: Element> Kernel for Mean<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -213,20 +215,20 @@ impl Kernel for Mean<'_> {
         unsafe {
             let mut sum = S::splat(0.0);
             for v in self.x.chunks_exact(LANES) {
-                sum = S::add(sum, S::load(v.as_ptr()));
+                sum = S::add(sum, E::load::<S>(v.as_ptr()));
             }
             let share = S::splat(1.0 / (self.x.len() / LANES) as f32);
-            S::store(self.y.as_mut_ptr(), S::mul(sum, share));
+            E::store::<S>(self.y.as_mut_ptr(), S::mul(sum, share));
         }
     }
 }
 
-pub(super) struct Spread<'a> {
-    pub(super) dy: &'a [f32],
-    pub(super) dx: &'a mut [f32],
+pub(super) struct Spread<'a, E> {
+    pub(super) dy: &'a [E],
+    pub(super) dx: &'a mut [E],
 }
 
-impl Kernel for Spread<'_> {
+impl<E: Element> Kernel for Spread<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -234,9 +236,9 @@ impl Kernel for Spread<'_> {
         // SAFETY: whole vectors.
         unsafe {
             let share = S::splat(1.0 / (self.dx.len() / LANES) as f32);
-            let g = S::mul(S::load(self.dy.as_ptr()), share);
+            let g = S::mul(E::load::<S>(self.dy.as_ptr()), share);
             for v in self.dx.chunks_exact_mut(LANES) {
-                S::store(v.as_mut_ptr(), g);
+                E::store::<S>(v.as_mut_ptr(), g);
             }
         }
     }

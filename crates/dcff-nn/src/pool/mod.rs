@@ -17,6 +17,7 @@ use candle_core::{Result, bail};
 use crate::args;
 use crate::buffer::Buffer;
 use crate::cpu::Isa;
+use crate::element::{Element, by_element, through_f32};
 use crate::features::Features;
 use crate::threads::{self, Out};
 use kernels::{Average, AverageBackward, Map, Max, MaxBackward, Mean, Spread};
@@ -39,7 +40,7 @@ pub struct MaxIndices {
     output: (usize, usize),
     cfg: PoolConfig,
     /// Row times kernel plus column within the window, a byte each, in the layout of the output.
-    taps: Arc<Buffer>,
+    taps: Arc<Buffer<u8>>,
 }
 
 impl std::fmt::Debug for MaxIndices {
@@ -75,14 +76,14 @@ fn output(op: &str, (h, w): (usize, usize), cfg: PoolConfig) -> Result<(usize, u
 }
 
 /// Calls `task(source plane, target plane, index of the plane)` for all channels of all groups.
-fn planes(
+fn planes<E: Element>(
     source: &Features,
     target: &mut Features,
-    task: impl Fn(&[f32], &mut [f32], usize) + Sync + Send,
+    task: impl Fn(&[E], &mut [E], usize) + Sync + Send,
 ) {
     let (from_len, to_len) = (source.plane(), target.plane());
     let channels = source.channels();
-    let to = Out::new(target.cpu_mut());
+    let to = Out::new(target.cpu_mut::<E>());
     let parts = threads::parts(source.groups(), channels);
     let size = channels.div_ceil(parts);
     threads::each(source.groups() * parts, |i| {
@@ -91,22 +92,13 @@ fn planes(
             let plane = g * channels + c;
             // SAFETY: every plane is visited once.
             let to = unsafe { std::slice::from_raw_parts_mut(to.at(plane * to_len), to_len) };
-            task(&source.cpu()[plane * from_len..][..from_len], to, plane);
+            task(
+                &source.cpu::<E>()[plane * from_len..][..from_len],
+                to,
+                plane,
+            );
         }
     });
-}
-
-/// An address that tasks share; each writes its own part.
-struct Bytes(*mut u8);
-
-// SAFETY: used for disjoint planes only.
-unsafe impl Send for Bytes {}
-unsafe impl Sync for Bytes {}
-
-impl Bytes {
-    unsafe fn at(&self, offset: usize) -> *mut u8 {
-        unsafe { self.0.add(offset) }
-    }
 }
 
 /// Max pooling of `x` `[N, C, H, W]`: the maxima `[N, C, H', W']` with
@@ -118,16 +110,16 @@ impl Bytes {
 pub fn max_pool2d(x: &Features, cfg: PoolConfig) -> Result<(Features, MaxIndices)> {
     let (n, c, h, w) = x.dims();
     let (oh, ow) = output("max_pool2d", (h, w), cfg)?;
-    let mut y = Features::uninit((n, c, oh, ow));
-    let mut taps = Buffer::new(y.cpu().len() / size_of::<f32>());
-    let bytes = Bytes(taps.as_mut_ptr().cast());
-    let (isa, plane_len) = (Isa::current(), y.plane());
+    let mut y = Features::uninit((n, c, oh, ow), x.precision());
+    let mut taps = Buffer::new(y.groups() * y.group_len());
+    let (bytes, plane_len) = (Out::new(&mut taps), y.plane());
+    let isa = Isa::current();
     let map = Map {
         input: (h, w),
         output: (oh, ow),
         cfg,
     };
-    planes(x, &mut y, |x, y, plane| {
+    by_element!(x.precision(), E => planes::<E>(x, &mut y, |x, y, plane| {
         isa.run(Max {
             map,
             x,
@@ -135,7 +127,7 @@ pub fn max_pool2d(x: &Features, cfg: PoolConfig) -> Result<(Features, MaxIndices
             // SAFETY: as many bytes as numbers of `y`; every plane is visited once.
             taps: unsafe { bytes.at(plane * plane_len) },
         });
-    });
+    }));
     let indices = MaxIndices {
         dims: x.dims(),
         output: (oh, ow),
@@ -165,19 +157,16 @@ pub fn max_pool2d_backward(indices: &MaxIndices, dy: &Features) -> Result<Featur
         output: (oh, ow),
         cfg: indices.cfg,
     };
-    let mut dx = Features::uninit(indices.dims);
+    let mut dx = Features::uninit(indices.dims, dy.precision());
     let stream = dx.streams();
-    let taps: &[f32] = &indices.taps;
-    planes(dy, &mut dx, |dy, dx, plane| {
-        isa.run(MaxBackward {
-            map,
-            // SAFETY: as many bytes as `dy` has numbers.
-            taps: unsafe { taps.as_ptr().cast::<u8>().add(plane * dy.len()) },
-            dy,
-            dx,
-            stream,
-        });
-    });
+    by_element!(dy.precision(), E => planes::<E>(dy, &mut dx, |dy, dx, plane| {
+        let taps = indices.taps[plane * dy.len()..].as_ptr();
+        if map.tiles() {
+            isa.run(MaxBackward { map, taps, dy, dx, stream });
+        } else {
+            through_f32(isa, dx, |dx| isa.run(MaxBackward { map, taps, dy, dx, stream }));
+        }
+    }));
     Ok(dx)
 }
 
@@ -203,8 +192,10 @@ fn average(
 ) -> Features {
     let isa = Isa::current();
     let map = Map { input, output, cfg };
-    let mut y = Features::uninit((n, c, output.0, output.1));
-    planes(x, &mut y, |x, y, _| isa.run(Average { map, x, y }));
+    let mut y = Features::uninit((n, c, output.0, output.1), x.precision());
+    by_element!(x.precision(), E => {
+        planes::<E>(x, &mut y, |x, y, _| isa.run(Average { map, x, y }));
+    });
     y
 }
 
@@ -224,9 +215,11 @@ pub fn avg_pool2d_backward(
     args::same(OP, "a gradient of height and width", output, (oh, ow))?;
     let isa = Isa::current();
     let map = Map { input, output, cfg };
-    let mut dx = Features::uninit((n, c, input.0, input.1));
-    planes(dy, &mut dx, |dy, dx, _| {
-        isa.run(AverageBackward { map, dy, dx })
+    let mut dx = Features::uninit((n, c, input.0, input.1), dy.precision());
+    by_element!(dy.precision(), E => {
+        planes::<E>(dy, &mut dx, |dy, dx, _| {
+            through_f32(isa, dx, |dx| isa.run(AverageBackward { map, dy, dx }));
+        });
     });
     Ok(dx)
 }
@@ -238,8 +231,8 @@ pub fn avg_pool2d_backward(
 /// None on the CPU.
 pub fn global_avg_pool(x: &Features) -> Result<Features> {
     let isa = Isa::current();
-    let mut y = Features::uninit((x.batch(), x.channels(), 1, 1));
-    planes(x, &mut y, |x, y, _| isa.run(Mean { x, y }));
+    let mut y = Features::uninit((x.batch(), x.channels(), 1, 1), x.precision());
+    by_element!(x.precision(), E => planes::<E>(x, &mut y, |x, y, _| isa.run(Mean { x, y })));
     Ok(y)
 }
 
@@ -264,7 +257,10 @@ pub fn global_avg_pool_backward(input: (usize, usize), dy: &Features) -> Result<
         );
     }
     let isa = Isa::current();
-    let mut dx = Features::uninit((dy.batch(), dy.channels(), input.0, input.1));
-    planes(dy, &mut dx, |dy, dx, _| isa.run(Spread { dy, dx }));
+    let dims = (dy.batch(), dy.channels(), input.0, input.1);
+    let mut dx = Features::uninit(dims, dy.precision());
+    by_element!(dy.precision(), E => {
+        planes::<E>(dy, &mut dx, |dy, dx, _| isa.run(Spread { dy, dx }));
+    });
     Ok(dx)
 }
