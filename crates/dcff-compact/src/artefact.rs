@@ -90,23 +90,48 @@ impl Artefact {
         })
     }
 
-    /// Writes the folder `path` whole or not at all, replacing an older one.
+    /// An artefact of parts that came from elsewhere; `path` is named in errors about the tensors.
+    pub(crate) fn from_parts(
+        config: Config,
+        tensors: BTreeMap<String, Tensor>,
+        path: &Path,
+    ) -> Result<Self> {
+        check(&config, Path::new(CONFIG))?;
+        let artefact = Self { config, tensors };
+        artefact.check_tensors(path)?;
+        Ok(artefact)
+    }
+
+    /// The artefact's files: their names and bytes. The same artefact always gives the same bytes.
     ///
     /// # Errors
-    /// [`Error::Io`] with the path.
-    pub fn save(&self, path: &Path) -> Result<()> {
+    /// Those of reading a tensor from its device.
+    pub fn to_files(&self) -> Result<[(&'static str, Vec<u8>); 2]> {
         let provenance = serde_json::Value::from_iter(self.config.provenance.clone()).to_string();
         let metadata = BTreeMap::from([
             ("format".to_owned(), "pt".to_owned()),
             ("dcff_version".to_owned(), self.config.dcff_version.clone()),
             ("provenance".to_owned(), provenance),
         ]);
-        let bytes = weights::tensors_to_bytes(&self.tensors, &metadata)?;
+        let weights = weights::tensors_to_bytes(&self.tensors, &metadata)?;
         let config = serde_json::to_string_pretty(&self.config)
-            .map_err(|error| Error::content(path, error.to_string()))?;
+            .map_err(|error| Error::content(Path::new(CONFIG), error.to_string()))?;
+        Ok([
+            (WEIGHTS, weights),
+            (CONFIG, format!("{config}\n").into_bytes()),
+        ])
+    }
+
+    /// Writes the folder `path` whole or not at all, replacing an older one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the path.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let files = self.to_files()?;
         file::write_folder(path, |folder| {
-            file::write(&folder.join(WEIGHTS), &bytes)?;
-            file::write(&folder.join(CONFIG), format!("{config}\n").as_bytes())
+            files
+                .iter()
+                .try_for_each(|(name, bytes)| file::write(&folder.join(name), bytes))
         })
     }
 

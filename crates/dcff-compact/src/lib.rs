@@ -8,6 +8,8 @@
 //!
 //! ```text
 //! Network + Views --collapse--> Artefact --save--> folder --load--> Artefact --network--> Network (plain)
+//!                                                                      |--fold_batch_norm--> Artefact without batch norm
+//!                                                                      |--export::onnx, export::modeling--> other programs
 //! ```
 //!
 //! Loading links no method: this crate deliberately does not know criteria, rates, schedules or data sets, and a
@@ -15,7 +17,11 @@
 
 mod artefact;
 mod error;
+pub mod export;
 pub mod file;
+mod fold;
+#[cfg(test)]
+mod testing;
 mod weights;
 
 pub use artefact::{Artefact, CONFIG, Config, Preprocessing, WEIGHTS};
