@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use dcff_fusion::{KeepMode, TemperatureSchedule};
 
+use crate::commands::export;
+
 /// Trains compact convolutional networks from scratch by Dynamic-coded Filter Fusion.
 #[derive(Debug, Parser)]
 #[command(name = "dcff", version, about, long_about = None)]
@@ -39,6 +41,14 @@ pub(crate) enum Command {
     Data(DataArgs),
     /// Measure speed and memory on images of noise
     Bench(BenchArgs),
+    /// What a compact network sees in images: the most probable classes
+    Predict(PredictArgs),
+    /// Write a compact network for PyTorch or as an ONNX file
+    Export(ExportArgs),
+    /// Put a finished run's compact network on the Hugging Face Hub, with its card
+    Publish(PublishArgs),
+    /// Fetch a compact network from the Hugging Face Hub into the cache
+    Pull(PullArgs),
 }
 
 /// Where images are looked for.
@@ -176,7 +186,7 @@ pub(crate) struct CompareArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct EvalArgs {
-    /// A folder with model.safetensors and config.json, or a run's folder
+    /// A folder with model.safetensors and config.json, a run's folder, or hf://USER/NAME[@REVISION]
     pub(crate) artefact: PathBuf,
     /// Data set whose test images are used
     #[arg(long, value_name = "NAME")]
@@ -303,6 +313,72 @@ pub(crate) struct BenchInferArgs {
     /// Passes measured, more of small batches; their median is given
     #[arg(long, value_name = "N", default_value_t = 7)]
     pub(crate) rounds: usize,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PredictArgs {
+    /// A folder with model.safetensors and config.json, a run's folder, or hf://USER/NAME[@REVISION]
+    pub(crate) artefact: PathBuf,
+    /// PNG or JPEG files of any size
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<PathBuf>,
+    /// Classes to show of each image
+    #[arg(long, value_name = "K", default_value_t = 5)]
+    pub(crate) top: usize,
+    /// One JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ExportArgs {
+    /// A folder with model.safetensors and config.json, a run's folder, or hf://USER/NAME[@REVISION]
+    pub(crate) artefact: PathBuf,
+    #[arg(long, value_name = "FORMAT", help = choices("Form to write", export::FORMATS.into_iter()))]
+    pub(crate) format: String,
+    /// Fold batch norm into the convolutions
+    #[arg(long)]
+    pub(crate) fold_bn: bool,
+    /// Folder to write to; beside the weights unless given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PublishArgs {
+    /// Folder of a finished run
+    pub(crate) run: PathBuf,
+    /// Repository on the Hub: USER/NAME or ORGANISATION/NAME
+    #[arg(value_name = "USER/NAME")]
+    pub(crate) repo: String,
+    /// Write what would be uploaded to a folder and list it; uses no network and needs no account
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Folder for --dry-run; RUN/hub unless given
+    #[arg(long, value_name = "DIR", requires = "dry_run")]
+    pub(crate) out: Option<PathBuf>,
+    /// Licence of the weights, as the Hub abbreviates it
+    #[arg(long, value_name = "ID", default_value = "mit")]
+    pub(crate) license: String,
+    /// Measure the latency on this machine first, and keep it in the run's folder for the card
+    #[arg(long)]
+    pub(crate) measure: bool,
+    /// Make the repository private, where it does not exist yet
+    #[arg(long)]
+    pub(crate) private: bool,
+    /// Branch to upload to; made where it does not exist
+    #[arg(long, value_name = "BRANCH", default_value = "main")]
+    pub(crate) revision: String,
+    /// Propose the upload as a pull request
+    #[arg(long)]
+    pub(crate) create_pr: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PullArgs {
+    /// USER/NAME or USER/NAME@REVISION; hf:// in front of it is accepted
+    #[arg(value_name = "USER/NAME[@REVISION]")]
+    pub(crate) source: String,
 }
 
 fn choices<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> String {

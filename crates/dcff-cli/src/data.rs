@@ -39,11 +39,9 @@ mod hub {
     use std::path::PathBuf;
 
     use dcff_data::HubFiles;
-    use dcff_hub::{HubConfig, RepoId, RepoKind, cached_snapshot};
+    use dcff_hub::{RepoId, RepoKind, cached_snapshot};
 
-    fn config() -> HubConfig {
-        HubConfig::from_env_map(|name| std::env::var(name).ok())
-    }
+    use crate::hub::config;
 
     /// The Hub's files of the data set `name`, or of the one it is a part of.
     fn files(name: &str) -> Option<HubFiles> {

@@ -4,8 +4,10 @@
 //! code 2, a comparison some of whose runs failed with 1, an interruption with 130.
 
 mod args;
+mod artefact;
 mod commands;
 mod data;
+mod hub;
 mod progress;
 mod table;
 
@@ -71,5 +73,9 @@ fn run(cli: Cli) -> anyhow::Result<Ended> {
         Command::Criteria(args) => commands::lists::criteria(&args),
         Command::Data(args) => commands::data::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Predict(args) => commands::predict::run(&args),
+        Command::Export(args) => commands::export::run(&args),
+        Command::Publish(args) => commands::publish::run(&args),
+        Command::Pull(args) => commands::pull::run(&args),
     }
 }

@@ -32,6 +32,7 @@ mod error;
 mod loader;
 mod locate;
 mod manifest;
+mod preprocess;
 mod random;
 mod readers;
 mod synthetic;
@@ -45,6 +46,7 @@ pub use locate::{Loaded, Located, Source, locate};
 pub use manifest::{
     DatasetInfo, Fingerprints, Generator, HubFile, HubFiles, find, known, known_names,
 };
+pub use preprocess::Preprocess;
 pub use readers::{
     read_cifar_binary, read_cifar_python, read_cifar_tar, read_class_folders, read_parquet,
 };

@@ -41,8 +41,10 @@ pub struct HubConfig {
     pub endpoint: String,
     /// The cache that all Hub tools share.
     pub cache: PathBuf,
-    /// For private repositories.
+    /// For private repositories and for publishing.
     pub token: Option<Token>,
+    /// Where `hf auth login` stores a token; `None` where stored ones are not to be used.
+    pub token_path: Option<PathBuf>,
     /// Use the cache only.
     pub offline: bool,
 }
@@ -53,7 +55,8 @@ impl HubConfig {
     /// * endpoint: `HF_ENDPOINT`, else `https://huggingface.co`;
     /// * cache: `HF_HUB_CACHE`, else `HUGGINGFACE_HUB_CACHE`, else `hub` in `HF_HOME`, else in `XDG_CACHE_HOME/huggingface`, else in
     ///   `HOME/.cache/huggingface`;
-    /// * token: `HF_TOKEN` (a token that `hf auth login` stored is found by the client itself);
+    /// * token: `HF_TOKEN`;
+    /// * token_path: `HF_TOKEN_PATH`, else `token` beside the cache's `hub`; none if `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set;
     /// * offline: `HF_HUB_OFFLINE` is `1`, `on`, `yes` or `true`.
     pub fn from_env_map(variable: impl Fn(&str) -> Option<String>) -> Self {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
@@ -72,9 +75,10 @@ impl HubConfig {
                     .join("huggingface")
             })
         };
-        let offline = variable("HF_HUB_OFFLINE")
-            .unwrap_or_default()
-            .to_lowercase();
+        let is_set = |name: &str| {
+            let value = variable(name).unwrap_or_default().to_lowercase();
+            matches!(value.as_str(), "1" | "on" | "yes" | "true")
+        };
         Self {
             endpoint: variable("HF_ENDPOINT")
                 .unwrap_or_else(|| "https://huggingface.co".to_owned())
@@ -84,8 +88,21 @@ impl HubConfig {
                 .or_else(|| folder("HUGGINGFACE_HUB_CACHE"))
                 .unwrap_or_else(|| home().join("hub")),
             token: variable("HF_TOKEN").as_deref().and_then(Token::new),
-            offline: matches!(offline.as_str(), "1" | "on" | "yes" | "true"),
+            token_path: (!is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"))
+                .then(|| folder("HF_TOKEN_PATH").unwrap_or_else(|| home().join("token"))),
+            offline: is_set("HF_HUB_OFFLINE"),
         }
+    }
+
+    /// With the token that is stored at `token_path`, where none was given otherwise and there is one.
+    pub fn with_stored_token(mut self) -> Self {
+        if self.token.is_none()
+            && let Some(path) = &self.token_path
+            && let Ok(text) = std::fs::read_to_string(path)
+        {
+            self.token = Token::new(&text);
+        }
+        self
     }
 }
 
@@ -142,6 +159,24 @@ mod tests {
                 "{value}"
             );
         }
+    }
+
+    #[test]
+    fn a_stored_token_is_used_where_none_is_given() {
+        let home = tempfile::tempdir().unwrap();
+        let (stored, other) = (home.path().join("token"), home.path().join("other"));
+        std::fs::write(&stored, "hf_stored\n").unwrap();
+        std::fs::write(&other, "hf_other").unwrap();
+        let (home, other) = (home.path().to_str().unwrap(), other.to_str().unwrap());
+        let token = |variables: &[(&str, &str)]| config(variables).with_stored_token().token;
+        assert_eq!(token(&[("HF_HOME", home)]), Token::new("hf_stored"));
+        let given = [("HF_HOME", home), ("HF_TOKEN_PATH", other)];
+        assert_eq!(token(&given), Token::new("hf_other"));
+        let given = [("HF_HOME", home), ("HF_TOKEN", "hf_given")];
+        assert_eq!(token(&given), Token::new("hf_given"));
+        let given = [("HF_HOME", home), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")];
+        assert_eq!(token(&given), None);
+        assert_eq!(token(&[("HF_HOME", "/no/such/folder")]), None);
     }
 
     #[test]

@@ -20,6 +20,14 @@ pub enum Error {
         /// Expected and got.
         detail: String,
     },
+    /// The name of a branch, tag or commit that git would refuse.
+    #[error("revision `{revision}`: {detail}")]
+    Revision {
+        /// The name as given.
+        revision: String,
+        /// Expected and got.
+        detail: String,
+    },
     /// HF_HUB_OFFLINE is set and the files are not in the cache.
     #[error(
         "{repo}: HF_HUB_OFFLINE is set and {file} is not in {}; unset it, or {LOCAL_FILES}",

@@ -23,4 +23,4 @@ pub use config::{HubConfig, Token};
 #[cfg(feature = "client")]
 pub use download::{DownloadProgress, RemoteFile, download};
 pub use error::{Error, Result};
-pub use repo_id::{RepoId, RepoKind};
+pub use repo_id::{RepoId, RepoKind, RepoRevision, check_revision};

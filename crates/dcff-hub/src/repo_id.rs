@@ -95,6 +95,65 @@ impl FromStr for RepoId {
     }
 }
 
+/// `owner/name` at a branch, tag or commit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RepoRevision {
+    /// The repository.
+    pub repo: RepoId,
+    /// Branch, tag or commit; `main` unless given.
+    pub revision: String,
+}
+
+impl fmt::Display for RepoRevision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.repo, self.revision)
+    }
+}
+
+impl FromStr for RepoRevision {
+    type Err = Error;
+
+    /// `OWNER/NAME` or `OWNER/NAME@REVISION`.
+    fn from_str(text: &str) -> Result<Self> {
+        let (repo, revision) = text.split_once('@').unwrap_or((text, "main"));
+        check_revision(revision)?;
+        Ok(Self {
+            repo: repo.parse()?,
+            revision: revision.to_owned(),
+        })
+    }
+}
+
+/// Refuses what git would not take as the name of a branch, and so everything that could leave the cache's folder.
+///
+/// # Errors
+/// [`Error::Revision`] with what was expected and what came.
+pub fn check_revision(revision: &str) -> Result<()> {
+    let refuse = |detail: String| {
+        Err(Error::Revision {
+            revision: revision.to_owned(),
+            detail,
+        })
+    };
+    if revision.is_empty() || revision.len() > 255 {
+        return refuse(format!(
+            "expected 1 to 255 characters, got {}",
+            revision.len()
+        ));
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+    if let Some(character) = revision.chars().find(|&c| !allowed(c)) {
+        return refuse(format!(
+            "expected letters, digits, `-`, `_`, `.` or `/`, got {character:?}"
+        ));
+    }
+    let bad = |part: &str| part.is_empty() || part.starts_with(['.', '-']) || part.ends_with('.');
+    if revision.contains("..") || revision.split('/').any(bad) {
+        return refuse("expected the name of a branch or tag, or a commit".to_owned());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +163,33 @@ mod tests {
         for id in ["uoft-cs/cifar10", "a/b", "Org_1/model.v2-small"] {
             assert_eq!(id.parse::<RepoId>().unwrap().to_string(), id);
         }
+    }
+
+    #[test]
+    fn revisions_stay_inside_the_cache() {
+        let parsed = |text: &str| text.parse::<RepoRevision>().map(|r| r.to_string());
+        assert_eq!(parsed("a/b").unwrap(), "a/b@main");
+        for good in ["a/b@v1.0", "a/b@refs/pr/3", "a/b@0123abcd"] {
+            assert_eq!(parsed(good).unwrap(), good);
+        }
+        for bad in [
+            "a/b@",
+            "a/b@..",
+            "a/b@../x",
+            "a/b@x/../y",
+            "a/b@/etc",
+            "a/b@x//y",
+            "a/b@x y",
+            "a/b@-x",
+            "a/b@x@y",
+            "../b@x",
+        ] {
+            assert!(parsed(bad).is_err(), "{bad}");
+        }
+        assert_eq!(
+            parsed("a/b@x y").unwrap_err().to_string(),
+            "revision `x y`: expected letters, digits, `-`, `_`, `.` or `/`, got ' '"
+        );
     }
 
     #[test]

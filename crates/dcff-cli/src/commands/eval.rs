@@ -1,6 +1,5 @@
 //! `dcff eval`.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::ensure;
@@ -11,14 +10,14 @@ use dcff_models::Views;
 use serde_json::json;
 
 use crate::args::EvalArgs;
-use crate::{Ended, data};
+use crate::{Ended, artefact, data};
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Ended> {
     ensure!(
         args.batch_size > 0,
         "--batch-size: expected at least 1, got 0"
     );
-    let path = artefact_folder(&args.artefact);
+    let path = artefact::folder(&args.artefact)?;
     let artefact = Artefact::load(&path)?;
     let loaded = data::load(&args.data, &args.data_dir)?;
     let (test, cfg) = (loaded.splits.test, &artefact.config.pretrained_cfg);
@@ -70,14 +69,4 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Ended> {
         );
     }
     Ok(Ended::Done)
-}
-
-/// A run's folder stands for its artefact.
-fn artefact_folder(path: &Path) -> PathBuf {
-    let inner = path.join(dcff_train::COMPACT);
-    if path.join(dcff_train::CONFIG).exists() && inner.exists() {
-        inner
-    } else {
-        path.to_owned()
-    }
 }

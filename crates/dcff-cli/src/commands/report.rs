@@ -76,7 +76,7 @@ fn reduced(cost: Cost) -> String {
     )
 }
 
-fn markdown(runs: &[(String, Summary)], command: Option<&str>) -> String {
+pub(super) fn markdown(runs: &[(String, Summary)], command: Option<&str>) -> String {
     let mut table = Table::new([
         ("network", Align::Left),
         ("method", Align::Left),

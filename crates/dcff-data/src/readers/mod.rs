@@ -12,6 +12,9 @@ pub use cifar_binary::read_cifar_binary;
 pub use cifar_python::read_cifar_python;
 pub use cifar_tar::read_cifar_tar;
 pub use class_folders::read_class_folders;
+#[cfg(test)]
+pub(crate) use decode::tests::png;
+pub(crate) use decode::{Decoded, decode};
 pub use parquet::read_parquet;
 
 /// Names of the batch files that hold CIFAR-10's training images, without extension.

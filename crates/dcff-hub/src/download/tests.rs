@@ -109,6 +109,7 @@ fn config(endpoint: &str, cache: &Path) -> HubConfig {
         endpoint: endpoint.to_owned(),
         cache: cache.to_owned(),
         token: Token::new(SECRET),
+        token_path: None,
         offline: false,
     }
 }

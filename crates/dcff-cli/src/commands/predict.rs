@@ -1,0 +1,105 @@
+//! `dcff predict`.
+
+use anyhow::ensure;
+use candle_core::{Device, Tensor};
+use dcff_compact::Artefact;
+use dcff_data::{Normalisation, Preprocess};
+use dcff_models::{InferenceNetwork, Views};
+use serde_json::{Value, json};
+
+use crate::args::PredictArgs;
+use crate::table::{Align, Table};
+use crate::{Ended, artefact};
+
+/// Images computed at once.
+const BATCH: usize = 16;
+
+pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<Ended> {
+    ensure!(args.top > 0, "--top: expected at least 1, got 0");
+    let artefact = Artefact::load(&artefact::folder(&args.artefact)?)?;
+    let cfg = &artefact.config.pretrained_cfg;
+    let preprocess = Preprocess {
+        input_size: cfg.input_size,
+        crop_pct: cfg.crop_pct,
+        interpolation: cfg.interpolation.clone(),
+        normalisation: Normalisation {
+            mean: cfg.mean.clone(),
+            std: cfg.std.clone(),
+        },
+    };
+    let network = artefact.network(&Device::Cpu)?;
+    let network = InferenceNetwork::new(&network, &Views::dense())?;
+    let [c, h, w] = cfg.input_size;
+    let mut found = Vec::with_capacity(args.images.len());
+    for paths in args.images.chunks(BATCH) {
+        let mut pixels = Vec::with_capacity(paths.len() * c * h * w);
+        for path in paths {
+            pixels.extend(preprocess.read(path)?);
+        }
+        let images = Tensor::from_vec(pixels, (paths.len(), c, h, w), &Device::Cpu)?;
+        for logits in network.forward(&images)?.to_vec2::<f32>()? {
+            found.push(top(&logits, args.top));
+        }
+    }
+    let results = args.images.iter().zip(&found);
+    if args.json {
+        let images: Vec<Value> = results
+            .map(|(image, classes)| {
+                let classes: Vec<Value> = classes
+                    .iter()
+                    .map(|&(index, probability)| {
+                        json!({ "label": cfg.label_names[index], "index": index, "probability": probability })
+                    })
+                    .collect();
+                json!({ "image": image, "classes": classes })
+            })
+            .collect();
+        println!("{}", json!({ "artefact": args.artefact, "images": images }));
+        return Ok(Ended::Done);
+    }
+    for (image, classes) in results {
+        println!("{}", image.display());
+        let mut table = Table::new([("", Align::Right), ("", Align::Left)]);
+        for &(index, probability) in classes {
+            table.row([
+                format!("{:.2} %", 100.0 * probability),
+                cfg.label_names[index].clone(),
+            ]);
+        }
+        // The headings are blank.
+        for line in table.text().lines().skip(1) {
+            println!("  {line}");
+        }
+    }
+    Ok(Ended::Done)
+}
+
+/// The `k` most probable classes: index and probability, softmax of the logits. Of equal ones the first comes first.
+fn top(logits: &[f32], k: usize) -> Vec<(usize, f64)> {
+    let highest = logits.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
+    let powers: Vec<f64> = logits
+        .iter()
+        .map(|&v| f64::from(v - highest).exp())
+        .collect();
+    let sum: f64 = powers.iter().sum();
+    let mut classes: Vec<(usize, f64)> = powers.iter().map(|p| p / sum).enumerate().collect();
+    classes.sort_by(|a, b| b.1.total_cmp(&a.1));
+    classes.truncate(k);
+    classes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::top;
+
+    #[test]
+    fn the_most_probable_come_first() {
+        // exp(ln 3) : exp(0) : exp(0) = 3 : 1 : 1.
+        let found = top(&[0.0, 3f32.ln(), 0.0], 2);
+        assert_eq!([found[0].0, found[1].0], [1, 0]);
+        assert!((found[0].1 - 0.6).abs() < 1e-6 && (found[1].1 - 0.2).abs() < 1e-6);
+        // Logits whose exponential is no finite number.
+        let found = top(&[1000.0, -1000.0], 5);
+        assert_eq!(found, [(0, 1.0), (1, 0.0)]);
+    }
+}

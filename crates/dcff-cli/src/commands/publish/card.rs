@@ -1,0 +1,420 @@
+//! The model card: `README.md` of a repository on the Hub.
+//!
+//! The front matter is YAML as the Hub reads it, with a model-index: Hugging Face, *Model cards*,
+//! <https://huggingface.co/docs/hub/model-cards#model-card-metadata>. Strings are written as JSON, which YAML contains.
+
+use dcff_data::DatasetInfo;
+use dcff_flops::reduction_percent;
+use dcff_fusion::PUBLISHED;
+use dcff_train::{Cost, MethodConfig, Outcome, Summary};
+
+use super::latency::Latency;
+use crate::table::{Align, Table, duration};
+
+/// What a card is made of.
+pub(super) struct Card<'a> {
+    /// `USER/NAME`.
+    pub(super) repo: &'a str,
+    pub(super) license: &'a str,
+    pub(super) summary: &'a Summary,
+    /// What is known about the data set, where it is a known one.
+    pub(super) data: Option<&'a DatasetInfo>,
+    pub(super) latency: Option<&'a Latency>,
+    pub(super) input: [usize; 3],
+    pub(super) labels: &'a [String],
+}
+
+/// A string as YAML and JSON quote it.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.2} %", 100.0 * share)
+}
+
+/// An integer with its thousands set apart.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+impl Card<'_> {
+    /// The file's text; the same card always gives the same text.
+    pub(super) fn text(&self) -> String {
+        let mut text = self.front_matter();
+        for section in [
+            self.what(),
+            self.figures(),
+            self.loading(),
+            self.training(),
+            self.limits(),
+            CITATION.to_owned(),
+        ] {
+            text.push('\n');
+            text.push_str(&section);
+        }
+        text
+    }
+
+    /// The name on the Hub, without its owner.
+    fn name(&self) -> &str {
+        self.repo.rsplit('/').next().unwrap_or(self.repo)
+    }
+
+    /// How the data set is called on the Hub or, where it is not there, here.
+    fn hub_data(&self) -> Option<&str> {
+        Some(self.data?.hub.as_ref()?.repo.as_str())
+    }
+
+    fn data_name(&self) -> &str {
+        &self.summary.config.data.name
+    }
+
+    fn front_matter(&self) -> String {
+        let s = self.summary;
+        let mut y = String::from("---\n");
+        let mut line = |text: String| {
+            y.push_str(&text);
+            y.push('\n');
+        };
+        line(format!("license: {}", quoted(self.license)));
+        line("library_name: dcff".into());
+        line("pipeline_tag: image-classification".into());
+        line("tags:".into());
+        for tag in [
+            "dcff",
+            "image-classification",
+            "pruning",
+            "model-compression",
+            "pytorch",
+            "onnx",
+            "safetensors",
+        ] {
+            line(format!("- {tag}"));
+        }
+        line(format!("- {}", quoted(&s.config.arch)));
+        line("- arxiv:2107.06916".into());
+        if let Some(data) = self.hub_data() {
+            line("datasets:".into());
+            line(format!("- {data}"));
+        }
+        line("metrics:".into());
+        line("- accuracy".into());
+        line("model-index:".into());
+        line(format!("- name: {}", quoted(self.name())));
+        line("  results:".into());
+        line("  - task:".into());
+        line("      type: image-classification".into());
+        line("      name: Image Classification".into());
+        line("    dataset:".into());
+        line(format!("      name: {}", quoted(self.data_name())));
+        line(format!(
+            "      type: {}",
+            quoted(self.hub_data().unwrap_or(self.data_name()))
+        ));
+        line(format!("      config: {}", quoted(self.data_config())));
+        line("      split: test".into());
+        line("    metrics:".into());
+        for (outcome, name) in [(s.last, self.last_name()), (s.chosen, self.chosen_name())] {
+            line("    - type: accuracy".into());
+            line(format!("      name: {}", quoted(&name)));
+            line(format!("      value: {}", outcome.test.accuracy));
+        }
+        for (kind, name, cost) in self.costs() {
+            line(format!("    - type: {kind}"));
+            let full = grouped(cost.full);
+            line(format!(
+                "      name: {}",
+                quoted(&format!("{name} (full network: {full})"))
+            ));
+            line(format!("      value: {}", cost.compact));
+        }
+        line("---".into());
+        y
+    }
+
+    /// The Hub's configuration of the data set: the folder of its files.
+    fn data_config(&self) -> &str {
+        let files = self.data.and_then(|info| info.hub.as_ref()?.files.first());
+        files
+            .and_then(|file| file.path.split_once('/'))
+            .map_or("default", |(folder, _)| folder)
+    }
+
+    fn last_name(&self) -> String {
+        let s = self.summary;
+        format!(
+            "top-1, last epoch ({}), seed {}",
+            s.last.epoch, s.config.seed
+        )
+    }
+
+    fn chosen_name(&self) -> String {
+        let s = self.summary;
+        format!(
+            "top-1, epoch chosen by {} ({}), seed {}",
+            s.chosen_by, s.chosen.epoch, s.config.seed
+        )
+    }
+
+    fn costs(&self) -> [(&'static str, &'static str, Cost); 3] {
+        let s = self.summary;
+        [
+            ("macs", "multiply-accumulates", s.macs),
+            (
+                "operations",
+                "operations, published convention",
+                s.published_ops,
+            ),
+            ("parameters", "parameters", s.params),
+        ]
+    }
+
+    fn what(&self) -> String {
+        let s = self.summary;
+        let [c, h, w] = self.input;
+        let how = match &s.config.method {
+            MethodConfig::Dense => "It is the plain network, trained from scratch.".to_owned(),
+            _ => format!(
+                "It was trained from scratch, without a pretrained network, by {}: a plain narrow network with {} % fewer multiply-accumulates and {} % fewer parameters than its full form.",
+                self.method(),
+                two(reduction_percent(s.macs.full, s.macs.compact)),
+                two(reduction_percent(s.params.full, s.params.compact)),
+            ),
+        };
+        format!(
+            "# {}\n\nA compact {} that tells {} classes of {h}x{w} images with {c} channels apart ({}).\n{how}\n",
+            self.name(),
+            s.config.arch,
+            self.labels.len(),
+            self.some_labels(),
+        )
+    }
+
+    fn some_labels(&self) -> String {
+        const SHOWN: usize = 10;
+        let mut shown: Vec<&str> = self.labels.iter().take(SHOWN).map(String::as_str).collect();
+        if self.labels.len() > SHOWN {
+            shown.push("…");
+        }
+        shown.join(", ")
+    }
+
+    fn method(&self) -> String {
+        match &self.summary.config.method {
+            MethodConfig::Dcff(c) => format!(
+                "Dynamic-coded Filter Fusion (criterion `{}`, keep `{}`, temperature `{}`)",
+                c.criterion,
+                c.keep.name(),
+                c.temperature
+            ),
+            other => method_name(other),
+        }
+    }
+
+    fn figures(&self) -> String {
+        let s = self.summary;
+        let mut accuracy = Table::new([
+            ("top-1 on the test images", Align::Left),
+            ("epoch", Align::Right),
+            ("seed", Align::Right),
+            ("accuracy", Align::Right),
+            ("loss", Align::Right),
+        ]);
+        let mut row = |name: &str, o: Outcome| {
+            accuracy.row([
+                name.to_owned(),
+                o.epoch.to_string(),
+                s.config.seed.to_string(),
+                percent(o.test.accuracy),
+                format!("{:.4}", o.test.loss),
+            ]);
+        };
+        row("last epoch", s.last);
+        row(
+            &format!("chosen by {} (these weights)", s.chosen_by),
+            s.chosen,
+        );
+        let mut text = format!("## Figures\n\n{}", accuracy.markdown());
+        text.push_str("\nOne run with one seed: other seeds give other figures.\n");
+        if s.config.recipe.select_on_test {
+            text.push_str("The epoch was chosen on the test images, as in the paper: its accuracy is no estimate for new images.\n");
+        }
+        if let Some(paper) = PUBLISHED.iter().find(|p| self.uses(p)) {
+            text.push_str(&format!(
+                "The paper gives {:.2} % for these rates: the best epoch on the test images, after its full recipe.\n",
+                paper.top1
+            ));
+        }
+
+        let mut costs = Table::new([
+            ("cost of one image", Align::Left),
+            ("full", Align::Right),
+            ("this network", Align::Right),
+            ("saved", Align::Right),
+        ]);
+        for (_, name, cost) in self.costs() {
+            costs.row([
+                name.to_owned(),
+                grouped(cost.full),
+                grouped(cost.compact),
+                format!("{} %", two(reduction_percent(cost.full, cost.compact))),
+            ]);
+        }
+        match self.latency {
+            None => costs.row(["latency, ms".into(), "-".into(), "-".into(), "-".into()]),
+            Some(latency) => {
+                for row in &latency.rows {
+                    costs.row([
+                        format!("latency in batches of {}, ms", row.batch),
+                        format!("{:.3}", row.full_ms),
+                        format!("{:.3}", row.compact_ms),
+                        format!("{} %", two(100.0 * (1.0 - row.compact_ms / row.full_ms))),
+                    ]);
+                }
+            }
+        }
+        text.push_str(&format!("\n{}\n", costs.markdown()));
+        text.push_str("Multiply-accumulates are those of convolutions and linear layers; the published convention of arXiv 2107.06916 also counts bias, batch norm and pooling.\n");
+        text.push_str(&match self.latency {
+            None => "Latency was not measured (`dcff publish --measure`).\n".to_owned(),
+            Some(l) => format!(
+                "Latency: median of {} passes, {} threads, dcff {} on {}.\n",
+                l.rounds, l.threads, s.dcff_version, l.device
+            ),
+        });
+        text
+    }
+
+    fn uses(&self, setting: &dcff_fusion::PublishedSetting) -> bool {
+        let MethodConfig::Dcff(config) = &self.summary.config.method else {
+            return false;
+        };
+        // The figures in print are CIFAR-10's or ImageNet's.
+        let known = self.data.is_some_and(|info| info.name == "cifar10");
+        known
+            && setting.arch == self.summary.config.arch
+            && setting
+                .parsed_rates()
+                .is_ok_and(|rates| rates == config.rates)
+    }
+
+    fn loading(&self) -> String {
+        let repo = self.repo;
+        format!(
+            r#"## Use
+
+PyTorch, with the packages `torch`, `safetensors` and `huggingface_hub`:
+
+```python
+import sys
+from huggingface_hub import snapshot_download
+folder = snapshot_download("{repo}"); sys.path.insert(0, folder)
+from modeling_dcff import CompactNetwork
+model = CompactNetwork.from_pretrained(folder)
+```
+
+`model(model.preprocess(images))` gives the logits `[N, {classes}]` of images `[N, {c}, H, W]` with values in 0..1; `model.labels` names them.
+
+ONNX, with `onnxruntime`: `model.onnx` takes normalised images `input` `[batch, {c}, {h}, {w}]` and gives `logits`; its metadata tell preprocessing and labels.
+
+[dcff](https://github.com/dcff-rs/dcff), without Python:
+
+```bash
+dcff predict hf://{repo} photo.png
+```
+
+All forms come from the same weights; loading them runs no pickle.
+"#,
+            classes = self.labels.len(),
+            c = self.input[0],
+            h = self.input[1],
+            w = self.input[2],
+        )
+    }
+
+    fn training(&self) -> String {
+        let s = self.summary;
+        let (data, recipe) = (&s.config.data, &s.config.recipe);
+        format!(
+            "## Training\n\n```bash\ndcff train --config training/config.toml --out runs/{name}\n```\n\n\
+             repeats this run, to the same bits. It took {time} on {device} with {threads} threads: {epochs} epochs of {images} images of `{data}`, batches of {batch}, SGD from a rate of {rate}.\n\
+             The test images have the SHA-256 `{test}`; figures on other files are not comparable.\n\
+             `training/` holds the configuration, a row of metrics per epoch, the summary and the report.\n",
+            name = self.name(),
+            time = duration(s.seconds),
+            device = s.device,
+            threads = s.threads,
+            epochs = recipe.epochs,
+            images = s.train_images,
+            data = data.name,
+            batch = recipe.batch_size,
+            rate = recipe.learning_rate,
+            test = data.test_fingerprint,
+        )
+    }
+
+    fn limits(&self) -> String {
+        let [_, h, w] = self.input;
+        let mut text = format!(
+            "## Limits\n\n\
+             - It knows only these {} classes, and answers with one of them whatever it is shown.\n\
+             - It was trained on images of {h}x{w} pixels; larger ones are reduced to that first.\n\
+             - Nothing was measured on images of another source than the test images.\n",
+            self.labels.len()
+        );
+        if let Some(info) = self.data {
+            text.push_str(&format!(
+                "- Terms of the training data: {}.\n",
+                info.licence
+            ));
+        }
+        text
+    }
+}
+
+fn method_name(method: &MethodConfig) -> String {
+    let value = serde_json::to_value(method).unwrap_or_default();
+    format!(
+        "the method `{}`",
+        value["name"].as_str().unwrap_or("unknown")
+    )
+}
+
+fn two(percent: f64) -> String {
+    format!("{percent:.2}")
+}
+
+const CITATION: &str = "## Citation\n\n```bibtex\n\
+@article{lin2023dcff,\n  \
+title   = {Training Compact {CNN}s for Image Classification using Dynamic-coded Filter Fusion},\n  \
+author  = {Lin, Mingbao and Ji, Rongrong and Chen, Bohong and Chao, Fei and Liu, Jianzhuang and Zeng, Wei and Tian, Yonghong and Tian, Qi},\n  \
+journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},\n  \
+year    = {2023},\n  \
+note    = {arXiv:2107.06916}\n}\n```\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_set_apart() {
+        assert_eq!(
+            [grouped(7), grouped(1234), grouped(123_456_789)],
+            ["7", "1,234", "123,456,789"]
+        );
+    }
+
+    #[test]
+    fn yaml_strings_hold_what_they_quote() {
+        assert_eq!(quoted("a: \"b\" # c"), r#""a: \"b\" # c""#);
+    }
+}

@@ -1,0 +1,181 @@
+//! `dcff publish`.
+//!
+//! What is uploaded is a tree of files in memory: a dry run writes exactly this tree to a folder.
+
+mod card;
+mod latency;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use dcff_compact::export::{MODELING, ONNX, modeling, onnx};
+use dcff_compact::{Artefact, CONFIG, WEIGHTS, file};
+use dcff_hub::RepoId;
+use dcff_train::{COMPACT, METRICS, RunFolder, Summary};
+
+use super::report;
+use crate::Ended;
+use crate::args::PublishArgs;
+use crate::table::{Align, Table};
+
+/// Where a dry run is written unless the user says otherwise.
+const DRY_RUN: &str = "hub";
+/// The card's file.
+const CARD: &str = "README.md";
+/// A table of metrics larger than this is not one of ours.
+const MAX_METRICS_BYTES: u64 = 256 << 20;
+
+/// The files of a repository: paths with `/`, bytes.
+type Tree = BTreeMap<String, Vec<u8>>;
+
+pub(crate) fn run(args: &PublishArgs) -> anyhow::Result<Ended> {
+    let repo: RepoId = args.repo.parse()?;
+    let tree = tree(args)?;
+    if args.dry_run {
+        let out = args.out.clone().unwrap_or_else(|| args.run.join(DRY_RUN));
+        write(&out, &tree)?;
+        print!("{}", listing(&tree));
+        println!(
+            "{}: what dcff publish would upload to {repo}",
+            out.display()
+        );
+        return Ok(Ended::Done);
+    }
+    upload::run(args, &repo, tree)
+}
+
+/// Everything that goes to the Hub. The same run always gives the same tree.
+fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    ensure!(
+        !args.license.is_empty() && args.license.chars().all(known),
+        "--license: expected an identifier such as mit or apache-2.0, got '{}'",
+        args.license
+    );
+    let (folder, _) = RunFolder::open(&args.run)?;
+    let mut summary = folder
+        .summary()?
+        .with_context(|| format!("{}: the run is not finished", args.run.display()))?;
+    let mut artefact = Artefact::load(&folder.join(COMPACT))?;
+    if args.measure {
+        let full = dcff_models::by_name(&summary.config.arch)?
+            .with_classes(artefact.config.pretrained_cfg.num_classes)
+            .with_input(artefact.config.architecture.input);
+        latency::measure(folder.path(), &artefact, &full)?;
+    }
+    let latency = latency::read(folder.path())?;
+    forget_paths(&mut summary, &mut artefact);
+
+    let mut tree = Tree::new();
+    for (name, bytes) in artefact.to_files()? {
+        tree.insert(name.to_owned(), bytes);
+    }
+    tree.insert(MODELING.to_owned(), modeling().as_bytes().to_vec());
+    tree.insert(ONNX.to_owned(), onnx(&artefact)?);
+    let cfg = &artefact.config.pretrained_cfg;
+    let card = card::Card {
+        repo: &args.repo,
+        license: &args.license,
+        summary: &summary,
+        data: dcff_data::find(&summary.config.data.name).ok(),
+        latency: latency.as_ref(),
+        input: cfg.input_size,
+        labels: &cfg.label_names,
+    };
+    tree.insert(CARD.to_owned(), card.text().into_bytes());
+
+    let mut training = |name: &str, bytes: Vec<u8>| {
+        tree.insert(format!("training/{name}"), bytes);
+    };
+    training(
+        dcff_train::CONFIG,
+        toml::to_string(&summary.config)?.into_bytes(),
+    );
+    training(METRICS, metrics(&folder.join(METRICS))?);
+    let text = serde_json::to_string_pretty(&summary)?;
+    training(dcff_train::SUMMARY, format!("{text}\n").into_bytes());
+    let name = args.repo.clone();
+    training(
+        "report.md",
+        report::markdown(&[(name, summary)], None).into_bytes(),
+    );
+    Ok(tree)
+}
+
+fn metrics(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let size = std::fs::metadata(path)
+        .with_context(|| path.display().to_string())?
+        .len();
+    ensure!(
+        size <= MAX_METRICS_BYTES,
+        "{}: expected at most {MAX_METRICS_BYTES} bytes, got {size}",
+        path.display()
+    );
+    std::fs::read(path).with_context(|| path.display().to_string())
+}
+
+/// Images of one's own are named by their folder, whose place on this machine is nobody's business: its last part stays.
+fn forget_paths(summary: &mut Summary, artefact: &mut Artefact) {
+    let name = &mut summary.config.data.name;
+    if let Some(last) = name.rsplit(['/', '\\']).find(|part| !part.is_empty())
+        && dcff_data::find(name).is_err()
+    {
+        let short = format!("folder:{}", last.trim_start_matches("folder:"));
+        *name = short.clone();
+        if let Some(config) = artefact.config.provenance.get_mut("config")
+            && let Some(name) = config.pointer_mut("/data/name")
+        {
+            *name = short.into();
+        }
+    }
+}
+
+/// Writes the tree to `out`, in the place of an earlier dry run or where nothing is.
+fn write(out: &Path, tree: &Tree) -> anyhow::Result<()> {
+    let ours = [CONFIG, WEIGHTS, MODELING]
+        .iter()
+        .all(|name| out.join(name).is_file());
+    let free = match std::fs::read_dir(out) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    };
+    ensure!(
+        ours || free,
+        "{}: expected a new or empty folder, or that of an earlier dry run",
+        out.display()
+    );
+    if let Some(parent) = out.parent().filter(|parent| *parent != Path::new("")) {
+        std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+    }
+    Ok(file::write_folder(out, |folder| {
+        tree.iter().try_for_each(|(name, bytes)| {
+            let path: PathBuf = folder.join(name);
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent).map_err(|source| dcff_compact::Error::Io {
+                    path: parent.to_owned(),
+                    source,
+                })?;
+            }
+            file::write(&path, bytes)
+        })
+    })?)
+}
+
+fn listing(tree: &Tree) -> String {
+    let mut table = Table::new([("file", Align::Left), ("bytes", Align::Right)]);
+    for (name, bytes) in tree {
+        table.row([name.clone(), bytes.len().to_string()]);
+    }
+    table.text()
+}
+
+mod upload {
+    use super::*;
+
+    pub(super) fn run(_: &PublishArgs, _: &RepoId, _: Tree) -> anyhow::Result<Ended> {
+        anyhow::bail!(
+            "publishing: this program was built without the cargo feature 'hub'; --dry-run works without it"
+        )
+    }
+}
