@@ -88,7 +88,7 @@ impl Trace {
     }
 }
 
-fn internal(message: &str) -> Error {
+pub(crate) fn internal(message: &str) -> Error {
     Error::Candle(candle_core::Error::Msg(message.to_owned()))
 }
 
@@ -165,6 +165,16 @@ impl Network {
     /// The device of the parameters.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// The order of work.
+    pub(crate) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The shapes of all maps.
+    pub(crate) fn shapes(&self) -> &Shapes {
+        &self.shapes
     }
 
     /// All tensors' names, kinds and shapes.

@@ -279,9 +279,10 @@ fn unpack<E: Element>(x: &[E], out: &mut [f32], (n, c, h, w): (usize, usize, usi
     });
 }
 
-struct Pack<'a> {
-    from: [Option<&'a [f32]>; LANES],
-    to: &'a mut [f32],
+/// Puts the numbers of sixteen planes side by side, zeros where there is no plane.
+pub(crate) struct Pack<'a> {
+    pub(crate) from: [Option<&'a [f32]>; LANES],
+    pub(crate) to: &'a mut [f32],
 }
 
 impl Kernel for Pack<'_> {

@@ -39,6 +39,7 @@ mod element;
 mod elementwise;
 mod features;
 mod gemm;
+pub mod inference;
 mod linear;
 mod loss;
 mod mix;

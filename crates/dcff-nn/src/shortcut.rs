@@ -14,11 +14,11 @@ use crate::features::{Features, LANES};
 use crate::threads::{self, Out};
 
 /// Channels of zeros before the input's (negative: channels cropped).
-fn before(channels: usize, out_channels: usize) -> isize {
+pub(crate) fn before(channels: usize, out_channels: usize) -> isize {
     (out_channels as isize - channels as isize).div_euclid(2)
 }
 
-fn check(op: &str, stride: usize, out_channels: usize) -> Result<()> {
+pub(crate) fn check(op: &str, stride: usize, out_channels: usize) -> Result<()> {
     if stride == 0 || out_channels == 0 {
         bail!(
             "{op}: expected a stride and output channels of at least 1, got {stride} and {out_channels}"

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use candle_core::{Device, Tensor};
 use dcff_flops::Convention;
-use dcff_models::{Architecture, Mode, Network, Views};
+use dcff_models::{Architecture, InferenceNetwork, Network, Views};
 use dcff_train::methods::FilterFusionConfig;
 use dcff_train::{MethodConfig, Recipe, Sgd};
 use serde_json::json;
@@ -128,9 +128,10 @@ fn infer(args: &BenchInferArgs) -> anyhow::Result<()> {
     let subject = Subject::new(&args.network)?;
     check("--rounds", args.rounds)?;
     let (network, views) = subject.fused()?;
-    let compact = network.collapse(&views)?;
+    let compact = InferenceNetwork::new(&network, &views)?;
     drop(network);
     let dense = Network::new(&subject.full, &subject.full, SEED, &Device::Cpu)?;
+    let dense = InferenceNetwork::new(&dense, &Views::dense())?;
     let mut all = Vec::new();
     for &batch in &args.batch {
         check("--batch", batch)?;
@@ -142,7 +143,7 @@ fn infer(args: &BenchInferArgs) -> anyhow::Result<()> {
         for round in 0..WARM_UP + rounds {
             for (network, times) in [&compact, &dense].into_iter().zip(&mut times) {
                 let start = Instant::now();
-                network.forward(&images, &Views::dense(), Mode::Eval)?;
+                network.forward(&images)?;
                 if round >= WARM_UP {
                     times.push(start.elapsed().as_secs_f64());
                 }

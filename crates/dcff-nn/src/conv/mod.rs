@@ -13,10 +13,10 @@
 mod algorithm;
 mod direct;
 pub(crate) mod kernel;
-mod plan;
+pub(crate) mod plan;
 mod pointwise;
-mod transform;
-mod winograd;
+pub(crate) mod transform;
+pub(crate) mod winograd;
 mod winograd_gradient;
 
 use candle_core::{Result, Tensor, bail};
@@ -63,17 +63,23 @@ pub struct ConvGrads {
 }
 
 /// The sizes of one convolution, checked.
-struct Sizes {
-    c_in: usize,
-    c_out: usize,
-    input: (usize, usize),
-    output: (usize, usize),
-    kernel: (usize, usize),
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    pub(crate) c_in: usize,
+    pub(crate) c_out: usize,
+    pub(crate) input: (usize, usize),
+    pub(crate) output: (usize, usize),
+    pub(crate) kernel: (usize, usize),
 }
 
 impl Sizes {
-    fn new(op: &str, x: &Features, w: &Tensor, cfg: ConvConfig) -> Result<Self> {
-        let (_, c_in, h, width) = x.dims();
+    /// Those of the convolution of maps of `c_in` channels of `h x width` pixels with `w`.
+    pub(crate) fn new(
+        op: &str,
+        (c_in, h, width): (usize, usize, usize),
+        w: &Tensor,
+        cfg: ConvConfig,
+    ) -> Result<Self> {
         let Ok((c_out, depth, kh, kw)) = w.dims4() else {
             bail!(
                 "{op}: expected a weight of shape [C_out, C_in / groups, K_h, K_w], got {:?}",
@@ -164,7 +170,7 @@ pub fn conv2d(
     cfg: ConvConfig,
 ) -> Result<Features> {
     const OP: &str = "conv2d";
-    let sizes = Sizes::new(OP, x, w, cfg)?;
+    let sizes = Sizes::new(OP, (x.channels(), x.height(), x.width()), w, cfg)?;
     let bias = bias
         .map(|bias| args::numbers(OP, "a bias", bias, &[sizes.c_out]))
         .transpose()?;
@@ -223,7 +229,7 @@ pub fn conv2d_backward(
     need_input: bool,
 ) -> Result<ConvGrads> {
     const OP: &str = "conv2d_backward";
-    let sizes = Sizes::new(OP, x, w, cfg)?;
+    let sizes = Sizes::new(OP, (x.channels(), x.height(), x.width()), w, cfg)?;
     let (oh, ow) = sizes.output;
     args::same(
         OP,

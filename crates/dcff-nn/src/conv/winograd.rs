@@ -257,11 +257,11 @@ impl<E: Element, const M: usize> Output<'_, E, M> {
 }
 
 /// `G w Gᵀ` of up to sixteen kernels side by side.
-struct Weight<const M: usize> {
+pub(crate) struct Weight<const M: usize> {
     /// `[9, 16]`.
-    w: [f32; 9 * LANES],
-    out: *mut f32,
-    point_stride: usize,
+    pub(crate) w: [f32; 9 * LANES],
+    pub(crate) out: *mut f32,
+    pub(crate) point_stride: usize,
 }
 
 impl<const M: usize> Kernel for Weight<M> {

@@ -36,21 +36,22 @@ impl Map {
     }
 }
 
-pub(super) struct Max<'a, E> {
+/// Maxima and, with `TAPS`, where they came from.
+pub(super) struct Max<'a, E, const TAPS: bool> {
     pub(super) map: Map,
     pub(super) x: &'a [E],
     pub(super) y: &'a mut [E],
     pub(super) taps: *mut u8,
 }
 
-impl<E: Element> Kernel for Max<'_, E> {
+impl<E: Element, const TAPS: bool> Kernel for Max<'_, E, TAPS> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
         let (h, w) = self.map.input;
         let cfg = self.map.cfg;
-        // SAFETY: windows are clipped to the map; `taps` holds as many numbers as `y`.
+        // SAFETY: windows are clipped to the map; `taps`, where asked for, holds as many numbers as `y`.
         unsafe {
             for oy in 0..self.map.output.0 {
                 let (y, y_first, y_last) = window(oy, h, cfg);
@@ -64,13 +65,17 @@ impl<E: Element> Kernel for Max<'_, E> {
                             let at = (row + (x + kx as isize) as usize) * LANES;
                             let v = E::load::<S>(self.x.as_ptr().add(at));
                             let here = S::splat((ky * cfg.kernel + kx) as f32);
-                            tap = S::select_gt(v, best, here, S::select_nan(v, here, tap));
+                            if TAPS {
+                                tap = S::select_gt(v, best, here, S::select_nan(v, here, tap));
+                            }
                             best = S::select_gt(v, best, v, S::select_nan(v, v, best));
                         }
                     }
                     let at = (oy * self.map.output.1 + ox) * LANES;
                     E::store::<S>(self.y.as_mut_ptr().add(at), best);
-                    S::store_bytes(self.taps.add(at), tap);
+                    if TAPS {
+                        S::store_bytes(self.taps.add(at), tap);
+                    }
                 }
             }
         }

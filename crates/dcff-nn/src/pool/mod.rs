@@ -17,7 +17,7 @@ use candle_core::{Result, bail};
 use crate::args;
 use crate::buffer::Buffer;
 use crate::cpu::Isa;
-use crate::element::{Element, by_element, through_f32};
+use crate::element::{Element, Precision, by_element, through_f32};
 use crate::features::Features;
 use crate::threads::{self, Out};
 use kernels::{Average, AverageBackward, Map, Max, MaxBackward, Mean, Spread};
@@ -120,7 +120,7 @@ pub fn max_pool2d(x: &Features, cfg: PoolConfig) -> Result<(Features, MaxIndices
         cfg,
     };
     by_element!(x.precision(), E => planes::<E>(x, &mut y, |x, y, plane| {
-        isa.run(Max {
+        isa.run(Max::<E, true> {
             map,
             x,
             y,
@@ -135,6 +135,28 @@ pub fn max_pool2d(x: &Features, cfg: PoolConfig) -> Result<(Features, MaxIndices
         taps: Arc::new(taps),
     };
     Ok((y, indices))
+}
+
+/// [`max_pool2d`] of `f32` maps, without keeping where the maxima came from.
+pub(crate) fn maxima(x: &Features, cfg: PoolConfig) -> Result<Features> {
+    let (n, c, h, w) = x.dims();
+    let (oh, ow) = output("max_pool2d", (h, w), cfg)?;
+    let mut y = Features::uninit((n, c, oh, ow), Precision::F32);
+    let isa = Isa::current();
+    let map = Map {
+        input: (h, w),
+        output: (oh, ow),
+        cfg,
+    };
+    planes::<f32>(x, &mut y, |x, y, _| {
+        isa.run(Max::<f32, false> {
+            map,
+            x,
+            y,
+            taps: std::ptr::null_mut(),
+        });
+    });
+    Ok(y)
 }
 
 /// The gradient of [`max_pool2d`] with respect to its input, from `dy` `[N, C, H', W']`.

@@ -1,0 +1,341 @@
+//! Feature maps with channels side by side, and what does not mix channels.
+
+use candle_core::{Result, Tensor, bail};
+
+use super::Channels;
+use crate::args;
+use crate::cpu::Isa;
+use crate::element::Precision;
+use crate::elementwise::{self, Activation};
+use crate::features::{Features, LANES, Pack};
+use crate::pool::{self, PoolConfig};
+use crate::shortcut::before;
+use crate::threads::{self, Out};
+
+/// Feature maps `[N, C, H, W]` of a finished network on the CPU, `[N, ceil(C / 16), H, W, 16]`.
+///
+/// Lanes without a channel hold finite numbers that mean nothing. Clones share memory.
+#[derive(Clone, Debug)]
+pub struct Maps {
+    /// To the kernels of training: sixteen images for each of ours, a channel for each block.
+    blocks: Features,
+    channels: Channels,
+}
+
+impl Maps {
+    /// Takes a batch of images or feature maps `[N, C, H, W]` (`f32`, on the CPU) over.
+    ///
+    /// # Errors
+    ///
+    /// Another rank, type or device, or an empty dimension.
+    pub fn from_nchw(t: &Tensor) -> Result<Self> {
+        const OP: &str = "inference";
+        let Ok((n, c, h, w)) = t.dims4() else {
+            bail!(
+                "{OP}: expected a tensor of shape [N, C, H, W], got {:?}",
+                t.dims()
+            );
+        };
+        if n * c * h * w == 0 {
+            bail!(
+                "{OP}: expected a tensor without empty dimensions, got {:?}",
+                t.dims()
+            );
+        }
+        args::with_any(OP, "the tensor", t, |x| {
+            let mut maps = Self::uninit(n, Channels::new(c), (h, w));
+            let (isa, pixels, blocks) = (Isa::current(), h * w, c.div_ceil(LANES));
+            let out = Out::new(maps.numbers_mut());
+            threads::each(n * blocks, |task| {
+                let (image, first) = (task / blocks, task % blocks * LANES);
+                isa.run(Pack {
+                    from: std::array::from_fn(|lane| {
+                        let plane = image * c + first + lane;
+                        (first + lane < c).then(|| &x[plane * pixels..][..pixels])
+                    }),
+                    // SAFETY: this task alone writes the block.
+                    to: unsafe {
+                        std::slice::from_raw_parts_mut(
+                            out.at(task * pixels * LANES),
+                            pixels * LANES,
+                        )
+                    },
+                });
+            });
+            maps
+        })
+    }
+
+    /// The feature maps as a tensor `[N, C, H, W]`.
+    ///
+    /// # Errors
+    ///
+    /// Passes candle's on.
+    pub fn to_nchw(&self) -> Result<Tensor> {
+        let (n, c, h, w) = self.dims();
+        let mut out = Vec::with_capacity(n * c * h * w);
+        for image in 0..n {
+            for (block, lane) in self.channels.places() {
+                let plane = self.plane(image, block);
+                out.extend(plane.iter().skip(lane).step_by(LANES));
+            }
+        }
+        args::tensor(out, &[n, c, h, w])
+    }
+
+    /// `(N, C, H, W)`.
+    pub fn dims(&self) -> (usize, usize, usize, usize) {
+        let (h, w) = self.size();
+        (self.batch(), self.channels.count(), h, w)
+    }
+
+    /// Images, `N`.
+    pub fn batch(&self) -> usize {
+        self.blocks.batch() / LANES
+    }
+
+    /// Where the channels lie.
+    pub fn channels(&self) -> &Channels {
+        &self.channels
+    }
+
+    /// Height and width in pixels.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        (self.blocks.height(), self.blocks.width())
+    }
+
+    /// Maps with arbitrary contents.
+    pub(crate) fn uninit(n: usize, channels: Channels, (h, w): (usize, usize)) -> Self {
+        Self {
+            blocks: Features::uninit((n * LANES, channels.blocks(), h, w), Precision::F32),
+            channels,
+        }
+    }
+
+    /// Numbers of a block of channels, and of an image.
+    pub(crate) fn strides(&self) -> (usize, usize) {
+        (self.blocks.plane(), self.blocks.group_len())
+    }
+
+    pub(crate) fn numbers(&self) -> &[f32] {
+        self.blocks.cpu()
+    }
+
+    pub(crate) fn numbers_mut(&mut self) -> &mut [f32] {
+        self.blocks.cpu_mut()
+    }
+
+    /// One block of one image, `[H, W, 16]`.
+    fn plane(&self, image: usize, block: usize) -> &[f32] {
+        let (plane, group) = self.strides();
+        &self.numbers()[image * group + block * plane..][..plane]
+    }
+
+    /// Every `stride`-th pixel; channel `i` of the result is channel `from(i)` of this, or zero.
+    fn gather(
+        &self,
+        stride: usize,
+        channels: Channels,
+        from: impl Fn(usize) -> Option<usize>,
+    ) -> Self {
+        let (h, w) = self.size();
+        let (oh, ow) = (h.div_ceil(stride), w.div_ceil(stride));
+        let mut y = Self::uninit(self.batch(), channels.clone(), (oh, ow));
+        let (plane, group) = y.strides();
+        let places: Vec<_> = self.channels.places().collect();
+        let out = y.numbers_mut();
+        out.fill(0.0);
+        for image in 0..self.batch() {
+            for (i, (block, lane)) in channels.places().enumerate() {
+                let Some((from, from_lane)) = from(i).map(|i| places[i]) else {
+                    continue;
+                };
+                let from = self.plane(image, from);
+                let to = &mut out[image * group + block * plane..][..plane];
+                for (to, from) in to
+                    .chunks_exact_mut(ow * LANES)
+                    .zip(from.chunks(w * LANES).step_by(stride))
+                {
+                    let from = from.iter().skip(from_lane).step_by(stride * LANES);
+                    let to = to.iter_mut().skip(lane).step_by(LANES);
+                    to.zip(from).for_each(|(to, from)| *to = *from);
+                }
+            }
+        }
+        y
+    }
+
+    /// The same maps with their channels where `channels` says.
+    pub(crate) fn arranged(&self, channels: &Channels) -> Self {
+        if &self.channels == channels {
+            return self.clone();
+        }
+        self.gather(1, channels.clone(), Some)
+    }
+
+    fn with_blocks(&self, blocks: Features) -> Self {
+        Self {
+            blocks,
+            channels: self.channels.clone(),
+        }
+    }
+}
+
+/// The activation of `x` `[N, C, H, W]`.
+///
+/// # Errors
+///
+/// None.
+pub fn activation(x: &Maps, act: Activation) -> Result<Maps> {
+    Ok(x.with_blocks(elementwise::activation(&x.blocks, act)?))
+}
+
+/// `act(a + b)` of maps of the same dimensions.
+///
+/// # Errors
+///
+/// Different dimensions.
+pub fn add(a: &Maps, b: &Maps, act: Activation) -> Result<Maps> {
+    args::same("add", "a second input of dimensions", a.dims(), b.dims())?;
+    let b = b.arranged(&a.channels);
+    Ok(a.with_blocks(elementwise::add(&a.blocks, &b.blocks, act)?))
+}
+
+/// The channels of all parts one after the other: `[N, C_1, H, W], ...` to `[N, ΣC_i, H, W]`.
+///
+/// # Errors
+///
+/// No part, or parts of different batch or map size.
+pub fn concat(parts: &[&Maps]) -> Result<Maps> {
+    let blocks: Vec<_> = parts.iter().map(|part| &part.blocks).collect();
+    Ok(Maps {
+        blocks: elementwise::concat(&blocks)?,
+        channels: Channels::joined(parts.iter().map(|part| &part.channels)),
+    })
+}
+
+/// Maxima `[N, C, H', W']`, as [`crate::max_pool2d`].
+///
+/// # Errors
+///
+/// A window that does not fit the map.
+pub fn max_pool2d(x: &Maps, cfg: PoolConfig) -> Result<Maps> {
+    Ok(x.with_blocks(pool::maxima(&x.blocks, cfg)?))
+}
+
+/// Averages `[N, C, H', W']`, as [`crate::avg_pool2d`].
+///
+/// # Errors
+///
+/// A window that does not fit the map.
+pub fn avg_pool2d(x: &Maps, cfg: PoolConfig) -> Result<Maps> {
+    Ok(x.with_blocks(pool::avg_pool2d(&x.blocks, cfg)?))
+}
+
+/// Means over all pixels, `[N, C, 1, 1]`.
+///
+/// # Errors
+///
+/// None.
+pub fn global_avg_pool(x: &Maps) -> Result<Maps> {
+    Ok(x.with_blocks(pool::global_avg_pool(&x.blocks)?))
+}
+
+/// Every `stride`-th pixel, channels padded with zeros to `out_channels`, as [`crate::shortcut`].
+///
+/// # Errors
+///
+/// A stride or number of channels of zero.
+pub fn shortcut(x: &Maps, stride: usize, out_channels: usize) -> Result<Maps> {
+    crate::shortcut::check("shortcut", stride, out_channels)?;
+    let channels = x.channels.count();
+    let before = before(channels, out_channels);
+    Ok(x.gather(stride, Channels::new(out_channels), |i| {
+        usize::try_from(i as isize - before)
+            .ok()
+            .filter(|&i| i < channels)
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    fn counted(dims: (usize, usize, usize, usize)) -> Tensor {
+        let (n, c, h, w) = dims;
+        let count = (n * c * h * w) as f32;
+        let t = Tensor::arange(1f32, count + 1.0, &Device::Cpu).unwrap();
+        t.reshape(dims).unwrap()
+    }
+
+    fn values(t: &Tensor) -> Vec<f32> {
+        t.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn sixteen_channels_lie_side_by_side() {
+        let t = counted((2, 17, 1, 2));
+        let x = Maps::from_nchw(&t).unwrap();
+        // Image, block, pixel, lane: one block of sixteen channels, one of a single channel.
+        assert_eq!(x.numbers().len(), 2 * 2 * 2 * 16);
+        assert_eq!(x.numbers()[..3], [1.0, 3.0, 5.0]);
+        assert_eq!(x.numbers()[16..18], [2.0, 4.0]);
+        assert_eq!(x.numbers()[32..34], [33.0, 0.0]);
+        assert_eq!(x.numbers()[64], 35.0);
+        assert_eq!(values(&x.to_nchw().unwrap()), values(&t));
+    }
+
+    #[test]
+    fn joined_maps_add_up_with_others() {
+        let (a, b) = (counted((2, 3, 2, 2)), counted((2, 18, 2, 2)));
+        let both = Tensor::cat(&[&a, &b], 1).unwrap();
+        let parts = [&a, &b].map(|t| Maps::from_nchw(t).unwrap());
+        let joined = concat(&[&parts[0], &parts[1]]).unwrap();
+        assert_eq!(values(&joined.to_nchw().unwrap()), values(&both));
+        let plain = Maps::from_nchw(&both).unwrap();
+        for sum in [
+            add(&joined, &plain, Activation::Relu),
+            add(&plain, &joined, Activation::Identity),
+        ] {
+            let expected: Vec<f32> = values(&both).iter().map(|x| 2.0 * x).collect();
+            assert_eq!(values(&sum.unwrap().to_nchw().unwrap()), expected);
+        }
+    }
+
+    #[test]
+    fn pools_and_shortcuts_are_those_of_training() {
+        let t = counted((3, 19, 5, 4)).affine(-1.0, 300.0).unwrap();
+        let (maps, features) = (
+            Maps::from_nchw(&t).unwrap(),
+            Features::from_nchw(&t).unwrap(),
+        );
+        let cfg = PoolConfig {
+            kernel: 3,
+            stride: 2,
+            padding: 1,
+        };
+        let pairs = [
+            (
+                max_pool2d(&maps, cfg),
+                crate::max_pool2d(&features, cfg).map(|(y, _)| y),
+            ),
+            (avg_pool2d(&maps, cfg), crate::avg_pool2d(&features, cfg)),
+            (global_avg_pool(&maps), crate::global_avg_pool(&features)),
+            (shortcut(&maps, 2, 35), crate::shortcut(&features, 2, 35)),
+            (shortcut(&maps, 2, 8), crate::shortcut(&features, 2, 8)),
+            (
+                activation(&maps, Activation::Relu),
+                crate::activation(&features, Activation::Relu),
+            ),
+        ];
+        for (i, (ours, theirs)) in pairs.into_iter().enumerate() {
+            let (ours, theirs) = (
+                ours.unwrap().to_nchw().unwrap(),
+                theirs.unwrap().to_nchw().unwrap(),
+            );
+            assert_eq!(ours.dims(), theirs.dims(), "{i}");
+            assert_eq!(values(&ours), values(&theirs), "{i}");
+        }
+    }
+}
