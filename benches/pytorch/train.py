@@ -36,6 +36,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--layout", choices=list(network.LAYOUTS), default="channels-last")
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="bf16: by torch.autocast")
     args = parser.parse_args()
     imported = peak_mib()
     torch.set_num_threads(args.threads)
@@ -51,7 +52,9 @@ def main():
     for step in range(WARM_UP + args.rounds):
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(net(images), labels).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
+            loss = F.cross_entropy(net(images), labels)
+        loss.backward()
         optimizer.step()
         if step >= WARM_UP:
             times.append(time.perf_counter() - start)
@@ -67,7 +70,7 @@ def main():
                 "layout": args.layout,
                 "threads": args.threads,
                 "batch": args.batch,
-                "precision": "f32",
+                "precision": args.precision,
                 "images_per_s": args.batch / median,
                 "median_step_ms": 1e3 * median,
                 "peak_rss_mib": peak_mib(),

@@ -27,7 +27,7 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum What {
     /// Whole training steps of the compact network
-    Train(NetworkArgs),
+    Train(TrainArgs),
     /// Forward passes of the compact and the dense network
     Infer(NetworkArgs),
     /// Convolutions, batch norm and pooling of VGG-16 and ResNet-56, layer by layer
@@ -37,6 +37,20 @@ enum What {
         /// For example dcff-nn
         package: Option<String>,
     },
+}
+
+#[derive(clap::Args)]
+struct TrainArgs {
+    #[command(flatten)]
+    network: NetworkArgs,
+    /// What feature maps are stored in, comma-separated: f32, bf16 (PyTorch: autocast). All take turns
+    #[arg(
+        long,
+        value_name = "TYPES",
+        value_delimiter = ',',
+        default_value = "f32"
+    )]
+    precision: Vec<String>,
 }
 
 #[derive(clap::Args)]
@@ -74,8 +88,8 @@ struct NetworkArgs {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
-        What::Train(args) => networks("train", args, &[256]),
-        What::Infer(args) => networks("infer", args, &[1, 256]),
+        What::Train(args) => networks("train", &args.network, &[256], &args.precision),
+        What::Infer(args) => networks("infer", args, &[1, 256], &[]),
         What::Layers => succeed(&mut cargo([
             "bench",
             "--package",
@@ -95,8 +109,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     .map(|()| ExitCode::SUCCESS)
 }
 
-/// Measures every network with every number of threads and images.
-fn networks(task: &str, args: &NetworkArgs, batches: &[usize]) -> Result<()> {
+/// Measures every network with every number of threads and images; `precisions` take turns where the task has them.
+fn networks(
+    task: &str,
+    args: &NetworkArgs,
+    batches: &[usize],
+    precisions: &[String],
+) -> Result<()> {
     let positive = [args.rounds, args.steps];
     let mut given = positive.iter().chain(&args.threads).chain(&args.batch);
     ensure!(
@@ -116,8 +135,14 @@ fn networks(task: &str, args: &NetworkArgs, batches: &[usize]) -> Result<()> {
     for arch in &args.arch {
         for &threads in &threads {
             for &batch in batches {
-                let runs =
-                    take_turns(task, args, (&dcff, python.as_deref()), arch, threads, batch)?;
+                let subject = Subject {
+                    task,
+                    arch,
+                    threads,
+                    batch,
+                    precisions,
+                };
+                let runs = take_turns(&subject, args, (&dcff, python.as_deref()))?;
                 for (network, seen) in &runs {
                     summarise(args.json, arch, network, (threads, batch), seen)?;
                 }
@@ -130,16 +155,35 @@ fn networks(task: &str, args: &NetworkArgs, batches: &[usize]) -> Result<()> {
 /// The lines that each program printed, a line for every turn.
 type Seen = BTreeMap<String, Vec<Value>>;
 
-/// Has both programs measure in turn; the lines by network (compact, dense) and program.
-fn take_turns(
-    task: &str,
-    args: &NetworkArgs,
-    (dcff, python): (&Path, Option<&Path>),
-    arch: &str,
+/// What all programs measure.
+struct Subject<'a> {
+    task: &'a str,
+    arch: &'a str,
     threads: usize,
     batch: usize,
+    precisions: &'a [String],
+}
+
+/// Has both programs measure in turn; the lines by network (compact, dense; with its precision unless that is f32) and
+/// program.
+fn take_turns(
+    subject: &Subject<'_>,
+    args: &NetworkArgs,
+    (dcff, python): (&Path, Option<&Path>),
 ) -> Result<BTreeMap<String, Seen>> {
+    let &Subject {
+        task,
+        arch,
+        threads,
+        batch,
+        precisions,
+    } = subject;
     let [threads, batch, steps] = [threads, batch, args.steps].map(|n| n.to_string());
+    // One turn without the flag where the task has no precisions.
+    let flags: Vec<Vec<&str>> = match precisions {
+        [] => vec![Vec::new()],
+        given => given.iter().map(|p| vec!["--precision", p]).collect(),
+    };
     let ours = |task: &str| {
         let mut command = Command::new(dcff);
         command.args(["bench", task, "--arch", arch, "--rates", &args.rates]);
@@ -159,25 +203,33 @@ fn take_turns(
             "== {arch}, {threads} threads, batch {batch}: round {round} of {}",
             args.rounds
         );
-        let mut command = ours(task);
-        command.args(&measure[2..]).arg("--json");
-        let mut lines = json_lines(&mut command)?;
-        for layout in LAYOUTS {
-            let Some(python) = python else { continue };
-            let mut command = Command::new(python);
-            command
-                .arg(root().join(format!("benches/pytorch/{task}.py")))
-                .arg(&description)
-                .args(measure)
-                .args(["--layout", layout])
-                .env("PYTHONDONTWRITEBYTECODE", "1")
-                .env("OMP_NUM_THREADS", &threads);
+        let mut lines = Vec::new();
+        for flags in &flags {
+            let mut command = ours(task);
+            command.args(&measure[2..]).args(flags).arg("--json");
             lines.extend(json_lines(&mut command)?);
+            for layout in LAYOUTS {
+                let Some(python) = python else { continue };
+                let mut command = Command::new(python);
+                command
+                    .arg(root().join(format!("benches/pytorch/{task}.py")))
+                    .arg(&description)
+                    .args(measure)
+                    .args(["--layout", layout])
+                    .args(flags)
+                    .env("PYTHONDONTWRITEBYTECODE", "1")
+                    .env("OMP_NUM_THREADS", &threads);
+                lines.extend(json_lines(&mut command)?);
+            }
         }
         for line in lines {
             let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
             let program = [text("program"), text("layout"), text("mode")].join(" ");
-            let seen = runs.entry(text("network")).or_default();
+            let network = match text("precision").as_str() {
+                "" | "f32" => text("network"),
+                precision => format!("{} {precision}", text("network")),
+            };
+            let seen = runs.entry(network).or_default();
             seen.entry(program.trim().to_owned())
                 .or_default()
                 .push(line);

@@ -126,6 +126,8 @@ pub(crate) struct TrainArgs {
     /// Convolve without Winograd's transforms: slower, with the rounding of an ordinary convolution
     #[arg(long)]
     pub(crate) direct_convolution: bool,
+    #[arg(long, value_name = "TYPE", help = choices("What feature maps are stored in while training (weights, sums and evaluation are f32)", dcff_train::Precision::ALL.iter().map(|(_, name)| *name)))]
+    pub(crate) precision: Option<String>,
     /// Seeds everything that is random
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
@@ -295,6 +297,8 @@ pub(crate) struct BenchTrainArgs {
     /// Images per step
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) batch: usize,
+    #[arg(long, value_name = "TYPE", default_value = "f32", help = choices("What feature maps are stored in", dcff_train::Precision::ALL.iter().map(|(_, name)| *name)))]
+    pub(crate) precision: String,
     /// Steps measured; their median is given
     #[arg(long, value_name = "N", default_value_t = 7)]
     pub(crate) rounds: usize,

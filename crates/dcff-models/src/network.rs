@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{Device, Tensor};
-use dcff_nn::{BatchStatistics, Features, MaxIndices};
+use dcff_nn::{BatchStatistics, Features, MaxIndices, Precision};
 
 use crate::architecture::{Architecture, LayerKind};
 use crate::initialisation::initial_values;
@@ -41,6 +41,8 @@ pub struct Network {
     index: HashMap<String, usize>,
     /// Training batches seen, PyTorch's `num_batches_tracked`.
     batches_tracked: i64,
+    /// Of feature maps in training passes.
+    precision: Precision,
     device: Device,
 }
 
@@ -148,8 +150,20 @@ impl Network {
             tensors,
             index,
             batches_tracked: 0,
+            precision: Precision::F32,
             device: device.clone(),
         })
+    }
+
+    /// What feature maps and their gradients are stored in during training; at first [`Precision::F32`].
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Sets what feature maps and their gradients are stored in during training. Parameters, their gradients, statistics
+    /// and logits stay `f32`, and so does everything in [`Mode::Eval`]: a network is evaluated as it will be used.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
     }
 
     /// The architecture whose filters are kept.
@@ -281,8 +295,12 @@ impl Network {
                 got,
             });
         }
+        let precision = match mode {
+            Mode::Train => self.precision,
+            Mode::Eval => Precision::F32,
+        };
         let mut trace = Trace {
-            image: Features::from_nchw(images)?,
+            image: Features::from_nchw(images)?.to_precision(precision),
             values: vec![None; self.compact.layers.len()],
             saved: Vec::with_capacity(self.steps.len()),
         };
@@ -478,7 +496,9 @@ impl Network {
             return Ok(gradients);
         };
         let (n, k) = logits.dims2()?;
-        pending[last.output] = Some(dcff_nn::unflatten(logits, (n, k, 1, 1))?);
+        let precision = trace.value(Some(last.output))?.precision();
+        let gradient = dcff_nn::unflatten(logits, (n, k, 1, 1))?;
+        pending[last.output] = Some(gradient.to_precision(precision));
         for (i, step) in self.steps.iter().enumerate().rev() {
             let Some(gradient) = pending[step.output].take() else {
                 continue;
@@ -605,7 +625,9 @@ impl Network {
                 let input = grads
                     .input
                     .ok_or_else(|| internal("linear returned no input gradient"))?;
-                vec![Some(dcff_nn::unflatten(&input, input_dims(0))?)]
+                let input = dcff_nn::unflatten(&input, input_dims(0))?;
+                // The layer itself works in single precision, whatever its input was stored in.
+                vec![Some(input.to_precision(x()?.precision()))]
             }
             Operation::Add(function) => {
                 let gradient = dcff_nn::activation_backward(y()?, *function, &dy)?;

@@ -44,13 +44,14 @@ impl std::fmt::Display for Precision {
 }
 
 impl std::str::FromStr for Precision {
-    type Err = String;
+    type Err = candle_core::Error;
 
-    fn from_str(name: &str) -> Result<Self, String> {
+    fn from_str(name: &str) -> candle_core::Result<Self> {
         let found = Self::ALL.iter().find(|(_, known)| *known == name);
-        found
-            .map(|&(precision, _)| precision)
-            .ok_or_else(|| format!("expected f32 or bf16, got '{name}'"))
+        let Some(&(precision, _)) = found else {
+            candle_core::bail!("expected one of f32, bf16, got '{name}'");
+        };
+        Ok(precision)
     }
 }
 
@@ -378,11 +379,9 @@ mod tests {
     fn names_come_back() {
         for (precision, name) in Precision::ALL {
             assert_eq!(precision.to_string(), name);
-            assert_eq!(name.parse(), Ok(precision));
+            assert_eq!(name.parse::<Precision>().unwrap(), precision);
         }
-        assert_eq!(
-            "f16".parse::<Precision>(),
-            Err("expected f32 or bf16, got 'f16'".to_owned())
-        );
+        let message = "f16".parse::<Precision>().unwrap_err().to_string();
+        assert_eq!(message, "expected one of f32, bf16, got 'f16'");
     }
 }

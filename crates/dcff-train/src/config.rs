@@ -2,7 +2,7 @@
 
 use dcff_data::Augmentation;
 use dcff_models::Architecture;
-use dcff_nn::SgdConfig;
+use dcff_nn::{Precision, SgdConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::methods::{Dense, FilterFusion, FilterFusionConfig};
@@ -133,6 +133,10 @@ pub struct Recipe {
     /// Whether convolutions are plain sums of products, without Winograd's transforms: slower, rounding as elsewhere.
     #[serde(default)]
     pub direct_convolution: bool,
+    /// What feature maps and their gradients are stored in during training. Weights, statistics, sums and every
+    /// evaluation are single precision.
+    #[serde(default)]
+    pub precision: Precision,
     /// How the learning rate falls.
     pub schedule: Schedule,
 }
@@ -152,6 +156,7 @@ impl Recipe {
             warmup_epochs: 0,
             select_on_test: false,
             direct_convolution: false,
+            precision: Precision::F32,
             schedule: Schedule::MultiStep {
                 milestones: vec![150, 225],
                 gamma: 0.1,
@@ -307,6 +312,21 @@ mod tests {
         let text = toml::to_string(&config()).unwrap();
         assert_eq!(toml::from_str::<RunConfig>(&text).unwrap(), config());
         assert!(text.contains("kind = \"multi-step\""), "{text}");
+        assert!(text.contains("precision = \"f32\""), "{text}");
+    }
+
+    #[test]
+    fn a_recipe_without_a_precision_is_of_single_precision() {
+        let mut bf16 = config();
+        bf16.recipe.precision = Precision::Bf16;
+        let text = toml::to_string(&bf16).unwrap();
+        assert_eq!(toml::from_str::<RunConfig>(&text).unwrap(), bf16);
+        let text = text.replace("precision = \"bf16\"\n", "");
+        assert_eq!(toml::from_str::<RunConfig>(&text).unwrap(), config());
+        assert_eq!(
+            bf16.difference(&config()).unwrap(),
+            "recipe.precision: expected \"bf16\", got \"f32\""
+        );
     }
 
     #[test]

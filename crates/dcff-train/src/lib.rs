@@ -33,6 +33,8 @@ mod trainer;
 
 pub use checkpoint::{CHECKPOINT, Checkpoint, Position};
 pub use config::{Augment, DataConfig, MethodConfig, Recipe, RunConfig};
+/// What feature maps are stored in; [`Recipe::precision`].
+pub use dcff_nn::Precision;
 pub use error::{Error, Result};
 pub use evaluate::{Score, evaluate};
 pub use event::{Event, Metrics, Observer, Timing};

@@ -137,6 +137,7 @@ impl Trainer {
             derive_seed(config.seed, Purpose::Weights, 0),
             device,
         )?;
+        network.set_precision(config.recipe.precision);
         let mut optimizer = Sgd::new(&network)?;
 
         let train_set = Arc::new(data.splits.train.clone());

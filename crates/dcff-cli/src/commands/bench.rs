@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use dcff_flops::Convention;
 use dcff_models::{Architecture, InferenceNetwork, Network, Views};
 use dcff_train::methods::FilterFusionConfig;
-use dcff_train::{MethodConfig, Recipe, Sgd};
+use dcff_train::{MethodConfig, Precision, Recipe, Sgd};
 use serde_json::json;
 
 use crate::Ended;
@@ -95,8 +95,10 @@ fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
     }
     check("--batch", args.batch)?;
     check("--rounds", args.rounds)?;
+    let precision = args.precision.parse().context("--precision")?;
     let mut method = subject.method.build(SEED)?;
     let (mut network, views) = subject.fused()?;
+    network.set_precision(precision);
     let mut optimizer = Sgd::new(&network)?;
     let sgd = Recipe::published_cifar().sgd(0, 0, 1);
     let images = noise(args.batch, subject.full.input)?;
@@ -120,7 +122,7 @@ fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
         // Forward, gradient of the input, gradient of the weights.
         macs: 3 * args.batch as u64 * macs(&subject.compact)?,
     };
-    print("train", &args.network, &[measured]);
+    print("train", &args.network, precision, &[measured]);
     Ok(())
 }
 
@@ -159,11 +161,11 @@ fn infer(args: &BenchInferArgs) -> anyhow::Result<()> {
             });
         }
     }
-    print("infer", &args.network, &all);
+    print("infer", &args.network, Precision::F32, &all);
     Ok(())
 }
 
-fn print(task: &str, network: &BenchNetwork, all: &[Measured]) {
+fn print(task: &str, network: &BenchNetwork, precision: Precision, all: &[Measured]) {
     let (threads, peak) = (rayon::current_num_threads(), peak_mib());
     if network.json {
         for one in all {
@@ -177,7 +179,7 @@ fn print(task: &str, network: &BenchNetwork, all: &[Measured]) {
                     "network": one.label,
                     "threads": threads,
                     "batch": one.batch,
-                    "precision": "f32",
+                    "precision": precision,
                     "images_per_s": one.images_per_second(),
                     "median_step_ms": 1e3 * one.seconds,
                     "peak_rss_mib": peak,
@@ -191,6 +193,7 @@ fn print(task: &str, network: &BenchNetwork, all: &[Measured]) {
         ("network", Align::Left),
         ("threads", Align::Right),
         ("batch", Align::Right),
+        ("maps", Align::Left),
         ("images/s", Align::Right),
         ("ms a step", Align::Right),
         ("GF/s", Align::Right),
@@ -201,6 +204,7 @@ fn print(task: &str, network: &BenchNetwork, all: &[Measured]) {
             format!("{} {}", network.arch, one.label),
             threads.to_string(),
             one.batch.to_string(),
+            precision.to_string(),
             format!("{:.1}", one.images_per_second()),
             format!("{:.2}", 1e3 * one.seconds),
             format!("{:.1}", one.gflops()),

@@ -155,6 +155,9 @@ fn configure(args: &TrainArgs, saved: Option<&RunConfig>) -> anyhow::Result<RunC
     recipe.nesterov |= args.nesterov;
     recipe.select_on_test |= args.select_on_test;
     recipe.direct_convolution |= args.direct_convolution;
+    if let Some(precision) = &args.precision {
+        recipe.precision = precision.parse().context("--precision")?;
+    }
     match args.schedule.as_deref() {
         None => {}
         Some("constant") => recipe.schedule = Schedule::Constant,
