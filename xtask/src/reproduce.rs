@@ -172,14 +172,15 @@ fn train_arguments(args: &Args, data: &str, row: &Row) -> Vec<String> {
             ("--temperature", Some("published")),
         ]),
     }
+    // The published temperature starts at 1. At PyTorch's default initialisation, whose filters are short, every kernel is
+    // then nearly the mean of all filters, and a step moves all filters alike. Of 300 epochs one so spent is nothing; of
+    // 15 it leaves the kept filters too alike to part again. The ResNets' longer filters are spared.
+    let select = args.quick && !row.arch.starts_with("resnet");
     if args.quick {
         flags.push(("--hold-out", Some("0")));
-        if !row.arch.starts_with("resnet") {
-            // The published temperature starts at 1. At PyTorch's default initialisation, whose filters are short,
-            // every kernel is then nearly the mean of all filters, and a step moves all filters alike. Of 300 epochs one so
-            // spent is nothing; of 15 it leaves the kept filters too alike to part again. The ResNets' longer filters are spared.
-            flags.extend([("--keep", Some("select")), ("--augment", Some("none"))]);
-        }
+    }
+    if select {
+        flags.extend([("--keep", Some("select")), ("--augment", Some("none"))]);
     }
     // What was typed after `--` stands in place of the defaults.
     let typed = |flag: &str| {
@@ -192,6 +193,9 @@ fn train_arguments(args: &Args, data: &str, row: &Row) -> Vec<String> {
         if let Some(value) = value.filter(|_| !typed(flag)) {
             list.extend([flag.to_owned(), value.to_owned()]);
         }
+    }
+    if select && !typed("--nesterov") {
+        list.push("--nesterov".to_owned());
     }
     list.extend(args.train.iter().cloned());
     list
