@@ -33,7 +33,7 @@ pub(crate) enum Command {
     Compact(CompactArgs),
     /// Count operations and parameters, full and compact, layer by layer
     Flops(FlopsArgs),
-    /// Set the figures of finished runs beside the published ones
+    /// Compare runs: tables with intervals, figures, words; as a page, Markdown, CSV and LaTeX
     Report(ReportArgs),
     /// List the pruning criteria, keep modes and temperature schedules
     Criteria(ListArgs),
@@ -228,12 +228,16 @@ pub(crate) struct FlopsArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ReportArgs {
-    /// Folders of finished runs
+    /// Folders of runs; those that failed or are unfinished become marked rows
     #[arg(required = true, value_name = "RUN")]
     pub(crate) runs: Vec<PathBuf>,
-    /// Folder to write table.md and table.json to; without it the table is printed
+    /// Folder to write report.html, report.md, report.tex, CSV files and figures to, and the runs beside the published
+    /// figures as table.md and table.json; without it the Markdown is printed
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+    /// The layer shown from inside: its kept filters and its P; the first scored one unless given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) layer: Option<String>,
     /// The command that made the runs, for the table's foot
     #[arg(long, value_name = "TEXT")]
     pub(crate) command: Option<String>,

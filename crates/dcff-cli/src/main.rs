@@ -9,11 +9,11 @@ mod commands;
 mod data;
 mod hub;
 mod progress;
-mod table;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+pub(crate) use dcff_report::table;
 
 use args::{Cli, Command};
 

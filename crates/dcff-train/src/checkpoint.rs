@@ -154,6 +154,11 @@ impl Checkpoint {
         )?)
     }
 
+    /// The coefficients `P [M, C_out]` with which the convolution `layer` is fused; `None` where it is not.
+    pub fn coefficients(&self, layer: &str) -> Option<&Tensor> {
+        self.tensors.get(&tensor_name(MIX, layer))
+    }
+
     /// The tensors of `section`, named as they were given.
     pub(crate) fn section(&self, section: &str) -> HashMap<String, Tensor> {
         let named = self.tensors.iter();

@@ -17,8 +17,6 @@ use crate::commands::{report, train};
 use crate::table::duration;
 use crate::{Ended, data};
 
-/// In a run's folder: why it failed, in one line.
-pub(crate) const ERROR: &str = "error.txt";
 /// The report's folder in the comparison's.
 const REPORT: &str = "report";
 
@@ -74,10 +72,13 @@ pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<Ended> {
         .runs
         .iter()
         .map(|run| args.out.join(&run.name))
-        .filter(|folder| folder.join(SUMMARY).exists())
         .collect();
-    if !folders.is_empty() {
-        report::write(&folders, &args.out.join(REPORT), args.command.as_deref())?;
+    let options = dcff_report::Options {
+        command: args.command.clone(),
+        layer: None,
+    };
+    if failed < folders.len() {
+        report::write(&folders, &args.out.join(REPORT), options)?;
     }
     Ok(if failed > 0 {
         Ended::Partly

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use dcff_report::ERROR;
 use dcff_train::{CONFIG, METRICS, SUMMARY};
 
-use super::ERROR;
 use super::matrix::Run;
 use crate::table::duration;
 

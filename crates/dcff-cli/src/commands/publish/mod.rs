@@ -12,9 +12,9 @@ use anyhow::{Context, ensure};
 use dcff_compact::export::{MODELING, ONNX, modeling, onnx};
 use dcff_compact::{Artefact, CONFIG, WEIGHTS, file};
 use dcff_hub::RepoId;
+use dcff_report::PublishedTable;
 use dcff_train::{COMPACT, METRICS, RunFolder, Summary};
 
-use super::report;
 use crate::Ended;
 use crate::args::PublishArgs;
 use crate::table::{Align, Table};
@@ -95,11 +95,8 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
     training(METRICS, metrics(&folder.join(METRICS))?);
     let text = serde_json::to_string_pretty(&summary)?;
     training(dcff_train::SUMMARY, format!("{text}\n").into_bytes());
-    let name = args.repo.clone();
-    training(
-        "report.md",
-        report::markdown(&[(name, summary)], None).into_bytes(),
-    );
+    let table = PublishedTable::of_summaries(vec![(&args.repo, &summary)], None);
+    training("report.md", table.markdown().into_bytes());
     Ok(tree)
 }
 

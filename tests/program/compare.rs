@@ -150,6 +150,66 @@ fn a_killed_comparison_goes_on_to_the_same_report() {
             assert!(a == b, "{name}/{file}");
         }
     }
+    assert_eq!(report(&whole), report(&broken));
+}
+
+/// The files of the report without what is marked as times.
+fn report(out: &Path) -> Vec<(String, String)> {
+    let report = out.join("report");
+    let mut names: Vec<String> = [
+        "report.html",
+        "report.md",
+        "report.tex",
+        "groups.csv",
+        "runs.csv",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for entry in std::fs::read_dir(report.join("figures")).unwrap() {
+        names.push(format!("figures/{}", entry.unwrap().file_name().display()));
+    }
+    names.sort();
+    assert!(names.len() > 10, "{names:?}");
+    let read = |name: String| {
+        let text = std::fs::read_to_string(report.join(&name)).unwrap();
+        let text = match (text.find("<!-- times"), text.find("<!-- end of times -->")) {
+            (Some(from), Some(to)) => format!("{}{}", &text[..from], &text[to..]),
+            _ => text,
+        };
+        (name, text)
+    };
+    names.into_iter().map(read).collect()
+}
+
+#[test]
+fn a_failed_run_is_a_row_and_not_the_end() {
+    let (dir, images) = workshop();
+    let out = dir.path().join("out");
+    let file = dir.path().join("matrix.toml");
+    let text = format!(
+        "arch = [\"resnet20\"]\n[train]\ndata = {:?}\nrates = 0.5\nepochs = 2\nbatch-size = 12\nhold-out = 0\n\
+         [[matrix]]\ncriteria = [\"random\"]\nlabel = \"hopeless\"\ntrain.weight-decay = 1e6\n\
+         [[matrix]]\ncriteria = [\"random\"]\n",
+        images.display().to_string()
+    );
+    std::fs::write(&file, text).unwrap();
+    let outcome = run([
+        "compare".as_ref(),
+        file.as_os_str(),
+        "--out".as_ref(),
+        out.as_os_str(),
+        "--no-estimate".as_ref(),
+        "--jobs".as_ref(),
+        "2".as_ref(),
+    ]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    let markdown = std::fs::read_to_string(out.join("report/report.md")).unwrap();
+    assert!(markdown.contains("failed: the loss is "), "{markdown}");
+    assert!(markdown.contains("| 0 (1 failed) |"), "{markdown}");
+    assert!(
+        markdown.contains("1 finished runs and 1 that did not finish"),
+        "{markdown}"
+    );
 }
 
 #[test]

@@ -1,0 +1,151 @@
+//! Differences between groups, paired over seeds.
+
+use crate::group::{Group, Section};
+use crate::statistics::Sample;
+
+/// The level of every interval.
+pub(crate) const LEVEL: f64 = 0.95;
+
+/// How much more accurate one group is than another, in percentage points after the last epoch.
+#[derive(Clone, Debug)]
+pub(crate) struct Difference {
+    /// The group, by its place in the section.
+    pub(crate) group: usize,
+    /// What it is compared with.
+    pub(crate) reference: usize,
+    /// The differences of runs with the same seed.
+    pub(crate) sample: Sample,
+}
+
+impl Difference {
+    fn of(section: &Section<'_>, group: usize, reference: usize) -> Option<Self> {
+        let (a, b) = (
+            section.groups[group].accuracies(),
+            section.groups[reference].accuracies(),
+        );
+        let paired: Vec<f64> = a
+            .iter()
+            .filter_map(|(seed, value)| Some(value - b.get(seed)?))
+            .collect();
+        Some(Self {
+            group,
+            reference,
+            sample: Sample::of(&paired)?,
+        })
+    }
+
+    /// Whether the interval at `level` excludes 0; `None` without an interval.
+    pub(crate) fn excludes_zero(&self, level: f64) -> Option<bool> {
+        let (low, high) = self.sample.interval(level)?;
+        Some(low > 0.0 || high < 0.0)
+    }
+
+    /// `+1.25`.
+    pub(crate) fn mean(&self) -> String {
+        format!("{:+.2}", self.sample.mean)
+    }
+
+    /// `-0.48 to +4.48`, or `-` for a single pair.
+    pub(crate) fn interval(&self) -> String {
+        self.sample
+            .interval(LEVEL)
+            .map_or("-".into(), |(low, high)| format!("{low:+.2} to {high:+.2}"))
+    }
+}
+
+/// For every group its difference to `random`, where the section has it.
+///
+/// The reference is trained by the same recipe and pipeline; of several, that with the same widths, keep mode and
+/// temperature, in this order of importance.
+pub(crate) fn to_random(section: &Section<'_>) -> Vec<Option<Difference>> {
+    let groups = &section.groups;
+    let compare = |index: usize| {
+        let group = &groups[index];
+        if group.is_random() || group.setting("method.name") == Some("dense") {
+            return None;
+        }
+        let same = |path: &str, other: &Group<'_>| group.effective(path) == other.effective(path);
+        let reference = (0..groups.len())
+            .filter(|&other| groups[other].is_random())
+            .filter(|&other| same("pipeline", &groups[other]) && same_recipe(group, &groups[other]))
+            .max_by_key(|&other| {
+                let other_group = &groups[other];
+                (
+                    same("method.rates", other_group),
+                    same("method.keep", other_group),
+                    same("method.temperature", other_group),
+                    // Of equals the first.
+                    std::cmp::Reverse(other),
+                )
+            })?;
+        Difference::of(section, index, reference)
+    };
+    (0..groups.len()).map(compare).collect()
+}
+
+/// Pairs of groups that differ in one setting other than the criterion: what changed, and by how much.
+pub(crate) fn one_change(section: &Section<'_>) -> Vec<(String, Difference)> {
+    const AXES: [(&str, &str); 3] = [
+        ("method.temperature", "temperature"),
+        ("method.keep", "keep mode"),
+        ("pipeline", "pipeline"),
+    ];
+    let groups = &section.groups;
+    let mut found = Vec::new();
+    for reference in 0..groups.len() {
+        for group in 0..groups.len() {
+            let (a, b) = (&groups[group], &groups[reference]);
+            if group == reference || a.setting("method.criterion") != b.setting("method.criterion")
+            {
+                continue;
+            }
+            let changed: Vec<&(&str, &str)> = AXES
+                .iter()
+                .filter(|(path, _)| a.effective(path) != b.effective(path))
+                .collect();
+            // A change of keep mode or pipeline may take away the temperature's meaning.
+            let named = match changed.as_slice() {
+                [one] => one,
+                [(_, "temperature"), other]
+                    if a.effective("method.temperature").is_none()
+                        || b.effective("method.temperature").is_none() =>
+                {
+                    other
+                }
+                _ => continue,
+            };
+            let value = |group: &Group<'_>| group.effective(named.0).unwrap_or("-").to_owned();
+            // One direction is enough; the later group against the earlier.
+            if group < reference
+                || !same_recipe(a, b)
+                || a.setting("method.rates") != b.setting("method.rates")
+            {
+                continue;
+            }
+            if let Some(difference) = Difference::of(section, group, reference) {
+                let text = format!(
+                    "{}: {} {} against {}",
+                    a.setting("method.criterion").unwrap_or("-"),
+                    named.1,
+                    value(a),
+                    value(b)
+                );
+                found.push((text, difference));
+            }
+        }
+    }
+    found
+}
+
+/// Whether two groups saw the same number of epochs under the same recipe.
+fn same_recipe(a: &Group<'_>, b: &Group<'_>) -> bool {
+    let of = |group: &Group<'_>| {
+        let config = group.runs.first()?.config.as_ref()?;
+        Some((
+            config.recipe.clone(),
+            config.data.augment,
+            config.data.hold_out,
+        ))
+    };
+    of(a) == of(b)
+}

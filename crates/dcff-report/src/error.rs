@@ -1,0 +1,46 @@
+//! What can go wrong while reporting.
+
+use std::path::{Path, PathBuf};
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of this crate. Messages name the file, what was expected and what came.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file of a run folder is missing or unsound.
+    #[error("{path}: {message}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what came.
+        message: String,
+    },
+    /// There is nothing to report on.
+    #[error("expected at least one finished run, got none of {0}")]
+    Nothing(usize),
+    /// The layer asked for is in none of the runs.
+    #[error("layer {layer}: no run has it; known: {known}")]
+    UnknownLayer {
+        /// The layer asked for.
+        layer: String,
+        /// The layers there are.
+        known: String,
+    },
+    /// A configuration or checkpoint is unsound.
+    #[error(transparent)]
+    Train(#[from] dcff_train::Error),
+    /// A file cannot be written.
+    #[error(transparent)]
+    Write(#[from] dcff_compact::Error),
+}
+
+impl Error {
+    pub(crate) fn file(path: &Path, message: impl std::fmt::Display) -> Self {
+        Self::File {
+            path: path.to_owned(),
+            message: message.to_string(),
+        }
+    }
+}

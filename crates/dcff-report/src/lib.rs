@@ -1,0 +1,38 @@
+//! Reports from run folders: tables with intervals, figures, and a reading in words.
+//!
+//! ```text
+//! run folders --read--> Run --Report::new--> sections, one per network and data set
+//!     each: groups (runs that differ only in their seed), comparisons with `random`, figures, words
+//!     --write--> report.html, report.md, report.tex, groups.csv, runs.csv, times.csv, figures/*.svg
+//! ```
+//!
+//! A run that failed or is unfinished is a marked row. Accuracies are those on the test images; the difference of two
+//! groups is the mean of the differences of runs with the same seed, with a Student interval ([`statistics`]).
+//! Everything but times repeats exactly when the runs are repeated; times stand in `times.csv` and in a section at the end
+//! of `report.html` and `report.md` that is marked with [`TIMES_BEGIN`] and [`TIMES_END`].
+//!
+//! The plots are drawn here ([`svg`]): they take their colours from the page, which is light, dark or printed, and each
+//! mark knows its run folder; the plotting crates at hand set fixed colours and bring far more than these few kinds of plot.
+//!
+//! This crate deliberately knows no network's insides and trains nothing: it reads what runs left behind.
+
+mod cells;
+mod comparison;
+mod error;
+mod figures;
+mod group;
+mod html;
+mod published;
+mod reading;
+mod report;
+mod run;
+pub mod statistics;
+pub mod svg;
+pub mod table;
+mod text;
+
+pub use cells::Cells;
+pub use error::{Error, Result};
+pub use published::PublishedTable;
+pub use report::{Options, Report, TIMES_BEGIN, TIMES_END};
+pub use run::{ERROR, Run, SELECTION, Status};

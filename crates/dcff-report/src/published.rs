@@ -1,0 +1,212 @@
+//! Finished runs beside the figures published for the same setting: `table.md` and `table.json`.
+
+use std::collections::BTreeMap;
+
+use dcff_flops::reduction_percent;
+use dcff_fusion::{PUBLISHED, PublishedSetting};
+use dcff_train::methods::FilterFusionConfig;
+use dcff_train::{Cost, MethodConfig, Summary};
+use serde_json::{Value, json};
+
+use crate::run::Run;
+use crate::statistics::Sample;
+use crate::table::{Align, Table, count, duration};
+use crate::text::percent;
+
+/// Finished runs, a row each, beside the published figures.
+#[derive(Debug)]
+pub struct PublishedTable<'a> {
+    runs: Vec<(&'a str, &'a Summary)>,
+    command: Option<&'a str>,
+}
+
+impl<'a> PublishedTable<'a> {
+    /// The table of those of `runs` that have finished, made by `command`.
+    pub fn new(runs: &'a [Run], command: Option<&'a str>) -> Self {
+        let finished = |run: &'a Run| Some((run.name.as_str(), run.summary()?));
+        Self {
+            runs: runs.iter().filter_map(finished).collect(),
+            command,
+        }
+    }
+
+    /// The table of these outcomes, each with its run's name.
+    pub fn of_summaries(runs: Vec<(&'a str, &'a Summary)>, command: Option<&'a str>) -> Self {
+        Self { runs, command }
+    }
+
+    /// As Markdown, with times.
+    pub fn markdown(&self) -> String {
+        markdown(&self.runs, self.command)
+    }
+
+    /// Everything in it as a JSON object.
+    pub fn json(&self) -> Value {
+        json(&self.runs, self.command)
+    }
+}
+
+/// The published setting whose rates a run used.
+fn published(summary: &Summary) -> Option<&'static PublishedSetting> {
+    let MethodConfig::Dcff(FilterFusionConfig { rates, .. }) = &summary.config.method else {
+        return None;
+    };
+    PUBLISHED.iter().find(|setting| {
+        setting.arch == summary.config.arch && setting.parsed_rates().is_ok_and(|r| r == *rates)
+    })
+}
+
+fn method(summary: &Summary) -> String {
+    match &summary.config.method {
+        MethodConfig::Dense => "dense".into(),
+        MethodConfig::Dcff(c) => format!("{}, {}, {}", c.criterion, c.keep.name(), c.temperature),
+    }
+}
+
+fn reduced(cost: Cost) -> String {
+    format!(
+        "{} (-{:.2} %)",
+        count(cost.compact),
+        reduction_percent(cost.full, cost.compact)
+    )
+}
+
+fn markdown(runs: &[(&str, &Summary)], command: Option<&str>) -> String {
+    let mut table = Table::new([
+        ("network", Align::Left),
+        ("method", Align::Left),
+        ("seed", Align::Right),
+        ("epochs", Align::Right),
+        ("top-1 last %", Align::Right),
+        ("top-1 chosen % (by)", Align::Right),
+        ("published top-1 %", Align::Right),
+        ("ops, `published` convention", Align::Right),
+        ("in print", Align::Right),
+        ("MACs", Align::Right),
+        ("params", Align::Right),
+        ("in print", Align::Right),
+        ("time", Align::Right),
+        ("images/s", Align::Right),
+    ]);
+    for (_, s) in runs {
+        let paper = published(s);
+        let print = |f: fn(&PublishedSetting) -> String| paper.map_or("-".into(), f);
+        table.row([
+            s.config.arch.clone(),
+            method(s),
+            s.config.seed.to_string(),
+            s.config.recipe.epochs.to_string(),
+            percent(s.last.test.accuracy),
+            format!(
+                "{} ({}, epoch {})",
+                percent(s.chosen.test.accuracy),
+                s.chosen_by,
+                s.chosen.epoch
+            ),
+            print(|p| format!("{:.2}", p.top1)),
+            reduced(s.published_ops),
+            print(|p| format!("{} (-{:.2} %)", count(p.ops as u64), p.ops_reduction)),
+            reduced(s.macs),
+            reduced(s.params),
+            print(|p| format!("{} (-{:.2} %)", count(p.params as u64), p.params_reduction)),
+            duration(s.seconds),
+            format!("{:.0}", s.images_per_second),
+        ]);
+    }
+    let mut text = format!("# Measured beside published\n\n{}\n", table.markdown());
+    if let Some(command) = command {
+        text.push_str(&format!("Made by `{command}`.\n"));
+    }
+    for line in notes(runs) {
+        text.push_str(&format!("{line}\n"));
+    }
+    text.push_str("\n## Means over seeds\n\n");
+    text.push_str(&means(runs).markdown());
+    text.push_str("\n## Kept widths\n\n");
+    for (folder, s) in runs {
+        let widths: Vec<_> = s
+            .widths
+            .iter()
+            .map(|w| format!("{}/{}", w.kept, w.of))
+            .collect();
+        text.push_str(&format!(
+            "- {} seed {} (`{folder}`): {}\n",
+            s.config.arch,
+            s.config.seed,
+            widths.join(" ")
+        ));
+    }
+    text
+}
+
+/// What a reader must know before comparing.
+fn notes(runs: &[(&str, &Summary)]) -> Vec<String> {
+    let mut notes: Vec<String> = Vec::new();
+    let mut add = |note: String| {
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    };
+    for (_, s) in runs {
+        let data = &s.config.data;
+        add(format!(
+            "Data: {}, {} training images, test set with SHA-256 {}; figures on other files are not comparable.",
+            data.name, s.train_images, data.test_fingerprint
+        ));
+        add(format!(
+            "Device: {} with {} threads, dcff {}.",
+            s.device, s.threads, s.dcff_version
+        ));
+        if s.config.recipe.select_on_test {
+            add("Epochs chosen by 'test' were chosen on the test images, as in the paper: such a figure is no estimate for new images.".into());
+        }
+    }
+    add("The published top-1 is the best epoch on the test set, after 300 epochs on all 50,000 training images.".into());
+    notes
+}
+
+fn means(runs: &[(&str, &Summary)]) -> Table {
+    let mut groups: BTreeMap<(String, String, usize), Vec<&Summary>> = BTreeMap::new();
+    for (_, s) in runs {
+        groups
+            .entry((s.config.arch.clone(), method(s), s.config.recipe.epochs))
+            .or_default()
+            .push(s);
+    }
+    let mut table = Table::new([
+        ("network", Align::Left),
+        ("method", Align::Left),
+        ("epochs", Align::Right),
+        ("n", Align::Right),
+        ("top-1 last %, mean ± deviation", Align::Right),
+        ("top-1 chosen %, mean ± deviation", Align::Right),
+    ]);
+    for ((arch, method, epochs), group) in groups {
+        let spread = |f: fn(&Summary) -> f64| {
+            let values: Vec<f64> = group.iter().map(|s| 100.0 * f(s)).collect();
+            Sample::of(&values).map_or("-".into(), |sample| sample.to_string())
+        };
+        table.row([
+            arch,
+            method,
+            epochs.to_string(),
+            group.len().to_string(),
+            spread(|s| s.last.test.accuracy),
+            spread(|s| s.chosen.test.accuracy),
+        ]);
+    }
+    table
+}
+
+fn json(runs: &[(&str, &Summary)], command: Option<&str>) -> Value {
+    let rows: Vec<Value> = runs
+        .iter()
+        .map(|(folder, summary)| {
+            let paper = published(summary).map(|p| {
+                json!({ "name": p.name, "top1": p.top1, "ops": p.ops, "ops_reduction": p.ops_reduction, "params": p.params, "params_reduction": p.params_reduction })
+            });
+            json!({ "run": folder, "summary": summary, "published": paper })
+        })
+        .collect();
+    json!({ "command": command, "rows": rows })
+}

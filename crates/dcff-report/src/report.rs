@@ -1,0 +1,524 @@
+//! The report: sections of comparable runs, and their files.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::comparison::{Difference, one_change, to_random};
+use crate::figures::{Figures, draw};
+use crate::group::{Section, sections};
+use crate::published::PublishedTable;
+use crate::run::{Run, Status};
+use crate::statistics::Sample;
+use crate::table::{Align, Table, count, duration};
+use crate::text::percent;
+use crate::{Error, Result, html, reading};
+
+/// Before what differs when the same runs are made again.
+pub const TIMES_BEGIN: &str = "<!-- times: they differ from one making of the runs to the next -->";
+/// After it.
+pub const TIMES_END: &str = "<!-- end of times -->";
+
+/// What to show.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The layer that is shown from inside; the first scored one unless given.
+    pub layer: Option<String>,
+    /// The command that made the runs.
+    pub command: Option<String>,
+}
+
+/// Runs, ready to be written up.
+#[derive(Debug)]
+pub struct Report {
+    runs: Vec<Run>,
+    options: Options,
+}
+
+/// A section with everything that is said about it.
+pub(crate) struct Chapter {
+    pub(crate) title: String,
+    pub(crate) id: String,
+    pub(crate) reading: Vec<String>,
+    /// Tables with their captions.
+    pub(crate) tables: Vec<(String, Table)>,
+    /// The groups' labels, in the order of their colours.
+    pub(crate) groups: Vec<String>,
+    pub(crate) figures: Figures,
+}
+
+/// The report's contents, before they become a page or Markdown.
+pub(crate) struct Contents {
+    pub(crate) title: String,
+    pub(crate) notes: Vec<String>,
+    pub(crate) chapters: Vec<Chapter>,
+    pub(crate) runs: (String, Table),
+    pub(crate) times: (String, Table),
+}
+
+impl Report {
+    /// A report on `runs`.
+    ///
+    /// # Errors
+    /// When no run has finished, or none has the layer that is asked for.
+    pub fn new(runs: Vec<Run>, options: Options) -> Result<Self> {
+        if !runs.iter().any(|run| run.summary().is_some()) {
+            return Err(Error::Nothing(runs.len()));
+        }
+        if let Some(layer) = &options.layer {
+            let mut known: Vec<String> = Vec::new();
+            for run in &runs {
+                let arch = run.config.as_ref().map(|config| config.arch.as_str());
+                let full = arch.and_then(|arch| dcff_models::by_name(arch).ok());
+                for (conv, _) in full.iter().flat_map(|full| full.scored_convs()) {
+                    if !known.contains(&conv.name) {
+                        known.push(conv.name.clone());
+                    }
+                }
+            }
+            if !known.contains(layer) {
+                return Err(Error::UnknownLayer {
+                    layer: layer.clone(),
+                    known: known.join(", "),
+                });
+            }
+        }
+        Ok(Self { runs, options })
+    }
+
+    /// The report as Markdown, with figures that are found in `figures/`.
+    ///
+    /// # Errors
+    /// When a checkpoint is damaged.
+    pub fn markdown(&self) -> Result<String> {
+        Ok(markdown(&self.contents()?))
+    }
+
+    /// Writes `report.html`, `report.md`, `report.tex`, `groups.csv`, `runs.csv`, `times.csv`, `table.md`, `table.json` and
+    /// `figures/` to the folder `out`.
+    ///
+    /// # Errors
+    /// When a checkpoint is damaged or a file cannot be written.
+    pub fn write(&self, out: &Path) -> Result<()> {
+        let contents = self.contents()?;
+        std::fs::create_dir_all(out).map_err(|error| Error::file(out, error))?;
+        let file =
+            |name: &str, text: &str| dcff_compact::file::write(&out.join(name), text.as_bytes());
+        dcff_compact::file::write_folder::<Error>(&out.join("figures"), |folder| {
+            for chapter in &contents.chapters {
+                for figure in &chapter.figures.drawn {
+                    let name = format!("{}-{}.svg", chapter.id, figure.id);
+                    dcff_compact::file::write(
+                        &folder.join(name),
+                        figure.plot.standalone().as_bytes(),
+                    )?;
+                }
+            }
+            Ok(())
+        })?;
+        let published = PublishedTable::new(&self.runs, self.options.command.as_deref());
+        let json = serde_json::to_string_pretty(&published.json())
+            .map_err(|error| Error::file(&out.join("table.json"), error))?;
+        file("groups.csv", &self.groups_csv())?;
+        file("runs.csv", &self.runs_csv())?;
+        file("times.csv", &times(&self.runs).csv())?;
+        file("report.tex", &latex(&contents))?;
+        file("report.md", &markdown(&contents))?;
+        file("report.html", &html::page(&contents))?;
+        file("table.md", &published.markdown())?;
+        // Last: a folder with table.json is complete.
+        file("table.json", &format!("{json}\n"))?;
+        Ok(())
+    }
+
+    fn contents(&self) -> Result<Contents> {
+        let found = sections(&self.runs);
+        let mut chapters = Vec::new();
+        for section in &found {
+            // The same network on other files of the same name is another section.
+            let number = chapters
+                .iter()
+                .filter(|c: &&Chapter| c.title == title(section))
+                .count();
+            let suffix = if number > 0 {
+                format!("-{}", number + 1)
+            } else {
+                String::new()
+            };
+            let data: String = section
+                .data
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+                .collect();
+            chapters.push(Chapter {
+                title: title(section),
+                id: format!("{}-{}{suffix}", section.arch, data.trim_matches('-')),
+                reading: reading::read(section),
+                tables: tables(section),
+                groups: section
+                    .groups
+                    .iter()
+                    .map(|group| group.label.clone())
+                    .collect(),
+                figures: draw(section, self.options.layer.as_deref())?,
+            });
+        }
+        let finished = self
+            .runs
+            .iter()
+            .filter(|run| run.summary().is_some())
+            .count();
+        let title = match self.runs.len() - finished {
+            0 => format!("Report on {finished} runs"),
+            rest => format!("Report on {finished} finished runs and {rest} that did not finish"),
+        };
+        Ok(Contents {
+            title,
+            notes: self.notes(),
+            chapters,
+            runs: (
+                "Every run, and the command that repeats it".into(),
+                self.run_table(),
+            ),
+            times: (
+                "Times, on the machine that made the runs".into(),
+                times(&self.runs),
+            ),
+        })
+    }
+
+    /// What a reader must know before comparing.
+    fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<String> = Vec::new();
+        let mut add = |note: String| {
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        };
+        if let Some(command) = &self.options.command {
+            add(format!("Made by `{command}`."));
+        }
+        for summary in self.runs.iter().filter_map(Run::summary) {
+            let data = &summary.config.data;
+            add(format!(
+                "Data: {}, {} training images, test set with SHA-256 {}; figures on other files are not comparable.",
+                data.name, summary.train_images, data.test_fingerprint
+            ));
+            if summary.config.recipe.select_on_test {
+                add("Epochs chosen by 'test' were chosen on the test images, as in the paper: such a figure is no estimate for new images.".into());
+            }
+        }
+        add("Accuracy is top-1 on the test images: 'last' after the last epoch, 'chosen' at the epoch chosen by what stands in brackets.".into());
+        add("± is the sample deviation over seeds. A difference is the mean of the differences of runs with the same seed, after the last epoch, in percentage points; its 95 % interval is Student's t over these pairs.".into());
+        add("Multiply-accumulates are those of convolutions and linear layers for one image, counted as integers.".into());
+        notes
+    }
+
+    fn run_table(&self) -> Table {
+        let mut table = Table::new([
+            ("run", Align::Left),
+            ("seed", Align::Right),
+            ("status", Align::Left),
+            ("last %", Align::Right),
+            ("chosen %", Align::Right),
+            ("command", Align::Left),
+        ]);
+        for run in &self.runs {
+            let accuracy = |which: fn(&dcff_train::Summary) -> f64| {
+                run.summary().map_or("-".into(), |s| percent(which(s)))
+            };
+            table.row([
+                run.name.clone(),
+                run.seed().map_or("-".into(), |seed| seed.to_string()),
+                status(run),
+                accuracy(|s| s.last.test.accuracy),
+                accuracy(|s| s.chosen.test.accuracy),
+                run.config.as_ref().map_or("-".into(), |_| run.command()),
+            ]);
+        }
+        table
+    }
+
+    fn runs_csv(&self) -> String {
+        let names = [
+            "run",
+            "arch",
+            "data",
+            "criterion",
+            "pipeline",
+            "keep",
+            "temperature",
+            "seed",
+            "epochs",
+            "status",
+            "last",
+            "chosen",
+            "chosen_by",
+            "chosen_epoch",
+            "macs",
+            "macs_full",
+            "params",
+            "params_full",
+            "training_macs",
+        ];
+        let mut table = Table::new(names.map(|name| (name, Align::Left)));
+        for run in &self.runs {
+            let config = run.config.as_ref();
+            let setting = |path: &str| run.setting(path).unwrap_or_default().to_owned();
+            let of = |value: fn(&dcff_train::Summary) -> String| {
+                run.summary().map_or(String::new(), value)
+            };
+            table.row([
+                run.name.clone(),
+                config.map_or(String::new(), |c| c.arch.clone()),
+                config.map_or(String::new(), |c| c.data.name.clone()),
+                setting("method.criterion"),
+                setting("pipeline"),
+                setting("method.keep"),
+                setting("method.temperature"),
+                run.seed().map_or(String::new(), |seed| seed.to_string()),
+                config.map_or(String::new(), |c| c.recipe.epochs.to_string()),
+                status(run),
+                of(|s| s.last.test.accuracy.to_string()),
+                of(|s| s.chosen.test.accuracy.to_string()),
+                of(|s| s.chosen_by.clone()),
+                of(|s| s.chosen.epoch.to_string()),
+                of(|s| s.macs.compact.to_string()),
+                of(|s| s.macs.full.to_string()),
+                of(|s| s.params.compact.to_string()),
+                of(|s| s.params.full.to_string()),
+                run.training_macs
+                    .map_or(String::new(), |macs| macs.to_string()),
+            ]);
+        }
+        table.csv()
+    }
+
+    fn groups_csv(&self) -> String {
+        let names = [
+            "arch",
+            "data",
+            "group",
+            "n",
+            "last_mean",
+            "last_deviation",
+            "chosen_mean",
+            "chosen_deviation",
+            "reference",
+            "difference",
+            "interval_low",
+            "interval_high",
+            "pairs",
+            "macs",
+            "params",
+            "training_macs",
+        ];
+        let mut table = Table::new(names.map(|name| (name, Align::Left)));
+        let number = |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:.4}"));
+        for section in &sections(&self.runs) {
+            let differences = to_random(section);
+            for (group, difference) in section.groups.iter().zip(&differences) {
+                let last = group.sample(|s| 100.0 * s.last.test.accuracy);
+                let chosen = group.sample(|s| 100.0 * s.chosen.test.accuracy);
+                let interval = difference
+                    .as_ref()
+                    .and_then(|d| d.sample.interval(crate::comparison::LEVEL));
+                let reference = difference
+                    .as_ref()
+                    .map(|d| section.groups[d.reference].label.clone());
+                table.row([
+                    section.arch.clone(),
+                    section.data.clone(),
+                    group.label.clone(),
+                    group.finished().count().to_string(),
+                    number(last.map(|s| s.mean)),
+                    number(last.and_then(|s| s.deviation)),
+                    number(chosen.map(|s| s.mean)),
+                    number(chosen.and_then(|s| s.deviation)),
+                    reference.unwrap_or_default(),
+                    number(difference.as_ref().map(|d| d.sample.mean)),
+                    number(interval.map(|i| i.0)),
+                    number(interval.map(|i| i.1)),
+                    difference
+                        .as_ref()
+                        .map_or(String::new(), |d| d.sample.n.to_string()),
+                    group
+                        .cost(|s| s.macs)
+                        .map_or(String::new(), |c| c.compact.to_string()),
+                    group
+                        .cost(|s| s.params)
+                        .map_or(String::new(), |c| c.compact.to_string()),
+                    group
+                        .training_macs()
+                        .map_or(String::new(), |macs| format!("{macs:.0}")),
+                ]);
+            }
+        }
+        table.csv()
+    }
+}
+
+fn title(section: &Section<'_>) -> String {
+    format!("{} on {}", section.arch, section.data)
+}
+
+fn status(run: &Run) -> String {
+    match &run.status {
+        Status::Finished(_) => "finished".into(),
+        Status::Unfinished => format!("unfinished, {} epochs done", run.metrics.len()),
+        Status::Failed(error) => format!("failed: {error}"),
+    }
+}
+
+fn tables(section: &Section<'_>) -> Vec<(String, Table)> {
+    let mut table = Table::new([
+        ("method", Align::Left),
+        ("n", Align::Right),
+        ("last %", Align::Right),
+        ("chosen %", Align::Right),
+        ("to random, points", Align::Right),
+        ("95 % interval", Align::Right),
+        ("pairs", Align::Right),
+        ("MACs", Align::Right),
+        ("parameters", Align::Right),
+        ("MACs of all training", Align::Right),
+    ]);
+    let differences = to_random(section);
+    let text = |sample: Option<Sample>| sample.map_or("-".into(), |s| s.to_string());
+    let mut references: Vec<String> = Vec::new();
+    for (group, difference) in section.groups.iter().zip(&differences) {
+        let cell = |of: &dyn Fn(&Difference) -> String| difference.as_ref().map_or("-".into(), of);
+        if let Some(d) = difference {
+            let line = format!("{} to {}", group.label, section.groups[d.reference].label);
+            references.push(line);
+        }
+        let by = group.finished().map(|(.., s)| s.chosen_by.clone()).next();
+        let chosen = group.sample(|s| 100.0 * s.chosen.test.accuracy);
+        table.row([
+            group.label.clone(),
+            group.count(),
+            text(group.sample(|s| 100.0 * s.last.test.accuracy)),
+            match (chosen, by) {
+                (Some(sample), Some(by)) => format!("{sample} ({by})"),
+                _ => "-".into(),
+            },
+            cell(&|d| d.mean()),
+            cell(&|d| d.interval()),
+            cell(&|d| d.sample.n.to_string()),
+            reduced(group.cost(|s| s.macs)),
+            reduced(group.cost(|s| s.params)),
+            group
+                .training_macs()
+                .map_or("-".into(), |macs| count(macs as u64)),
+        ]);
+    }
+    let mut caption = format!("{}: accuracy and cost", title(section));
+    if !references.is_empty() {
+        let _ = write!(caption, "; differences of {}", references.join("; "));
+    }
+    let mut tables = vec![(caption, table)];
+    let changes = one_change(section);
+    if !changes.is_empty() {
+        let mut table = Table::new([
+            ("one setting changed", Align::Left),
+            ("points", Align::Right),
+            ("95 % interval", Align::Right),
+            ("pairs", Align::Right),
+        ]);
+        for (what, difference) in &changes {
+            table.row([
+                what.clone(),
+                difference.mean(),
+                difference.interval(),
+                difference.sample.n.to_string(),
+            ]);
+        }
+        tables.push((
+            format!(
+                "{}: pairs of groups that differ in one setting",
+                title(section)
+            ),
+            table,
+        ));
+    }
+    tables
+}
+
+fn reduced(cost: Option<dcff_train::Cost>) -> String {
+    cost.map_or("-".into(), |cost| {
+        let less = dcff_flops::reduction_percent(cost.full, cost.compact);
+        format!("{} (-{less:.1} %)", count(cost.compact))
+    })
+}
+
+fn times(runs: &[Run]) -> Table {
+    let mut table = Table::new([
+        ("run", Align::Left),
+        ("seconds", Align::Right),
+        ("time", Align::Right),
+        ("images/s", Align::Right),
+        ("device", Align::Left),
+        ("threads", Align::Right),
+        ("version", Align::Left),
+    ]);
+    for run in runs {
+        if let Some(s) = run.summary() {
+            table.row([
+                run.name.clone(),
+                format!("{:.1}", s.seconds),
+                duration(s.seconds),
+                format!("{:.0}", s.images_per_second),
+                s.device.clone(),
+                s.threads.to_string(),
+                s.dcff_version.clone(),
+            ]);
+        }
+    }
+    table
+}
+
+fn markdown(contents: &Contents) -> String {
+    let mut text = format!("# {}\n\n", contents.title);
+    for note in &contents.notes {
+        let _ = writeln!(text, "{note}");
+    }
+    for chapter in &contents.chapters {
+        let _ = writeln!(text, "\n## {}\n", chapter.title);
+        for sentence in &chapter.reading {
+            let _ = writeln!(text, "- {sentence}");
+        }
+        for (caption, table) in &chapter.tables {
+            let _ = write!(text, "\n{}\n{caption}.\n", table.markdown());
+        }
+        for figure in &chapter.figures.drawn {
+            let _ = write!(
+                text,
+                "\n![{0}](figures/{1}-{2}.svg)\n\n**{0}.** {3}\n",
+                figure.title, chapter.id, figure.id, figure.caption
+            );
+        }
+        for sentence in &chapter.figures.missing {
+            let _ = write!(text, "\n{sentence}\n");
+        }
+    }
+    let _ = write!(text, "\n## Runs\n\n{}\n", contents.runs.1.markdown());
+    let _ = write!(
+        text,
+        "{TIMES_BEGIN}\n\n## Times\n\n{}\n{TIMES_END}\n",
+        contents.times.1.markdown()
+    );
+    text
+}
+
+fn latex(contents: &Contents) -> String {
+    let mut text = String::new();
+    for note in &contents.notes {
+        let _ = writeln!(text, "% {note}");
+    }
+    for chapter in &contents.chapters {
+        for (caption, table) in &chapter.tables {
+            text.push('\n');
+            text.push_str(&table.latex(caption));
+        }
+    }
+    text
+}
