@@ -204,7 +204,7 @@ fn a_failed_run_is_a_row_and_not_the_end() {
     ]);
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
     let markdown = std::fs::read_to_string(out.join("report/report.md")).unwrap();
-    assert!(markdown.contains("failed: the loss is "), "{markdown}");
+    assert!(markdown.contains("| failed: "), "{markdown}");
     assert!(markdown.contains("| 0 (1 failed) |"), "{markdown}");
     assert!(
         markdown.contains("1 finished runs and 1 that did not finish"),

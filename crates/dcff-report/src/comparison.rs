@@ -105,8 +105,8 @@ pub(crate) fn one_change(section: &Section<'_>) -> Vec<(String, Difference)> {
                 .collect();
             // A change of keep mode or pipeline may take away the temperature's meaning.
             let named = match changed.as_slice() {
-                [one] => one,
-                [(_, "temperature"), other]
+                [(_, one)] => one,
+                [(_, "temperature"), (_, other)]
                     if a.effective("method.temperature").is_none()
                         || b.effective("method.temperature").is_none() =>
                 {
@@ -114,7 +114,6 @@ pub(crate) fn one_change(section: &Section<'_>) -> Vec<(String, Difference)> {
                 }
                 _ => continue,
             };
-            let value = |group: &Group<'_>| group.effective(named.0).unwrap_or("-").to_owned();
             // One direction is enough; the later group against the earlier.
             if group < reference
                 || !same_recipe(a, b)
@@ -123,14 +122,10 @@ pub(crate) fn one_change(section: &Section<'_>) -> Vec<(String, Difference)> {
                 continue;
             }
             if let Some(difference) = Difference::of(section, group, reference) {
-                let text = format!(
-                    "{}: {} {} against {}",
-                    a.setting("method.criterion").unwrap_or("-"),
-                    named.1,
-                    value(a),
-                    value(b)
-                );
-                found.push((text, difference));
+                found.push((
+                    format!("{named}: {} against {}", a.label, b.label),
+                    difference,
+                ));
             }
         }
     }

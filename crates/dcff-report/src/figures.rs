@@ -22,6 +22,8 @@ pub(crate) struct Figure {
     pub(crate) title: String,
     /// How it was made.
     pub(crate) caption: String,
+    /// Whether it is one of many of a kind, which are shown small.
+    pub(crate) small: bool,
     pub(crate) plot: Plot,
 }
 
@@ -38,6 +40,7 @@ impl Figures {
             id: id.to_owned(),
             title: title.to_owned(),
             caption,
+            small: id.starts_with("kept-") || id.starts_with("p-"),
             plot,
         });
     }
@@ -55,10 +58,21 @@ pub(crate) fn draw(section: &Section<'_>, layer: Option<&str>) -> Result<Figures
 }
 
 fn costs(section: &Section<'_>, figures: &mut Figures) {
-    let how = "A disc is the mean of a group after the last epoch with its sample deviation, a ring a run.";
+    let how = "A disc is the mean of a group after the last epoch with its sample deviation, a ring a run; groups of the same cost stand side by side.";
     let plot = |name: &str, axis: &str, cost: &dyn Fn(&Run, &Summary) -> Option<f64>| {
         let mut all = Vec::new();
+        // Groups of one cost stand side by side.
+        let at = |group: &Group<'_>| {
+            let (_, run, summary) = group.finished().next()?;
+            Some(cost(run, summary)? as u64)
+        };
+        let places: Vec<Option<u64>> = section.groups.iter().map(at).collect();
         for (index, group) in section.groups.iter().enumerate() {
+            let same = |place: &&Option<u64>| place.is_some() && **place == places[index];
+            let all_there = places.iter().filter(same).count() as f64;
+            let before = places[..index].iter().filter(same).count() as f64;
+            let step = f64::min(18.0, 280.0 / all_there.max(1.0));
+            let aside = (before - 0.5 * (all_there - 1.0)) * step;
             let points: Vec<(&Run, f64, f64)> = group
                 .finished()
                 .filter_map(|(_, run, s)| Some((run, cost(run, s)?, 100.0 * s.last.test.accuracy)))
@@ -76,6 +90,7 @@ fn costs(section: &Section<'_>, figures: &mut Figures) {
                     y,
                     deviation: None,
                     small: true,
+                    aside,
                 });
             }
             let accuracies: Vec<f64> = points.iter().map(|point| point.2).collect();
@@ -99,6 +114,7 @@ fn costs(section: &Section<'_>, figures: &mut Figures) {
                 y: sample.mean,
                 deviation: sample.deviation,
                 small: false,
+                aside,
             });
         }
         // Discs lie on top.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::figures::Figure;
 use crate::report::{Chapter, Contents, TIMES_BEGIN, TIMES_END};
 use crate::svg::{STYLE, classes};
 use crate::text::escape_html;
@@ -13,9 +14,9 @@ h1{font-size:1.5rem;margin:.2em 0 .6em}h2{font-size:1.25rem;margin:2.2em 0 .6em;
 .notes{font-size:.85rem;margin:0;padding-left:1.1em}.reading{max-width:75ch}.reading li{margin:.35em 0}\n\
 nav{margin:.8em 0}nav a{margin-right:1em}a{color:var(--c0)}code{font-size:.9em}\n\
 .wide{overflow-x:auto;margin:1em 0}table{border-collapse:collapse;font-size:.85rem;line-height:1.35}caption{caption-side:bottom;text-align:left;font-size:.8rem;padding-top:.5em}\n\
-th,td{padding:.32em .7em;text-align:left;vertical-align:top;border-bottom:1px solid var(--faint);overflow-wrap:normal}th{border-bottom-color:var(--ink);font-weight:600}.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}\n\
-.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,430px),1fr));gap:1.6rem 2rem}figure{margin:0;break-inside:avoid}figcaption{font-size:.82rem;line-height:1.4;margin-top:.4em}figcaption b{display:block}\n\
-.tip{display:block;min-height:2.6em;font-size:.8rem;margin-top:.3em;color:var(--c0)}[data-tip]{cursor:pointer}[data-tip]:focus-visible{outline:2px solid var(--c0)}\n\
+th,td{padding:.32em .7em;text-align:left;vertical-align:top;border-bottom:1px solid var(--faint);white-space:nowrap}.w{white-space:normal;min-width:26ch}th{border-bottom-color:var(--ink);font-weight:600}.n{text-align:right;font-variant-numeric:tabular-nums}\n\
+.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,430px),1fr));gap:1.6rem 2rem}.figures+.figures{margin-top:1.6rem}.small.figures{grid-template-columns:repeat(auto-fill,minmax(min(100%,270px),1fr))}figure{margin:0;break-inside:avoid}figcaption{font-size:.82rem;line-height:1.4;margin-top:.4em}figcaption b{display:block}\n\
+.tip{display:block;min-height:1.3em;font-size:.8rem;margin-top:.3em;color:var(--c0)}[data-tip]{cursor:pointer}[data-tip]:focus-visible{outline:2px solid var(--c0)}\n\
 .keys{display:flex;flex-wrap:wrap;gap:.3rem .5rem;margin:1em 0;padding:0;position:sticky;top:0;background:var(--paper);padding:.4rem 0;z-index:1;max-height:30vh;overflow-y:auto}\
 .keys button{font:inherit;font-size:.8rem;color:var(--ink);background:none;border:1px solid var(--faint);border-radius:4px;padding:.15em .5em;display:flex;align-items:center;gap:.45em;cursor:pointer}\
 .keys svg{width:22px;height:8px;flex:none}.keys button[aria-pressed=true]{border-color:var(--c);box-shadow:0 0 0 1px var(--c)}.keys .line{fill:none;stroke:var(--c);stroke-width:3}\n\
@@ -90,23 +91,32 @@ fn section(chapter: &Chapter) -> String {
             escape_html(label)
         );
     }
-    text.push_str("</div>\n<div class=\"figures\">\n");
-    for figure in &chapter.figures.drawn {
-        let _ = writeln!(
-            text,
-            "<figure id=\"{}-{}\">{}<output class=\"tip\"></output><figcaption><b>{}</b>{}</figcaption></figure>",
-            chapter.id,
-            figure.id,
-            figure.plot.element(),
-            escape_html(&figure.title),
-            inline(&figure.caption)
-        );
-    }
     text.push_str("</div>\n");
+    for (small, class) in [(false, "figures"), (true, "figures small")] {
+        let _ = writeln!(text, "<div class=\"{class}\">");
+        let drawn = chapter.figures.drawn.iter();
+        text.extend(
+            drawn
+                .filter(|figure| figure.small == small)
+                .map(|figure| element(chapter, figure)),
+        );
+        text.push_str("</div>\n");
+    }
     for sentence in &chapter.figures.missing {
         let _ = writeln!(text, "<p>{}</p>", inline(sentence));
     }
     text + "</section>\n"
+}
+
+fn element(chapter: &Chapter, figure: &Figure) -> String {
+    format!(
+        "<figure id=\"{}-{}\">{}<figcaption><b>{}</b>{}</figcaption><output class=\"tip\"></output></figure>\n",
+        chapter.id,
+        figure.id,
+        figure.plot.element(),
+        escape_html(&figure.title),
+        inline(&figure.caption)
+    )
 }
 
 /// Text with `code` in backticks.

@@ -144,8 +144,7 @@ impl Report {
             } else {
                 String::new()
             };
-            let data: String = section
-                .data
+            let data: String = data_name(section)
                 .chars()
                 .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
                 .collect();
@@ -357,8 +356,14 @@ impl Report {
     }
 }
 
+/// The data set's name, or the last part of its folder's.
+fn data_name<'a>(section: &'a Section<'_>) -> &'a str {
+    let name = section.data.trim_end_matches('/');
+    name.rsplit('/').next().unwrap_or(name)
+}
+
 fn title(section: &Section<'_>) -> String {
-    format!("{} on {}", section.arch, section.data)
+    format!("{} on {}", section.arch, data_name(section))
 }
 
 fn status(run: &Run) -> String {
@@ -384,12 +389,19 @@ fn tables(section: &Section<'_>) -> Vec<(String, Table)> {
     ]);
     let differences = to_random(section);
     let text = |sample: Option<Sample>| sample.map_or("-".into(), |s| s.to_string());
+    // Only what is not as one would expect: another keep mode or temperature.
     let mut references: Vec<String> = Vec::new();
     for (group, difference) in section.groups.iter().zip(&differences) {
         let cell = |of: &dyn Fn(&Difference) -> String| difference.as_ref().map_or("-".into(), of);
         if let Some(d) = difference {
-            let line = format!("{} to {}", group.label, section.groups[d.reference].label);
-            references.push(line);
+            let reference = &section.groups[d.reference];
+            let differs = |path: &str| group.effective(path) != reference.effective(path);
+            // Under select only some criteria read a temperature, and random is none of them.
+            let temperature = reference.effective("method.temperature").is_some()
+                && differs("method.temperature");
+            if differs("method.keep") || temperature {
+                references.push(format!("{} to {}", group.label, reference.label));
+            }
         }
         let by = group.finished().map(|(.., s)| s.chosen_by.clone()).next();
         let chosen = group.sample(|s| 100.0 * s.chosen.test.accuracy);
@@ -411,9 +423,12 @@ fn tables(section: &Section<'_>) -> Vec<(String, Table)> {
                 .map_or("-".into(), |macs| count(macs as u64)),
         ]);
     }
-    let mut caption = format!("{}: accuracy and cost", title(section));
+    let mut caption = format!(
+        "{}: accuracy and cost; differences are to random of the same pipeline, keep mode and temperature",
+        title(section)
+    );
     if !references.is_empty() {
-        let _ = write!(caption, "; differences of {}", references.join("; "));
+        let _ = write!(caption, ", but for {}", references.join("; "));
     }
     let mut tables = vec![(caption, table)];
     let changes = one_change(section);

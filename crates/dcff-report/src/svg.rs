@@ -94,6 +94,8 @@ pub struct Mark {
     pub deviation: Option<f64>,
     /// A small ring for a run instead of a disc for a mean.
     pub small: bool,
+    /// How far aside it is drawn, so that marks with the same `x` do not hide each other.
+    pub aside: f64,
 }
 
 /// A finished plot.
@@ -186,7 +188,7 @@ pub fn marks(name: &str, x: Axis<'_>, y: Axis<'_>, marks: &[Mark]) -> Plot {
     );
     let mut body = frame.axes(x, y);
     for m in marks {
-        let (cx, cy) = (round(frame.x(m.x)), round(frame.y(m.y)));
+        let (cx, cy) = (round(frame.x(m.x) + m.aside), round(frame.y(m.y)));
         let _ = write!(
             body,
             "<g class=\"{}\" tabindex=\"0\" {}>",
@@ -198,10 +200,19 @@ pub fn marks(name: &str, x: Axis<'_>, y: Axis<'_>, marks: &[Mark]) -> Plot {
             let _ = write!(body, "<path class=\"err\" d=\"M{cx} {low}V{high}\"/>");
         }
         let (class, radius) = if m.small { ("run", 3.0) } else { ("dot", 5.0) };
+        // Where colours repeat, corners tell the mark apart.
+        let corner = if m.index / COLOURS % 2 == 0 {
+            radius
+        } else {
+            0.0
+        };
         let _ = writeln!(
             body,
-            "<circle class=\"{class}\" cx=\"{cx}\" cy=\"{cy}\" r=\"{radius}\"/><circle class=\"hit\" cx=\"{cx}\" cy=\"{cy}\" r=\"4\"/>{}</g>",
-            title(&m.tip)
+            "<rect class=\"{class}\" x=\"{}\" y=\"{}\" width=\"{side}\" height=\"{side}\" rx=\"{corner}\"/><circle class=\"hit\" cx=\"{cx}\" cy=\"{cy}\" r=\"4\"/>{}</g>",
+            round(cx - radius),
+            round(cy - radius),
+            title(&m.tip),
+            side = 2.0 * radius
         );
     }
     frame.plot(name, body)

@@ -87,8 +87,10 @@ impl Table {
             let mut text = String::from("<tr>");
             for (cell, (_, align)) in row.iter().zip(&self.columns) {
                 let class = match align {
-                    Align::Left => "",
                     Align::Right => " class=\"n\"",
+                    // Long text may break.
+                    Align::Left if cell.chars().count() > 60 => " class=\"w\"",
+                    Align::Left => "",
                 };
                 text.push_str(&format!("<{tag}{class}>{}</{tag}>", escape_html(cell)));
             }
