@@ -201,7 +201,7 @@ pub fn marks(name: &str, x: Axis<'_>, y: Axis<'_>, marks: &[Mark]) -> Plot {
         }
         let (class, radius) = if m.small { ("run", 3.0) } else { ("dot", 5.0) };
         // Where colours repeat, corners tell the mark apart.
-        let corner = if m.index / COLOURS % 2 == 0 {
+        let corner = if (m.index / COLOURS).is_multiple_of(2) {
             radius
         } else {
             0.0
