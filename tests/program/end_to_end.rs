@@ -404,7 +404,7 @@ fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
         (with(&images, &["--rates", "[0.5"]), &["--rates", "column"]),
         (
             with(&images, &["--criterion", "l7"]),
-            &["l7", "kl, kl-published, l1-norm, random"],
+            &["l7", "kl, kl-published, l1-norm, l2-norm, fpgm"],
         ),
         (
             with(&images, &["--keep", "some"]),

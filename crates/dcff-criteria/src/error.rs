@@ -36,6 +36,36 @@ pub enum Error {
         /// The temperature that came.
         temperature: f64,
     },
+    /// The criterion reads evidence that was not collected.
+    #[error("{layer}: expected {what} as evidence, got none")]
+    MissingEvidence {
+        /// The layer's name.
+        layer: String,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// Evidence for another number of filters or weights.
+    #[error("{layer}: expected {expected} numbers of {what}, got {got}")]
+    EvidenceLength {
+        /// The layer's name.
+        layer: String,
+        /// What they are.
+        what: &'static str,
+        /// The number that the layer has.
+        expected: usize,
+        /// The number that came.
+        got: usize,
+    },
+    /// Feature maps that do not fit the layer.
+    #[error("expected maps [N, {filters}, H, W], got {numbers} numbers as {dims:?}")]
+    Maps {
+        /// Filters of the layer.
+        filters: usize,
+        /// Numbers that came.
+        numbers: usize,
+        /// Their dimensions.
+        dims: Vec<usize>,
+    },
     /// Reading the filters failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

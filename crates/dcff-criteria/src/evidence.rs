@@ -2,8 +2,8 @@
 //!
 //! Evidence that costs something is computed on first use and shared: the distances between filters serve the score and
 //! the fusion coefficients of one pass.
-//! Evidence that only some criteria need (batch-norm scales, gradients, feature maps) belongs here as an optional field
-//! with a `with_…` method, not in a second trait.
+//! Evidence that only some criteria need (batch-norm scales, gradients, what was seen in feature maps) is an optional
+//! field with a `with_…` method; asking for what was not given is an error.
 
 use std::sync::OnceLock;
 
@@ -20,6 +20,39 @@ pub enum Evidence {
     None,
     /// The filters themselves, and the temperature.
     Weights,
+    /// Scale and shift of the batch norm behind the convolution.
+    Scale,
+    /// Weights, scale and shift, and the gradients of the mean loss over images with respect to them.
+    Gradients,
+    /// The feature maps of images after normalisation and activation, through [`Criterion::observe`](crate::Criterion::observe).
+    FeatureMaps,
+}
+
+impl Evidence {
+    /// Whether a network that keeps all filters but computes only some of them has this evidence about every filter.
+    ///
+    /// Batch norm and the loss know only the filters that are computed.
+    pub fn covers_unused_filters(self) -> bool {
+        !matches!(self, Self::Scale | Self::Gradients)
+    }
+}
+
+/// Scale and shift of the batch norm behind a convolution, or the gradients of both.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NormEvidence {
+    /// `γ`, `[C_out]`.
+    pub scale: Vec<f32>,
+    /// `β`, `[C_out]`.
+    pub shift: Vec<f32>,
+}
+
+/// Gradients of the mean loss over images.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GradientEvidence {
+    /// Of the filters, `[C_out, C_in · K_h · K_w]` row-major.
+    pub filters: Vec<f32>,
+    /// Of the batch norm's scale and shift.
+    pub norm: NormEvidence,
 }
 
 /// The evidence about one convolution.
@@ -30,6 +63,9 @@ pub struct LayerEvidence<'a> {
     count: usize,
     temperature: f64,
     seed: u64,
+    norm: Option<NormEvidence>,
+    gradients: Option<GradientEvidence>,
+    observed: Option<Vec<f64>>,
     similarity: OnceLock<Similarity>,
 }
 
@@ -57,6 +93,9 @@ impl<'a> LayerEvidence<'a> {
             count,
             temperature,
             seed: 0,
+            norm: None,
+            gradients: None,
+            observed: None,
             similarity: OnceLock::new(),
         })
     }
@@ -67,6 +106,84 @@ impl<'a> LayerEvidence<'a> {
     pub fn with_seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
+    }
+
+    /// The same evidence with the batch norm behind the convolution.
+    ///
+    /// # Errors
+    /// If there is not one scale and one shift per filter.
+    pub fn with_norm(mut self, norm: NormEvidence) -> Result<Self> {
+        self.check("batch norm's scales", self.count, norm.scale.len())?;
+        self.check("batch norm's shifts", self.count, norm.shift.len())?;
+        self.norm = Some(norm);
+        Ok(self)
+    }
+
+    /// The same evidence with gradients.
+    ///
+    /// # Errors
+    /// If there is not one gradient per weight, scale and shift.
+    pub fn with_gradients(mut self, gradients: GradientEvidence) -> Result<Self> {
+        let weights = self.filters.elem_count();
+        self.check("weight gradients", weights, gradients.filters.len())?;
+        self.check("scale gradients", self.count, gradients.norm.scale.len())?;
+        self.check("shift gradients", self.count, gradients.norm.shift.len())?;
+        self.gradients = Some(gradients);
+        Ok(self)
+    }
+
+    /// The same evidence with what the criterion observed in feature maps, see [`Observed::mean`](crate::Observed::mean).
+    ///
+    /// # Errors
+    /// If there is not one number per filter.
+    pub fn with_observed(mut self, observed: Vec<f64>) -> Result<Self> {
+        self.check("feature-map observations", self.count, observed.len())?;
+        self.observed = Some(observed);
+        Ok(self)
+    }
+
+    fn check(&self, what: &'static str, expected: usize, got: usize) -> Result<()> {
+        if expected == got {
+            return Ok(());
+        }
+        Err(Error::EvidenceLength {
+            layer: self.name.to_owned(),
+            what,
+            expected,
+            got,
+        })
+    }
+
+    fn given<'e, T>(&self, what: &'static str, evidence: &'e Option<T>) -> Result<&'e T> {
+        evidence.as_ref().ok_or_else(|| Error::MissingEvidence {
+            layer: self.name.to_owned(),
+            what,
+        })
+    }
+
+    /// Scale and shift of the batch norm behind the convolution.
+    ///
+    /// # Errors
+    /// If they were not given.
+    pub fn norm(&self) -> Result<&NormEvidence> {
+        self.given("the batch norm's scale", &self.norm)
+    }
+
+    /// Gradients of the mean loss.
+    ///
+    /// # Errors
+    /// If they were not given.
+    pub fn gradients(&self) -> Result<&GradientEvidence> {
+        self.given("gradients", &self.gradients)
+    }
+
+    /// The mean over images of what the criterion observed, one number per filter.
+    ///
+    /// # Errors
+    /// If it was not given.
+    pub fn observed(&self) -> Result<&[f64]> {
+        self.given("feature maps", &self.observed)
+            .map(Vec::as_slice)
     }
 
     /// The layer's name, used in messages and to draw differently in each layer.
@@ -175,6 +292,27 @@ mod tests {
         assert_eq!(
             evidence.similarity().unwrap_err().to_string(),
             "layer1.0.conv2: filter 2 holds a non-finite weight"
+        );
+    }
+
+    #[test]
+    fn says_what_is_missing_and_what_does_not_fit() {
+        let filters = filters((2, 1, 1, 1));
+        let evidence = || LayerEvidence::new("conv1", &filters, 1.0).unwrap();
+        assert_eq!(
+            evidence().norm().unwrap_err().to_string(),
+            "conv1: expected the batch norm's scale as evidence, got none"
+        );
+        assert!(evidence().gradients().is_err() && evidence().observed().is_err());
+        assert_eq!(
+            evidence().with_observed(vec![0.0]).unwrap_err().to_string(),
+            "conv1: expected 2 numbers of feature-map observations, got 1"
+        );
+        assert!(evidence().with_norm(NormEvidence::default()).is_err());
+        assert!(
+            evidence()
+                .with_gradients(GradientEvidence::default())
+                .is_err()
         );
     }
 

@@ -45,11 +45,16 @@ impl Criterion for L1Norm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::check;
+    use crate::testing::{Layer, check, planted};
 
     #[test]
     fn sums_absolute_weights_per_filter() {
         let filters = [[1.0, -2.0], [0.0, 4.0], [0.5, 0.5]];
         check(&L1Norm, filters, [3.0, 4.0, 1.0]);
+    }
+
+    #[test]
+    fn an_empty_filter_goes_first() {
+        planted(&L1Norm, Layer::without_filter);
     }
 }

@@ -23,17 +23,27 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod bn_scale;
+mod chip;
 mod error;
 mod evidence;
+mod fpgm;
+mod hrank;
 mod kl;
 mod kl_published;
 mod l1_norm;
+mod l2_norm;
+mod observed;
 mod random;
 mod similarity;
+mod symmetric;
+mod taylor_activation;
+mod taylor_weight;
 pub mod testing;
 
 pub use error::{Error, Result};
-pub use evidence::{Evidence, LayerEvidence};
+pub use evidence::{Evidence, GradientEvidence, LayerEvidence, NormEvidence};
+pub use observed::{Maps, Observed};
 pub use similarity::Similarity;
 
 /// What to do with a layer for which a criterion returned NaN or an infinity.
@@ -69,10 +79,24 @@ pub trait Criterion: Send + Sync {
         false
     }
 
-    /// The degree `d` if scaling all filters by `c > 0` scales all scores by `c^d`, for every `c`; `None` if no such
-    /// law holds.
+    /// The degree `d` if scaling the layer (filters, batch-norm scales and shifts, feature maps) by `c > 0`, gradients
+    /// unchanged, scales all scores by `c^d`, for every `c`; `None` if no such law holds.
     fn scale_degree(&self) -> Option<i32> {
         None
+    }
+
+    /// `λ` of the term `λ · Σ |γ|` over all batch-norm scales that the criterion wants in the loss of the training that
+    /// precedes its scores; 0 for none.
+    fn scale_penalty(&self) -> f64 {
+        0.0
+    }
+
+    /// What the criterion sees in one image's feature maps: one number per channel.
+    ///
+    /// Called for each image where [`Criterion::evidence`] is [`Evidence::FeatureMaps`]; the mean over images comes back as
+    /// [`LayerEvidence::observed`].
+    fn observe(&self, maps: &Maps<'_>) -> Vec<f64> {
+        vec![0.0; maps.dims()[0]]
     }
 
     /// One score per filter, `C_out` in all; high means "keep".
@@ -94,6 +118,13 @@ pub static ALL: &[&dyn Criterion] = &[
     &kl::Kl,
     &kl_published::KlPublished,
     &l1_norm::L1Norm,
+    &l2_norm::L2Norm,
+    &fpgm::Fpgm,
+    &bn_scale::BnScale,
+    &taylor_weight::TaylorWeight,
+    &taylor_activation::TaylorActivation,
+    &hrank::Hrank,
+    &chip::Chip,
     &random::Random,
 ];
 
@@ -139,7 +170,8 @@ mod tests {
         assert_eq!(by_name("l1-norm").unwrap().name(), "l1-norm");
         assert_eq!(
             by_name("l2").unwrap_err().to_string(),
-            "unknown criterion 'l2'; known: kl, kl-published, l1-norm, random"
+            "unknown criterion 'l2'; known: kl, kl-published, l1-norm, l2-norm, fpgm, bn-scale, taylor-weight, \
+             taylor-activation, hrank, chip, random"
         );
     }
 
