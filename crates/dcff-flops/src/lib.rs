@@ -24,6 +24,9 @@
 //! # Ok::<(), dcff_models::Error>(())
 //! ```
 
+mod budget;
+
+pub use budget::{Budget, BudgetError, Measure, Target, even_keys};
 use dcff_models::shapes::{Shape, Shapes};
 use dcff_models::{Architecture, Layer, LayerKind, Result};
 use serde::Serialize;

@@ -196,6 +196,13 @@ impl Architecture {
         self.convs().filter(|(_, conv)| conv.scored)
     }
 
+    /// The batch norm that reads the convolution called `conv`.
+    pub fn norm_after(&self, conv: &str) -> Option<&Layer> {
+        self.layers.iter().find(|layer| {
+            matches!(layer.kind, LayerKind::Norm(_)) && layer.inputs.iter().any(|i| i == conv)
+        })
+    }
+
     /// The widths of all spaces.
     pub fn widths(&self) -> Vec<usize> {
         self.spaces.iter().map(|space| space.width).collect()

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::{Device, Tensor};
 use dcff_nn::{BatchStatistics, Features, MaxIndices, Precision};
 
-use crate::architecture::{Architecture, LayerKind};
+use crate::architecture::{Architecture, Layer, LayerKind};
 use crate::initialisation::initial_values;
 use crate::parameters::{Parameter, ParameterKind, parameters};
 use crate::plan::{Operation, Step, Value, steps};
@@ -71,6 +71,11 @@ impl Gradients {
     /// The gradient of the parameter at `index`; `None` for running statistics.
     pub fn get(&self, index: usize) -> Option<&Tensor> {
         self.0.get(index).and_then(Option::as_ref)
+    }
+
+    /// The gradient of the parameter at `index`, to add the gradient of a penalty to.
+    pub fn get_mut(&mut self, index: usize) -> Option<&mut Tensor> {
+        self.0.get_mut(index).and_then(Option::as_mut)
     }
 }
 
@@ -284,6 +289,21 @@ impl Network {
     /// # Errors
     /// When the images' size is not the architecture's, a view's width not that of the compact architecture, or the device fails.
     pub fn forward(&self, images: &Tensor, views: &Views, mode: Mode) -> Result<(Tensor, Trace)> {
+        self.forward_observed(images, views, mode, |_, _| Ok(()))
+    }
+
+    /// As [`Network::forward`]; before each layer is computed, `observe` is shown it and the maps it reads (of several, the
+    /// first), even those that evaluation drops later.
+    ///
+    /// # Errors
+    /// As [`Network::forward`], and those of `observe`.
+    pub fn forward_observed<E: From<Error>>(
+        &self,
+        images: &Tensor,
+        views: &Views,
+        mode: Mode,
+        mut observe: impl FnMut(&Layer, &Features) -> Result<(), E>,
+    ) -> Result<(Tensor, Trace), E> {
         if images.dims().get(1..) != Some(&self.compact.input[..]) {
             let (expected, got) = (
                 self.compact.input.to_vec(),
@@ -293,18 +313,25 @@ impl Network {
                 name: "images".into(),
                 expected,
                 got,
-            });
+            }
+            .into());
         }
         let precision = match mode {
             Mode::Train => self.precision,
             Mode::Eval => Precision::F32,
         };
         let mut trace = Trace {
-            image: Features::from_nchw(images)?.to_precision(precision),
+            image: Features::from_nchw(images)
+                .map_err(Error::from)?
+                .to_precision(precision),
             values: vec![None; self.compact.layers.len()],
             saved: Vec::with_capacity(self.steps.len()),
         };
         for (i, step) in self.steps.iter().enumerate() {
+            observe(
+                &self.compact.layers[step.layer],
+                trace.value(step.inputs[0])?,
+            )?;
             let (output, saved) = self.step_forward(step, &trace, views, mode)?;
             trace.values[step.output] = Some(output);
             trace.saved.push(saved);
@@ -317,7 +344,7 @@ impl Network {
             }
         }
         let output = self.steps.last().map(|step| step.output);
-        let logits = dcff_nn::flatten(trace.value(output)?)?;
+        let logits = dcff_nn::flatten(trace.value(output)?).map_err(Error::from)?;
         Ok((logits, trace))
     }
 
