@@ -6,6 +6,7 @@ use candle_core::Tensor;
 use dcff_criteria::{Criterion, LayerEvidence, NonFinite};
 use serde::{Deserialize, Serialize};
 
+use crate::rank::rank_correlation;
 use crate::{Coefficients, Error, KeepMode, Result, select_top};
 
 /// What a pass over one layer gives.
@@ -26,7 +27,10 @@ pub struct Diagnostics {
     pub entropy: f64,
     /// The share of the kept filters that the pass before kept too; `None` at a layer's first pass.
     pub overlap: Option<f64>,
-    /// Whether this epoch's scores were not finite and earlier ones were used.
+    /// Spearman's rank correlation of the scores with those of the pass before; `None` at a layer's first pass, and where
+    /// all scores of either are equal.
+    pub rank_correlation: Option<f64>,
+    /// Whether this epoch's scores were not finite, or not asked for, and earlier ones were used.
     pub kept_last_scores: bool,
 }
 
@@ -114,15 +118,64 @@ impl Fuser {
         kept: usize,
         temperature: f64,
     ) -> Result<LayerPass> {
-        let evidence = LayerEvidence::new(layer, filters, temperature)?.with_seed(self.seed);
-        let (scores, kept_last_scores) = self.scores(layer, &evidence)?;
+        self.pass_over(&self.evidence(layer, filters, temperature)?, kept)
+    }
+
+    /// Evidence about the layer called `layer` as [`Fuser::pass`] gathers it: filters, temperature and seed. Criteria that
+    /// read more need it added.
+    ///
+    /// # Errors
+    /// Those of [`LayerEvidence::new`].
+    pub fn evidence<'a>(
+        &self,
+        layer: &'a str,
+        filters: &'a Tensor,
+        temperature: f64,
+    ) -> Result<LayerEvidence<'a>> {
+        Ok(LayerEvidence::new(layer, filters, temperature)?.with_seed(self.seed))
+    }
+
+    /// As [`Fuser::pass`], with the evidence given.
+    ///
+    /// # Errors
+    /// Those of [`Fuser::pass`].
+    pub fn pass_over(&mut self, evidence: &LayerEvidence<'_>, kept: usize) -> Result<LayerPass> {
+        let (scores, kept_last_scores) = self.scores(evidence)?;
         let name = self.criterion.name();
-        let ids = select_top(layer, name, &scores, evidence.filter_count(), kept)?;
+        let ids = select_top(
+            evidence.name(),
+            name,
+            &scores,
+            evidence.filter_count(),
+            kept,
+        )?;
+        self.finish(evidence, ids, scores, kept_last_scores)
+    }
+
+    /// A pass that neither scores nor selects: the filters of the layer's last pass stay, and their coefficients follow the
+    /// weights and the temperature. `None` when there was no pass yet.
+    ///
+    /// # Errors
+    /// If the filters cannot be read.
+    pub fn pass_again(&mut self, evidence: &LayerEvidence<'_>) -> Result<Option<LayerPass>> {
+        let Some(memory) = self.memory.layers.get(evidence.name()) else {
+            return Ok(None);
+        };
+        let (ids, scores) = (memory.ids.clone(), memory.scores.clone());
+        self.finish(evidence, ids, scores, true).map(Some)
+    }
+
+    fn finish(
+        &mut self,
+        evidence: &LayerEvidence<'_>,
+        ids: Vec<usize>,
+        scores: Vec<f64>,
+        kept_last_scores: bool,
+    ) -> Result<LayerPass> {
+        let (layer, device) = (evidence.name(), evidence.filters().device());
         let coefficients = match self.keep {
-            KeepMode::Fuse => Coefficients::fuse(ids, evidence.similarity()?, filters.device())?,
-            KeepMode::Select => {
-                Coefficients::select(ids, evidence.filter_count(), filters.device())?
-            }
+            KeepMode::Fuse => Coefficients::fuse(ids, evidence.similarity()?, device)?,
+            KeepMode::Select => Coefficients::select(ids, evidence.filter_count(), device)?,
         };
         let diagnostics = Diagnostics {
             entropy: coefficients.mean_entropy()?,
@@ -130,6 +183,10 @@ impl Fuser {
                 .memory
                 .ids(layer)
                 .map(|last| overlap(&coefficients.ids, last)),
+            rank_correlation: self
+                .memory
+                .scores(layer)
+                .and_then(|last| rank_correlation(&scores, last)),
             kept_last_scores,
         };
         let memory = LayerMemory {
@@ -144,7 +201,8 @@ impl Fuser {
         })
     }
 
-    fn scores(&self, layer: &str, evidence: &LayerEvidence<'_>) -> Result<(Vec<f64>, bool)> {
+    fn scores(&self, evidence: &LayerEvidence<'_>) -> Result<(Vec<f64>, bool)> {
+        let layer = evidence.name();
         let scores = self.criterion.score(evidence)?;
         let Some(filter) = scores.iter().position(|score| !score.is_finite()) else {
             return Ok((scores, false));
@@ -232,6 +290,7 @@ mod tests {
             Diagnostics {
                 entropy: 0.0,
                 overlap: None,
+                rank_correlation: None,
                 kept_last_scores: false
             }
         );
@@ -274,6 +333,29 @@ mod tests {
             .unwrap();
         assert_eq!(pass.coefficients.ids, [0, 1, 3, 4]);
         assert_eq!(pass.diagnostics.overlap, Some(0.75));
+        // Ranks 6 5 4 3 2 1 and 6 5 1 3 4 2: squared differences 0 0 9 0 4 1, so 1 − 6 · 14 / (6 · 35).
+        let correlation = pass.diagnostics.rank_correlation.unwrap();
+        assert!((correlation - 0.6).abs() < 1e-12, "{correlation}");
+    }
+
+    #[test]
+    fn a_pass_again_keeps_the_filters_and_follows_the_weights() {
+        let mut fuser = fuser("l1-norm", KeepMode::Fuse);
+        let (first, later) = (
+            filters([6.0, 5.0, 4.0, 3.0, 2.0, 1.0]),
+            filters([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+        );
+        let evidence = LayerEvidence::new("a", &first, 1.0).unwrap();
+        assert!(fuser.pass_again(&evidence).unwrap().is_none());
+        fuser.pass_over(&evidence, 2).unwrap();
+        let evidence = LayerEvidence::new("a", &later, 1e4).unwrap();
+        let pass = fuser.pass_again(&evidence).unwrap().unwrap();
+        assert_eq!(pass.coefficients.ids, [0, 1]);
+        assert_eq!(pass.diagnostics.overlap, Some(1.0));
+        assert_eq!(pass.diagnostics.rank_correlation, Some(1.0));
+        let fused = pass.coefficients.fused(&later).unwrap();
+        let fused: Vec<f32> = fused.flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(fused, [1.0, 2.0]);
     }
 
     #[test]

@@ -66,6 +66,55 @@ impl FromStr for KeepMode {
     }
 }
 
+/// How often the kept filters are chosen while a network is trained compact from the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reselect {
+    /// At the start of every epoch.
+    #[default]
+    EveryEpoch,
+    /// Before the first epoch; fused coefficients still follow the weights and the temperature.
+    Once,
+}
+
+impl Reselect {
+    /// Every choice, in the order of the help text.
+    pub const ALL: &'static [Self] = &[Self::EveryEpoch, Self::Once];
+
+    /// The name on the command line and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EveryEpoch => "every-epoch",
+            Self::Once => "once",
+        }
+    }
+}
+
+impl fmt::Display for Reselect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Reselect {
+    type Err = Error;
+
+    /// # Errors
+    /// If the name is unknown; the message lists the known ones.
+    fn from_str(name: &str) -> Result<Self> {
+        let found = Self::ALL.iter().find(|choice| choice.name() == name);
+        found.copied().ok_or_else(|| Error::Unknown {
+            what: "choice of when to select",
+            name: name.to_owned(),
+            known: Self::ALL
+                .iter()
+                .map(|choice| choice.name())
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+    }
+}
+
 /// The ids of the `kept` highest scores, ascending; of equal scores the lower id wins.
 ///
 /// `layer` and `criterion` are for the messages, `filters` is the layer's `C_out`.
@@ -154,6 +203,17 @@ mod tests {
             assert_eq!(mode.name().parse::<KeepMode>().unwrap(), mode);
             assert_eq!(serde_json::to_string(&mode).unwrap(), format!("\"{mode}\""));
         }
+        for &choice in Reselect::ALL {
+            assert_eq!(choice.name().parse::<Reselect>().unwrap(), choice);
+            assert_eq!(
+                serde_json::to_string(&choice).unwrap(),
+                format!("\"{choice}\"")
+            );
+        }
+        assert_eq!(
+            "never".parse::<Reselect>().unwrap_err().to_string(),
+            "unknown choice of when to select 'never'; known: every-epoch, once"
+        );
         assert_eq!(
             "drop".parse::<KeepMode>().unwrap_err().to_string(),
             "unknown keep mode 'drop'; known: fuse, select"

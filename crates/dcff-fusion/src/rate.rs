@@ -25,6 +25,20 @@ impl CompressionRate {
         }
     }
 
+    /// A rate at which exactly `kept` of `filters` filters stay.
+    ///
+    /// # Errors
+    /// If `kept` is 0 or larger than `filters`.
+    pub fn keeping(kept: usize, filters: usize) -> Result<Self> {
+        let share = |kept: f64| Self::new(1.0 - kept / filters as f64);
+        let exact = share(kept as f64)?;
+        // Half a filter more is safe from the truncation, where the plain quotient falls victim to it.
+        match exact.kept(filters) == kept {
+            true => Ok(exact),
+            false => share(kept as f64 + 0.5),
+        }
+    }
+
     /// The rate as a number in `[0, 1)`.
     pub fn get(self) -> f64 {
         self.0
@@ -74,6 +88,18 @@ mod tests {
             "expected a compression rate of at least 0 and below 1, got 1"
         );
         assert!(serde_json::from_str::<CompressionRate>("1.5").is_err());
+    }
+
+    #[test]
+    fn finds_a_rate_for_every_width() {
+        for filters in [1, 3, 16, 48, 160, 384, 512] {
+            for kept in 1..=filters {
+                let rate = CompressionRate::keeping(kept, filters).unwrap();
+                assert_eq!(rate.kept(filters), kept, "{kept} of {filters}: {rate}");
+            }
+        }
+        assert!(CompressionRate::keeping(0, 16).is_err());
+        assert!(CompressionRate::keeping(17, 16).is_err());
     }
 
     #[test]

@@ -38,6 +38,18 @@ pub enum Rates {
 }
 
 impl Rates {
+    /// The rates at which `kept` filters of `filters` stay in each slot.
+    ///
+    /// # Errors
+    /// If a slot keeps none, or more than it has.
+    pub fn keeping(kept: &[usize], filters: &[usize]) -> Result<Self> {
+        let pairs = kept.iter().zip(filters);
+        let rates: Result<_> = pairs
+            .map(|(&kept, &filters)| CompressionRate::keeping(kept, filters))
+            .collect();
+        Ok(Self::List(rates?))
+    }
+
     /// The rate of each of `slots` slots, or `None` if a list has another length.
     pub fn for_slots(&self, slots: usize) -> Option<Vec<CompressionRate>> {
         match self {
