@@ -53,10 +53,11 @@ fn json(path: &Path) -> Value {
 }
 
 /// What must be equal in two runs of one configuration.
-fn bytes(run: &Path) -> [Vec<u8>; 4] {
+fn bytes(run: &Path) -> [Vec<u8>; 5] {
     [
         "config.toml",
         "metrics.jsonl",
+        "selection.jsonl",
         "compact/model.safetensors",
         "compact/config.json",
     ]
@@ -136,7 +137,67 @@ fn one_seed_gives_one_result_whatever_the_number_of_threads() {
     succeeded(run(train(&images, &runs[1], &["--threads", "3"])));
     assert!(bytes(&runs[0]) == bytes(&runs[1]));
     succeeded(run(train(&images, &runs[2], &["--seed", "2"])));
-    assert!(bytes(&runs[0])[2] != bytes(&runs[2])[2]);
+    assert!(bytes(&runs[0])[3] != bytes(&runs[2])[3]);
+}
+
+/// The rows of a file of JSON lines.
+fn rows(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    rows.collect()
+}
+
+#[test]
+fn a_criterion_that_reads_maps_selects_once_and_its_cost_is_counted() {
+    let (dir, images) = workshop();
+    let out = dir.path().join("run");
+    let more = [
+        "--criterion",
+        "hrank",
+        "--keep",
+        "select",
+        "--reselect",
+        "once",
+        "--evidence-images",
+        "20",
+        "--hold-out",
+        "0",
+    ];
+    succeeded(run(train(&images, &out, &more)));
+    let selection = rows(&out.join("selection.jsonl"));
+    assert_eq!(selection.len(), 3);
+    let layers = |row: usize| selection[row]["layers"].as_array().unwrap();
+    assert_eq!(layers(0).len(), 19);
+    for (first, last) in layers(0).iter().zip(layers(2)) {
+        assert_eq!(first["kept"], last["kept"]);
+        assert_eq!(first["overlap"], Value::Null);
+        assert_eq!(last["overlap"], 1.0);
+        let scores = first["scores"].as_array().unwrap();
+        assert_eq!(first["kept"].as_array().unwrap().len() * 2, scores.len());
+        // Maps have 32, 16 or 8 rows, and the mean rank of a random filter's map is neither 0 nor more than that.
+        let ranks = scores.iter().map(|score| score.as_f64().unwrap());
+        assert!(ranks.clone().all(|rank| rank <= 32.0));
+        assert!(ranks.fold(0.0, f64::max) > 1.0);
+    }
+    let summary = json(&out.join("summary.json"));
+    let number = |value: &Value| value.as_u64().unwrap();
+    let macs = number(&summary["macs"]["compact"]);
+    let stage = &summary["stages"][0];
+    assert_eq!(number(&stage["training_macs"]), 3 * 3 * 48 * macs);
+    assert_eq!(number(&stage["scoring_macs"]), 2 * 20 * macs);
+    assert_eq!(number(&summary["training_macs"]), (432 + 40) * macs);
+
+    let refused = run(train(
+        &images,
+        &dir.path().join("no"),
+        &["--criterion", "bn-scale"],
+    ));
+    assert_eq!(refused.code, Some(2));
+    assert!(
+        refused.stderr.contains("the pipeline prune"),
+        "{}",
+        refused.stderr
+    );
 }
 
 /// Starts a run, waits for its first checkpoint, ends it with `signal` and continues it.

@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing};
 use dcff_models::{Architecture, Mode, Network, Views};
-use dcff_train::{MethodConfig, Recipe, Sgd, cross_entropy_step};
+use dcff_train::{EpochStart, MethodConfig, Recipe, Sgd, cross_entropy_step};
 
 /// Images and labels that depend on nothing but their indices.
 fn batch(architecture: &Architecture, n: usize) -> (Tensor, Tensor) {
@@ -40,7 +40,15 @@ fn check(name: &str, n: usize) {
     let recipe = Recipe::quick(2);
     let mut views = Views::dense();
     for epoch in 0..2 {
-        views = method.epoch_start(epoch, 2, &network).unwrap().views;
+        let start = EpochStart {
+            epoch,
+            epochs: 2,
+            full: &full,
+            network: &network,
+            views: &views,
+            probe: None,
+        };
+        views = method.epoch_start(&start).unwrap().views;
         let output = cross_entropy_step(&mut network, &views, &images, &labels, 0.0).unwrap();
         assert!(output.loss.is_finite());
         optimizer

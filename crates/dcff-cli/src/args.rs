@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use dcff_fusion::{KeepMode, TemperatureSchedule};
+use dcff_fusion::{KeepMode, Reselect, TemperatureSchedule};
 
 use crate::commands::export;
 
@@ -59,22 +59,77 @@ pub(crate) struct DataDir {
     pub(crate) data_dir: Option<PathBuf>,
 }
 
+/// How a network becomes compact.
 #[derive(Args, Debug)]
-pub(crate) struct TrainArgs {
-    #[arg(long, value_name = "NAME", help = choices("Network", dcff_models::ALL.iter().map(|entry| entry.name)))]
-    pub(crate) arch: Option<String>,
+pub(crate) struct MethodArgs {
     /// Compression rates: 'published', a published setting's name, one number, or a list such as '[0.5]*2+[0.4]*2'
     #[arg(long, value_name = "RATES")]
     pub(crate) rates: Option<String>,
+    #[command(flatten)]
+    pub(crate) budget: BudgetArgs,
     #[arg(long, value_name = "NAME", help = choices("Pruning criterion", dcff_criteria::ALL.iter().map(|criterion| criterion.name())))]
     pub(crate) criterion: Option<String>,
     #[arg(long, value_name = "MODE", help = choices("What becomes of the filters", KeepMode::ALL.iter().map(|mode| mode.name())))]
     pub(crate) keep: Option<String>,
     #[arg(long, value_name = "SCHEDULE", help = choices("Temperature schedule", TemperatureSchedule::ALL.iter().map(|(name, _)| *name)))]
     pub(crate) temperature: Option<String>,
+    #[arg(long, value_name = "WHEN", help = choices("How often the kept filters are chosen in a run that is compact from the start", Reselect::ALL.iter().map(|choice| choice.name())))]
+    pub(crate) reselect: Option<String>,
+    /// Training images that criteria which read images see: 256 unless given
+    #[arg(long, value_name = "N")]
+    pub(crate) evidence_images: Option<usize>,
     /// 'dcff', or 'dense' for the network as it is
     #[arg(long, value_name = "NAME")]
     pub(crate) method: Option<String>,
+    /// 'scratch' trains the compact network from the first step; 'prune' trains the dense one, prunes and fine-tunes it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pipeline: Option<String>,
+    /// Epochs before pruning: half of --epochs unless given
+    #[arg(long, value_name = "N")]
+    pub(crate) dense_epochs: Option<usize>,
+    /// Epochs after pruning: the rest of --epochs unless given
+    #[arg(long, value_name = "N")]
+    pub(crate) finetune_epochs: Option<usize>,
+    /// Learning rate after pruning, before the schedule: a tenth of --lr unless given
+    #[arg(long, value_name = "RATE")]
+    pub(crate) finetune_lr: Option<f64>,
+    /// Prunings, spread evenly over the epochs of fine-tuning: 1 unless given
+    #[arg(long, value_name = "K")]
+    pub(crate) prune_steps: Option<usize>,
+    /// Weight of the L1 penalty on batch norm's scales before pruning: 1e-4 for bn-scale, otherwise 0
+    #[arg(long, value_name = "W")]
+    pub(crate) scale_penalty: Option<f64>,
+    /// Take the dense network over from this run, whose dense stage must be the same, instead of training it
+    #[arg(long, value_name = "RUN")]
+    pub(crate) dense_from: Option<PathBuf>,
+}
+
+/// A budget instead of rates.
+#[derive(Args, Debug)]
+pub(crate) struct BudgetArgs {
+    /// Multiply-accumulates that may be left: '25%' of the full network's, or a number
+    #[arg(long, value_name = "TARGET", conflicts_with_all = ["rates", "target_params"])]
+    pub(crate) target_macs: Option<String>,
+    /// Parameters that may be left: '10%' of the full network's, or a number
+    #[arg(long, value_name = "TARGET", conflicts_with = "rates")]
+    pub(crate) target_params: Option<String>,
+    /// Share of each layer's filters that stays whatever the target: 0.1 unless given
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) min_keep: Option<f64>,
+    /// Widths become multiples of this
+    #[arg(long, value_name = "N")]
+    pub(crate) round_to: Option<usize>,
+    /// 'uniform' shrinks all layers alike, for every criterion; 'global' sets one threshold on the scores of all layers
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allocation: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TrainArgs {
+    #[arg(long, value_name = "NAME", help = choices("Network", dcff_models::ALL.iter().map(|entry| entry.name)))]
+    pub(crate) arch: Option<String>,
+    #[command(flatten)]
+    pub(crate) method: MethodArgs,
     #[arg(long, value_name = "NAME", help = choices("Data set, or a folder with train/CLASS/*.png and test/CLASS/*.png", dcff_data::known().iter().map(|info| info.name.as_str())))]
     pub(crate) data: Option<String>,
     #[command(flatten)]
@@ -216,9 +271,11 @@ pub(crate) struct CompactArgs {
 pub(crate) struct FlopsArgs {
     #[arg(long, value_name = "NAME", help = choices("Network", dcff_models::ALL.iter().map(|entry| entry.name)))]
     pub(crate) arch: String,
-    /// Compression rates, as for train
-    #[arg(long, value_name = "RATES", default_value = "published")]
-    pub(crate) rates: String,
+    /// Compression rates, as for train: 'published' unless given
+    #[arg(long, value_name = "RATES")]
+    pub(crate) rates: Option<String>,
+    #[command(flatten)]
+    pub(crate) budget: BudgetArgs,
     #[arg(long, value_name = "NAME", default_value = "macs", help = choices("What counts as an operation", dcff_flops::Convention::ALL.iter().map(|(_, name, _)| *name)))]
     pub(crate) convention: String,
     /// One JSON object instead of a table

@@ -119,8 +119,12 @@ impl Observer for Progress {
                     })
                 };
                 self.line(&format!(
-                    "epoch {}/{epochs}{}{}{}  {:.0} images/s{}",
+                    "epoch {}/{epochs}{}{}{}{}  {:.0} images/s{}",
                     metrics.epoch,
+                    metrics
+                        .stage
+                        .as_deref()
+                        .map_or(String::new(), |stage| format!("  {stage}")),
                     score("train", Some(metrics.train)),
                     score("validation", metrics.validation),
                     score("test", metrics.test),

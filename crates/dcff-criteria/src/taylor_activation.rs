@@ -78,10 +78,8 @@ mod tests {
         let mut layer = Layer::drawn(3, 1.0, 1);
         layer.norm.scale = vec![1.5, -0.5, 0.75];
         layer.norm.shift = vec![0.2, 0.1, -0.3];
-        layer.gradients.norm.scale =
-            vec![14.018423920322613, -4.187918524386311, 2.3874156879246127];
-        layer.gradients.norm.shift =
-            vec![13.613307801987336, 4.579017482999989, 2.2929832651627993];
+        layer.gradients.norm.scale = vec![14.018_424, -4.187_918_7, 2.387_415_6];
+        layer.gradients.norm.shift = vec![13.613_308, 4.579_017_6, 2.292_983_3];
         let expected = [0.9932195733932017, 0.1067169079863998, 0.0461126943308333];
         for (score, expected) in layer.score(&TaylorActivation, 1.0).iter().zip(expected) {
             assert!(

@@ -336,6 +336,7 @@ impl Network {
         }
         let mut network = Self::new(&narrow, &narrow, 0, device)?;
         network.load(&state.into_iter().collect::<HashMap<_, _>>())?;
+        network.set_precision(self.precision());
         Ok(network)
     }
 }

@@ -60,6 +60,7 @@ fn method(summary: &Summary) -> String {
     match &summary.config.method {
         MethodConfig::Dense => "dense".into(),
         MethodConfig::Dcff(c) => format!("{}, {}, {}", c.criterion, c.keep.name(), c.temperature),
+        MethodConfig::Prune(c) => format!("{}, {}, prune", c.criterion, c.keep.name()),
     }
 }
 

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::evaluate::Tally;
-use crate::{Error, Metrics, Outcome, Result, RunConfig, Timing};
+use crate::stage::StageCost;
+use crate::{Error, Method, Metrics, Outcome, Result, RunConfig, Timing};
 
 /// The checkpoint's folder in a run folder.
 pub const CHECKPOINT: &str = "checkpoint";
@@ -58,8 +59,37 @@ pub(crate) struct State {
     pub(crate) seconds: f64,
     /// How an image becomes the network's input, so that the compact network can be written without the data.
     pub(crate) preprocessing: Preprocessing,
+    /// The widths that the network computes; those of the method's compact architecture where they are missing.
+    #[serde(default)]
+    pub(crate) widths: Option<Vec<usize>>,
+    /// The stages so far.
+    #[serde(default)]
+    pub(crate) stages: Vec<StageCost>,
     /// SHA-256 of `state.safetensors`.
     pub(crate) tensors_sha256: String,
+}
+
+impl State {
+    /// A network of the architecture that the tensors of this state belong to.
+    pub(crate) fn network(
+        &self,
+        method: &dyn Method,
+        full: &Architecture,
+        seed: u64,
+        device: &Device,
+    ) -> Result<Network> {
+        let widths = match &self.widths {
+            Some(widths) => widths.clone(),
+            None => method.compact(full)?.widths(),
+        };
+        let keeps = method.keeps(full, &widths)?;
+        Ok(Network::new(
+            &keeps,
+            &full.narrowed(&widths)?,
+            seed,
+            device,
+        )?)
+    }
 }
 
 /// A checkpoint in memory.
@@ -133,7 +163,7 @@ impl Checkpoint {
     pub fn collapse(&self, full: &Architecture, device: &Device) -> Result<Artefact> {
         let state = &self.state;
         let full = &full.clone().with_classes(state.preprocessing.num_classes);
-        let mut network = Network::new(full, &state.config.method.compact(full)?, 0, device)?;
+        let mut network = state.network(&*state.config.method.build(0)?, full, 0, device)?;
         network.load(&self.section(NETWORK))?;
         let mut provenance = BTreeMap::new();
         let values = [
@@ -214,7 +244,7 @@ pub(crate) fn view_tensors(views: &Views) -> Result<Vec<(String, Tensor)>> {
     Ok(tensors)
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes)
         .iter()
         .map(|byte| format!("{byte:02x}"))

@@ -5,7 +5,8 @@ use dcff_models::Architecture;
 use dcff_nn::{Precision, SgdConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::methods::{Dense, FilterFusion, FilterFusionConfig};
+use crate::dense::DenseFrom;
+use crate::methods::{Dense, FilterFusion, FilterFusionConfig, Prune, PruneConfig};
 use crate::schedule::Schedule;
 use crate::{Error, Method, Result};
 
@@ -84,9 +85,28 @@ pub enum MethodConfig {
     Dense,
     /// Filters are scored every epoch and fused or selected.
     Dcff(FilterFusionConfig),
+    /// A dense network is trained, pruned and fine-tuned.
+    Prune(PruneConfig),
 }
 
 impl MethodConfig {
+    /// Training images that the method's criterion sees, where it reads images.
+    pub fn evidence_images(&self) -> usize {
+        match self {
+            Self::Dense => 0,
+            Self::Dcff(config) => config.evidence_images,
+            Self::Prune(config) => config.evidence_images,
+        }
+    }
+
+    /// The dense network of another run that this one starts from.
+    pub fn dense_from(&self) -> Option<&DenseFrom> {
+        match self {
+            Self::Prune(config) => config.dense_from.as_ref(),
+            Self::Dense | Self::Dcff(_) => None,
+        }
+    }
+
     /// The method, for a run seeded with `seed`.
     ///
     /// # Errors
@@ -95,6 +115,7 @@ impl MethodConfig {
         Ok(match self {
             Self::Dense => Box::new(Dense),
             Self::Dcff(config) => Box::new(FilterFusion::new(config.clone(), seed)?),
+            Self::Prune(config) => Box::new(Prune::new(config.clone(), seed)?),
         })
     }
 
@@ -175,6 +196,16 @@ impl Recipe {
         }
     }
 
+    /// The same recipe for a stage of `epochs` epochs at `learning_rate`: the schedule runs over the stage.
+    pub fn for_stage(&self, epochs: usize, learning_rate: f64) -> Self {
+        Self {
+            epochs,
+            learning_rate,
+            schedule: self.schedule.scaled(self.epochs, epochs),
+            ..self.clone()
+        }
+    }
+
     /// The optimiser's settings at `step` of `steps` in `epoch`.
     pub fn sgd(&self, epoch: usize, step: usize, steps: usize) -> SgdConfig {
         SgdConfig {
@@ -243,6 +274,12 @@ impl RunConfig {
         range("recipe.momentum", recipe.momentum, 0.0, 1.0)?;
         range("recipe.weight_decay", recipe.weight_decay, 0.0, 1e6)?;
         range("recipe.label_smoothing", recipe.label_smoothing, 0.0, 1.0)?;
+        if let MethodConfig::Prune(prune) = &self.method {
+            prune.validate(recipe.epochs)?;
+        }
+        if self.method != MethodConfig::Dense {
+            positive("method.evidence_images", self.method.evidence_images())?;
+        }
         range("data.hold_out", self.data.hold_out, 0.0, 0.5)?;
         // config.toml keeps integers in 64 signed bits.
         if i64::try_from(self.seed).is_err() {
@@ -263,7 +300,11 @@ impl RunConfig {
     }
 }
 
-fn first_difference(path: &str, a: &serde_json::Value, b: &serde_json::Value) -> Option<String> {
+pub(crate) fn first_difference(
+    path: &str,
+    a: &serde_json::Value,
+    b: &serde_json::Value,
+) -> Option<String> {
     use serde_json::Value;
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {

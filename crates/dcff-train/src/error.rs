@@ -51,6 +51,9 @@ pub enum Error {
     /// Rates, temperatures or selection failed.
     #[error(transparent)]
     Fusion(#[from] dcff_fusion::Error),
+    /// A budget cannot be met.
+    #[error(transparent)]
+    Budget(#[from] dcff_flops::BudgetError),
     /// Writing or reading weights failed.
     #[error(transparent)]
     Compact(#[from] dcff_compact::Error),

@@ -11,6 +11,9 @@ use crate::evaluate::Score;
 pub struct Metrics {
     /// Counted from 1.
     pub epoch: usize,
+    /// The stage it belongs to, in runs of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
     /// The learning rate of the epoch's last step.
     pub learning_rate: f64,
     /// Loss and accuracy over the augmented training images, as they were seen.

@@ -5,7 +5,27 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use dcff_models::{Architecture, Gradients, Mode, Network, Views};
 
-use crate::Result;
+use crate::collect::Probe;
+use crate::selection::LayerSelection;
+use crate::stage::Stage;
+use crate::{Recipe, Result};
+
+/// What a method may look at when an epoch starts.
+#[derive(Clone, Copy, Debug)]
+pub struct EpochStart<'a> {
+    /// Counted from 0.
+    pub epoch: usize,
+    /// Of the run.
+    pub epochs: usize,
+    /// The network before any compression.
+    pub full: &'a Architecture,
+    /// As the epoch before left it.
+    pub network: &'a Network,
+    /// The views of the epoch before; dense before the first.
+    pub views: &'a Views,
+    /// Training images for criteria that ask for more than weights, where there are any.
+    pub probe: Option<&'a Probe>,
+}
 
 /// What a method says at the start of an epoch.
 #[derive(Debug, Default)]
@@ -14,6 +34,12 @@ pub struct EpochViews {
     pub views: Views,
     /// What it has to say of itself, for `metrics.jsonl`.
     pub diagnostics: BTreeMap<String, f64>,
+    /// What was selected, for `selection.jsonl`; empty when nothing was.
+    pub selection: Vec<LayerSelection>,
+    /// The network to go on with, where it is another one from now on; the optimiser then starts anew.
+    pub network: Option<Network>,
+    /// Multiply-accumulates spent on evidence.
+    pub scoring_macs: u64,
 }
 
 /// What a step computed.
@@ -32,18 +58,39 @@ pub struct StepOutput {
 /// One pass with cross-entropy per step is the default; a method with a teacher, masks or several passes overrides
 /// [`Method::step`].
 pub trait Method {
-    /// The architecture whose widths the network computes during training, from the dense one.
+    /// The compact architecture that the method aims at, from the dense one.
     ///
     /// # Errors
     /// When the method's rates do not fit the architecture.
     fn compact(&self, full: &Architecture) -> Result<Architecture>;
 
-    /// Called before the first step of `epoch` (counted from 0) of `epochs`.
+    /// The architecture whose filters the network keeps while it computes `widths` of `full`: `full` itself for methods
+    /// that decide anew in every epoch, otherwise `full` narrowed.
+    ///
+    /// # Errors
+    /// When the widths do not fit the architecture.
+    fn keeps(&self, full: &Architecture, widths: &[usize]) -> Result<Architecture> {
+        Ok(full.narrowed(widths)?)
+    }
+
+    /// The widths that a new run starts with.
+    ///
+    /// # Errors
+    /// When the method's rates do not fit the architecture.
+    fn first_widths(&self, full: &Architecture) -> Result<Vec<usize>> {
+        Ok(self.compact(full)?.widths())
+    }
+
+    /// The stages of a run under `recipe`, covering all its epochs.
+    fn stages(&self, recipe: &Recipe) -> Vec<Stage> {
+        vec![Stage::whole(recipe)]
+    }
+
+    /// Called before the first step of an epoch.
     ///
     /// # Errors
     /// When the method cannot decide, for example because a score is not finite.
-    fn epoch_start(&mut self, epoch: usize, epochs: usize, network: &Network)
-    -> Result<EpochViews>;
+    fn epoch_start(&mut self, start: &EpochStart<'_>) -> Result<EpochViews>;
 
     /// Passes, losses and gradients of one batch: images `[N, C, H, W]`, labels `[N]` (`u32`).
     ///

@@ -52,6 +52,24 @@ impl Schedule {
         base * ramp.min(1.0)
     }
 
+    /// The same schedule for a run of `to` epochs instead of `from`: milestones move in proportion, those that fall on the
+    /// first epoch are dropped, and of several that fall on one epoch one stays.
+    pub fn scaled(&self, from: usize, to: usize) -> Self {
+        match self {
+            Self::MultiStep { milestones, gamma } => {
+                let mut moved: Vec<usize> =
+                    milestones.iter().map(|m| m * to / from.max(1)).collect();
+                moved.retain(|&milestone| milestone > 0);
+                moved.dedup();
+                Self::MultiStep {
+                    milestones: moved,
+                    gamma: *gamma,
+                }
+            }
+            other => other.clone(),
+        }
+    }
+
     /// Checks the settings.
     ///
     /// # Errors
@@ -106,6 +124,22 @@ mod tests {
             [at(0, 0), at(0, 1), at(1, 0), at(1, 1), at(2, 0)],
             [0.25, 0.5, 0.75, 1.0, 1.0]
         );
+    }
+
+    #[test]
+    fn milestones_move_with_the_length_of_the_run() {
+        let schedule = |milestones: &[usize]| Schedule::MultiStep {
+            milestones: milestones.to_vec(),
+            gamma: 0.1,
+        };
+        assert_eq!(schedule(&[150, 225]).scaled(300, 100), schedule(&[50, 75]));
+        assert_eq!(
+            schedule(&[150, 225]).scaled(300, 300),
+            schedule(&[150, 225])
+        );
+        assert_eq!(schedule(&[150, 225]).scaled(300, 2), schedule(&[1]));
+        assert_eq!(schedule(&[150, 225]).scaled(300, 1), schedule(&[]));
+        assert_eq!(Schedule::Cosine.scaled(300, 7), Schedule::Cosine);
     }
 
     #[test]

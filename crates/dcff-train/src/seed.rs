@@ -13,6 +13,8 @@ pub enum Purpose {
     HoldOut = 4,
     /// The method's own chance (the `random` criterion).
     Method = 5,
+    /// Which training images evidence is collected on.
+    Evidence = 6,
 }
 
 /// The seed for `purpose` number `index` of the run seeded with `run`.
@@ -37,10 +39,10 @@ mod tests {
 
     #[test]
     fn seeds_of_different_uses_differ() {
-        use Purpose::{Augmentation, HoldOut, Method, Order, Weights};
+        use Purpose::{Augmentation, Evidence, HoldOut, Method, Order, Weights};
         let mut seen = HashSet::new();
         for run in 0..10 {
-            for purpose in [Weights, Order, Augmentation, HoldOut, Method] {
+            for purpose in [Weights, Order, Augmentation, HoldOut, Method, Evidence] {
                 for index in 0..100 {
                     assert!(seen.insert(derive_seed(run, purpose, index)));
                 }

@@ -4,6 +4,7 @@ use dcff_flops::{Convention, Network, cost};
 use dcff_models::Architecture;
 use serde::{Deserialize, Serialize};
 
+use crate::stage::StageCost;
 use crate::{Result, RunConfig, Score};
 
 /// The outcome of a run.
@@ -25,6 +26,13 @@ pub struct Summary {
     pub published_ops: Cost,
     /// Trained parameters.
     pub params: Cost,
+    /// Multiply-accumulates of the whole training, all stages and the collection of evidence included; 0 in the
+    /// summaries of versions that did not count them. [`StageCost`] says what counts.
+    #[serde(default)]
+    pub training_macs: u64,
+    /// The stages and what each cost.
+    #[serde(default)]
+    pub stages: Vec<StageCost>,
     /// Training images, held-out ones not counted.
     pub train_images: usize,
     /// Seconds spent in training, evaluation included, over all sittings.
@@ -69,6 +77,11 @@ pub struct Cost {
     pub full: u64,
     /// After compression.
     pub compact: u64,
+}
+
+/// Multiply-accumulates of `architecture` for one image.
+pub(crate) fn macs(architecture: &Architecture) -> Result<u64> {
+    Ok(cost(architecture, Convention::Macs, Network::Compact)?.ops())
 }
 
 /// The widths and costs of a pair of architectures: `(widths, macs, published operations, parameters)`.

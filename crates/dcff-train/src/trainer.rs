@@ -15,11 +15,16 @@ use crate::checkpoint::{
     Best, CHECKPOINT, CHOSEN, Checkpoint, NETWORK, Position, State, VELOCITY, tensor_name,
     view_tensors,
 };
+use crate::collect::Probe;
+use crate::dense::DenseStage;
 use crate::evaluate::{Tally, evaluate};
 use crate::seed::{Purpose, derive_seed};
-use crate::summary::{Outcome, Summary, costs};
+use crate::selection::{self, SELECTION, SelectionRow};
+use crate::stage::{DENSE, Stage, StageCost};
+use crate::summary::{Outcome, Summary, costs, macs};
 use crate::{
-    Error, Event, Method, Metrics, Observer, Result, RunConfig, RunFolder, Sgd, StepOutput, Timing,
+    EpochStart, EpochViews, Error, Event, Method, Metrics, Observer, Result, RunConfig, RunFolder,
+    Sgd, StepOutput, Timing,
 };
 
 /// The artefact's folder in a run folder.
@@ -94,12 +99,15 @@ pub enum Ending {
 pub struct Trainer {
     config: RunConfig,
     folder: RunFolder,
+    full: Architecture,
     network: Network,
     optimizer: Sgd,
     method: Box<dyn Method>,
     train: Loader,
     validation: Option<Loader>,
     test: Loader,
+    probe: Option<Probe>,
+    stages: Vec<Stage>,
     views: Views,
     state: State,
     /// The compact tensors of the best epoch so far.
@@ -129,16 +137,9 @@ impl Trainer {
         let mut method = config
             .method
             .build(derive_seed(config.seed, Purpose::Method, 0))?;
-        let compact = method.compact(full)?;
+        let first_widths = method.first_widths(full)?;
+        let stages = method.stages(&config.recipe);
         let checkpoint = Checkpoint::load(&folder.join(CHECKPOINT), &config)?;
-        let mut network = Network::new(
-            full,
-            &compact,
-            derive_seed(config.seed, Purpose::Weights, 0),
-            device,
-        )?;
-        network.set_precision(config.recipe.precision);
-        let mut optimizer = Sgd::new(&network)?;
 
         let train_set = Arc::new(data.splits.train.clone());
         let (kept, held_out) = if config.data.hold_out > 0.0 {
@@ -156,6 +157,17 @@ impl Trainer {
             drop_last,
         };
         let augmentation = config.data.augment.of(data.augmentation);
+        let probe = match config.method.evidence_images() {
+            0 => None,
+            images => Some(Probe::new(
+                train_set.clone(),
+                kept.clone(),
+                images,
+                config.recipe.batch_size,
+                data.normalisation.clone(),
+                config.seed,
+            )?),
+        };
         let train = Loader::over(train_set.clone(), kept, options(augmentation, false))?;
         let validation = match held_out.is_empty() {
             true => None,
@@ -181,44 +193,135 @@ impl Trainer {
         };
         let mut views = Views::dense();
         let mut chosen = BTreeMap::new();
-        let state = match checkpoint {
+        let weights_seed = derive_seed(config.seed, Purpose::Weights, 0);
+        let (state, mut network, optimizer) = match checkpoint {
             Some(checkpoint) => {
+                let mut network = checkpoint
+                    .state
+                    .network(&*method, full, weights_seed, device)?;
                 network.load(&checkpoint.section(NETWORK))?;
+                let mut optimizer = Sgd::new(&network)?;
                 let velocities = checkpoint.section(VELOCITY);
                 optimizer.load(&network, |name| velocities.get(name).cloned())?;
                 method.load(&checkpoint.state.method)?;
                 views = checkpoint.views(device)?;
                 chosen = checkpoint.section(CHOSEN).into_iter().collect();
-                checkpoint.state
+                (checkpoint.state, network, optimizer)
             }
-            None => State {
-                config: config.clone(),
-                position: Position::default(),
-                tally: Tally::default(),
-                method: serde_json::Value::Null,
-                diagnostics: BTreeMap::new(),
-                best: None,
-                metrics: Vec::new(),
-                timing: Vec::new(),
-                last: None,
-                seconds: 0.0,
-                preprocessing,
-                tensors_sha256: String::new(),
-            },
+            None => {
+                let state = State {
+                    config: config.clone(),
+                    position: Position::default(),
+                    tally: Tally::default(),
+                    method: serde_json::Value::Null,
+                    diagnostics: BTreeMap::new(),
+                    best: None,
+                    metrics: Vec::new(),
+                    timing: Vec::new(),
+                    last: None,
+                    seconds: 0.0,
+                    preprocessing,
+                    widths: Some(first_widths),
+                    stages: Vec::new(),
+                    tensors_sha256: String::new(),
+                };
+                let mut network = state.network(&*method, full, weights_seed, device)?;
+                let mut state = state;
+                if let Some(from) = config.method.dense_from() {
+                    let stage = stages.iter().find(|stage| stage.name == DENSE);
+                    let wanted = DenseStage::of(&config, stage)?;
+                    let images = train.images() as u64;
+                    let dense = from.load(&wanted, &network)?;
+                    network.load(&dense.tensors)?;
+                    state.position.epoch = wanted.recipe.epochs;
+                    state.metrics = dense.metrics;
+                    state.timing = dense.timing;
+                    state.stages.push(StageCost {
+                        stage: DENSE.to_owned(),
+                        epochs: wanted.recipe.epochs,
+                        training_macs: 3 * macs(full)? * images * wanted.recipe.epochs as u64,
+                        scoring_macs: 0,
+                        seconds: dense.seconds,
+                        reused: true,
+                    });
+                }
+                let optimizer = Sgd::new(&network)?;
+                (state, network, optimizer)
+            }
         };
+        network.set_precision(config.recipe.precision);
         Ok(Self {
             config,
             folder,
+            full: full.clone(),
             network,
             optimizer,
             method,
             train,
             validation,
             test,
+            probe,
+            stages,
             views,
             state,
             chosen,
         })
+    }
+
+    /// The stage of `epoch`.
+    fn stage(&self, epoch: usize) -> Result<Stage> {
+        let found = self.stages.iter().find(|s| s.epochs.contains(&epoch));
+        found.cloned().ok_or_else(|| {
+            let message = format!("epoch {} belongs to no stage of the method", epoch + 1);
+            Error::setting("recipe.epochs", message)
+        })
+    }
+
+    /// What the method says at the start of the current epoch.
+    fn ask(&mut self) -> Result<EpochViews> {
+        self.method.epoch_start(&EpochStart {
+            epoch: self.state.position.epoch,
+            epochs: self.config.recipe.epochs,
+            full: &self.full,
+            network: &self.network,
+            views: &self.views,
+            probe: self.probe.as_ref(),
+        })
+    }
+
+    /// Starts the current epoch: takes over what the method decides.
+    fn start_epoch(&mut self, stage: &Stage) -> Result<()> {
+        let start = self.ask()?;
+        (self.views, self.state.diagnostics) = (start.views, start.diagnostics);
+        self.state.tally = Tally::default();
+        if let Some(network) = start.network {
+            self.optimizer = Sgd::new(&network)?;
+            self.state.widths = Some(network.compact().widths());
+            self.network = network;
+        }
+        if !start.selection.is_empty() {
+            let row = SelectionRow {
+                epoch: self.state.position.epoch + 1,
+                layers: start.selection,
+            };
+            selection::append(&self.folder.join(SELECTION), &row)?;
+        }
+        self.stage_cost(stage).scoring_macs += start.scoring_macs;
+        Ok(())
+    }
+
+    /// The row of `stage` in the table of costs.
+    fn stage_cost(&mut self, stage: &Stage) -> &mut StageCost {
+        let rows = &mut self.state.stages;
+        let found = rows.iter().position(|row| row.stage == stage.name);
+        let row = found.unwrap_or_else(|| {
+            rows.push(StageCost {
+                stage: stage.name.to_owned(),
+                ..StageCost::default()
+            });
+            rows.len() - 1
+        });
+        &mut rows[row]
     }
 
     /// The network as it stands.
@@ -238,6 +341,7 @@ impl Trainer {
     pub fn run(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Ending> {
         let epochs = self.config.recipe.epochs;
         let steps = self.train.batches();
+        selection::rewind(&self.folder.join(SELECTION), self.state.position)?;
         let Position { epoch, step } = self.state.position;
         observer.event(&Event::Started {
             epoch,
@@ -264,15 +368,12 @@ impl Trainer {
     /// Those of data and device.
     pub fn estimate(mut self, steps: usize) -> Result<f64> {
         let recipe = self.config.recipe.clone();
-        let (epochs, all) = (
-            recipe.epochs - self.state.position.epoch.min(recipe.epochs),
+        let (first, all) = (
+            self.state.position.epoch.min(recipe.epochs),
             self.train.batches(),
         );
         let start = Instant::now();
-        self.views = self
-            .method
-            .epoch_start(self.state.position.epoch, recipe.epochs, &self.network)?
-            .views;
+        self.views = self.ask()?.views;
         let overhead = start.elapsed().as_secs_f64();
         let mut step_seconds = Vec::new();
         // The first step warms caches and buffers up and is not counted.
@@ -298,7 +399,18 @@ impl Trainer {
             .validation
             .as_ref()
             .map_or(0, |loader| loader.batches());
-        Ok(epochs as f64 * (overhead + step * (all as f64 + evaluated as f64 / 3.0)))
+        // Epochs of stages with other widths take time in proportion to their operations.
+        let now = macs(self.network.compact())? as f64;
+        let compact = macs(&self.method.compact(&self.full)?)? as f64;
+        let epochs: f64 = (first..recipe.epochs)
+            .map(
+                |epoch| match self.stages.iter().find(|s| s.epochs.contains(&epoch)) {
+                    Some(stage) if stage.compact => compact / now,
+                    _ => 1.0,
+                },
+            )
+            .sum();
+        Ok(epochs * (overhead + step * (all as f64 + evaluated as f64 / 3.0)))
     }
 
     /// The method's passes over one batch, on the network's device.
@@ -317,14 +429,13 @@ impl Trainer {
         stop: &AtomicBool,
         clock: &mut Clock,
     ) -> Result<bool> {
-        let recipe = self.config.recipe.clone();
         let Position { epoch, step: first } = self.state.position;
-        let (epochs, steps) = (recipe.epochs, self.train.batches());
+        let (epochs, steps) = (self.config.recipe.epochs, self.train.batches());
+        let stage = self.stage(epoch)?;
+        let stage_ends = epoch + 1 == stage.epochs.end;
         let method_start = Instant::now();
         if first == 0 {
-            let start = self.method.epoch_start(epoch, epochs, &self.network)?;
-            (self.views, self.state.diagnostics) = (start.views, start.diagnostics);
-            self.state.tally = Tally::default();
+            self.start_epoch(&stage)?;
         }
         let method_seconds = method_start.elapsed().as_secs_f64();
         let train_start = Instant::now();
@@ -341,7 +452,7 @@ impl Trainer {
             let Some(gradients) = output.gradients.filter(|_| output.loss.is_finite()) else {
                 return Err(self.diverged(output.loss, epoch, step));
             };
-            let sgd = recipe.sgd(epoch, step, steps);
+            let sgd = stage.recipe.sgd(epoch - stage.schedule_from, step, steps);
             learning_rate = sgd.lr;
             self.optimizer.step(&self.network, &gradients, &sgd)?;
             let count = batch.labels.elem_count();
@@ -372,6 +483,7 @@ impl Trainer {
         let evaluation_start = Instant::now();
         let mut metrics = Metrics {
             epoch: epoch + 1,
+            stage: (self.stages.len() > 1).then(|| stage.name.to_owned()),
             learning_rate,
             train: self.state.tally.score(),
             validation: self
@@ -382,7 +494,7 @@ impl Trainer {
             test: None,
             method: self.state.diagnostics.clone(),
         };
-        if recipe.select_on_test || epoch + 1 == epochs {
+        if self.config.recipe.select_on_test || stage_ends {
             let test = evaluate(&self.network, &self.views, &self.test)?;
             self.state.last = Some(Outcome {
                 epoch: epoch + 1,
@@ -391,7 +503,7 @@ impl Trainer {
             });
             metrics.test = Some(test);
         }
-        let best = self.choose(&metrics)?;
+        let best = stage.compact && self.choose(&metrics)?;
         let evaluation_seconds = evaluation_start.elapsed().as_secs_f64();
         clock.evaluated(evaluation_seconds + method_seconds);
         let timing = Timing {
@@ -406,6 +518,14 @@ impl Trainer {
             step: 0,
         };
         self.state.seconds = clock.seconds();
+        let spent = 3 * macs(self.network.compact())? * self.train.images() as u64;
+        let cost = self.stage_cost(&stage);
+        cost.epochs += 1;
+        cost.training_macs += spent;
+        cost.seconds += method_seconds + train_seconds + evaluation_seconds;
+        if stage_ends && stage.name == DENSE {
+            self.write_dense(&stage)?;
+        }
         self.state.metrics.push(metrics.clone());
         self.state.timing.push(timing.clone());
         self.save()?;
@@ -418,6 +538,18 @@ impl Trainer {
             best,
         });
         Ok(true)
+    }
+
+    /// Writes the network at the end of its dense stage, for other runs to start from.
+    fn write_dense(&self, stage: &Stage) -> Result<()> {
+        let stage = DenseStage::of(&self.config, Some(stage))?;
+        let artefact = Artefact::new(
+            &self.network,
+            &self.views,
+            self.state.preprocessing.clone(),
+            stage.provenance()?,
+        )?;
+        Ok(artefact.save(&self.folder.join(DENSE))?)
     }
 
     /// Remembers the compact weights when this epoch is the best so far; a tie goes to the earlier epoch.
@@ -462,7 +594,8 @@ impl Trainer {
             .state
             .last
             .ok_or_else(|| lost("the last epoch's accuracy"))?;
-        let (full, compact) = (self.network.full().clone(), self.network.compact().clone());
+        let compact = self.network.compact().clone();
+        let full = self.full.clone();
         let mut plain = Network::new(&compact, &compact, 0, self.network.device())?;
         plain.load(&self.chosen.clone().into_iter().collect())?;
         let test = if best.epoch == last.epoch {
@@ -502,6 +635,13 @@ impl Trainer {
             macs,
             published_ops,
             params,
+            training_macs: self
+                .state
+                .stages
+                .iter()
+                .map(|stage| stage.training_macs + stage.scoring_macs)
+                .sum(),
+            stages: self.state.stages.clone(),
             train_images: self.train.images(),
             seconds: clock.seconds(),
             images_per_second: rates.get(rates.len() / 2).copied().unwrap_or(0.0),

@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use dcff_flops::Convention;
 use dcff_models::{Architecture, InferenceNetwork, Network, Views};
 use dcff_train::methods::FilterFusionConfig;
-use dcff_train::{MethodConfig, Precision, Recipe, Sgd};
+use dcff_train::{EpochStart, MethodConfig, Precision, Recipe, Sgd};
 use serde_json::json;
 
 use crate::Ended;
@@ -43,12 +43,7 @@ impl Subject {
     fn new(args: &BenchNetwork) -> anyhow::Result<Self> {
         let full = dcff_models::by_name(&args.arch).context("--arch")?;
         let rates = dcff_fusion::rates_for(&args.rates, &args.arch).context("--rates")?;
-        let method = MethodConfig::Dcff(FilterFusionConfig {
-            criterion: "kl".into(),
-            keep: "fuse".parse()?,
-            temperature: "stretched".parse()?,
-            rates,
-        });
+        let method = MethodConfig::Dcff(FilterFusionConfig::new(rates));
         let compact = method.compact(&full)?;
         Ok(Self {
             method,
@@ -61,7 +56,15 @@ impl Subject {
     fn fused(&self) -> anyhow::Result<(Network, Views)> {
         let network = Network::new(&self.full, &self.compact, SEED, &Device::Cpu)?;
         let mut method = self.method.build(SEED)?;
-        let views = method.epoch_start(0, EPOCHS, &network)?.views;
+        let start = EpochStart {
+            epoch: 0,
+            epochs: EPOCHS,
+            full: &self.full,
+            network: &network,
+            views: &Views::dense(),
+            probe: None,
+        };
+        let views = method.epoch_start(&start)?.views;
         Ok((network, views))
     }
 }

@@ -8,6 +8,7 @@ use dcff_train::MethodConfig;
 use dcff_train::methods::FilterFusionConfig;
 use serde_json::{Value, json};
 
+use super::method::rates_of;
 use crate::Ended;
 use crate::args::FlopsArgs;
 use crate::table::{Align, Table, count};
@@ -21,13 +22,11 @@ pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
             format!("--convention: expected {known}, got '{}'", args.convention)
         })?;
     let full = dcff_models::by_name(&args.arch).context("--arch")?;
-    let rates = dcff_fusion::rates_for(&args.rates, &args.arch).context("--rates")?;
-    let method = MethodConfig::Dcff(FilterFusionConfig {
-        criterion: "kl".into(),
-        keep: "fuse".parse()?,
-        temperature: "stretched".parse()?,
-        rates: rates.clone(),
-    });
+    let rates = match rates_of(args.rates.as_deref(), &args.budget, &full)? {
+        Some(rates) => rates,
+        None => dcff_fusion::rates_for("published", &args.arch).context("--rates")?,
+    };
+    let method = MethodConfig::Dcff(FilterFusionConfig::new(rates.clone()));
     let compact = method.compact(&full)?;
     let tables = [
         cost(&full, convention, Network::Full)?,

@@ -8,6 +8,7 @@ pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod flops;
 pub(crate) mod lists;
+mod method;
 pub(crate) mod predict;
 pub(crate) mod publish;
 pub(crate) mod pull;

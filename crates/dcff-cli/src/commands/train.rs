@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, bail};
 use candle_core::Device;
 use dcff_data::Loaded;
-use dcff_train::methods::FilterFusionConfig;
+use dcff_models::Architecture;
 use dcff_train::{
     Augment, Data, DataConfig, Ending, MethodConfig, Recipe, RunConfig, RunFolder, Schedule,
     Summary, Trainer,
 };
 
+use super::method;
 use crate::args::TrainArgs;
 use crate::progress::Progress;
 use crate::table::{count, duration};
@@ -33,7 +34,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
         (None, None) => None,
     };
     // Everything that needs no images is checked before they are read.
-    let draft = configure(args, saved.as_ref())?;
+    let draft = configure(args, saved.as_ref(), None)?;
     draft.validate()?;
     if let (Some(folder), Some(saved)) = (&args.resume, &saved)
         && let Some(difference) = saved.difference(&draft)
@@ -49,14 +50,19 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
     let full = full.with_classes(loaded.info.classes.len());
     let config = match saved {
         Some(_) if args.resume.is_some() => draft,
-        _ => with_fingerprints(draft, &loaded),
+        // Once more, as a budget depends on the number of classes.
+        saved => with_fingerprints(configure(args, saved.as_ref(), Some(&full))?, &loaded),
     };
+    config.validate()?;
     let data = Data {
         splits: loaded.splits,
         normalisation: loaded.info.normalisation,
         augmentation: loaded.info.augmentation,
     };
     data.check(&config, &full)?;
+    if let (Some(from), None) = (config.method.dense_from(), &args.resume) {
+        from.check(&config)?;
+    }
     if args.estimate {
         let scratch = tempfile::tempdir()?;
         let folder = RunFolder::create(&scratch.path().join("run"), &config)?;
@@ -101,7 +107,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
 
 /// What the flags of a new run ask for, checked as far as that goes without images.
 pub(crate) fn plan(args: &TrainArgs) -> anyhow::Result<RunConfig> {
-    let config = configure(args, None)?;
+    let config = configure(args, None, None)?;
     config.validate()?;
     config
         .method
@@ -119,20 +125,28 @@ fn read_config(file: &Path) -> anyhow::Result<RunConfig> {
     Ok(config)
 }
 
-/// A configuration from the flags, on top of a saved one or of the recipe's defaults. Fingerprints are left as they are.
-fn configure(args: &TrainArgs, saved: Option<&RunConfig>) -> anyhow::Result<RunConfig> {
+/// A configuration from the flags, on top of a saved one or of the recipe's defaults, for the network `full` where it is
+/// known already with the data's classes. Fingerprints are left as they are.
+fn configure(
+    args: &TrainArgs,
+    saved: Option<&RunConfig>,
+    full: Option<&Architecture>,
+) -> anyhow::Result<RunConfig> {
+    let epochs = method::epochs(&args.method, args.epochs)?;
     let mut config = match saved {
         Some(saved) => saved.clone(),
-        None => defaults(args)?,
+        None => defaults(args, epochs)?,
     };
     let arch = args.arch.clone().unwrap_or(config.arch);
-    dcff_models::by_name(&arch).context("--arch")?;
+    let full = match full {
+        Some(full) => full.clone(),
+        None => dcff_models::by_name(&arch).context("--arch")?,
+    };
     if saved.is_some()
         && let Some(recipe) = &args.recipe
     {
-        config.recipe = named_recipe(recipe, args.epochs)?;
+        config.recipe = named_recipe(recipe, epochs)?;
     }
-    config.method = method(args, &arch, (saved.is_some()).then_some(&config.method))?;
     config.arch = arch;
     set(&mut config.seed, args.seed);
     set(&mut config.data.name, args.data.clone());
@@ -145,7 +159,7 @@ fn configure(args: &TrainArgs, saved: Option<&RunConfig>) -> anyhow::Result<RunC
         })?;
     }
     let recipe = &mut config.recipe;
-    set(&mut recipe.epochs, args.epochs);
+    set(&mut recipe.epochs, epochs);
     set(&mut recipe.batch_size, args.batch_size);
     set(&mut recipe.learning_rate, args.lr);
     set(&mut recipe.warmup_epochs, args.warmup_epochs);
@@ -173,16 +187,18 @@ fn configure(args: &TrainArgs, saved: Option<&RunConfig>) -> anyhow::Result<RunC
         }
         _ => bail!("--milestones and --gamma belong to --schedule multi-step"),
     }
+    let saved = saved.map(|saved| &saved.method);
+    config.method = method::method(&args.method, &full, &config.recipe, saved)?;
     Ok(config)
 }
 
-fn set<T>(field: &mut T, given: Option<T>) {
+pub(super) fn set<T>(field: &mut T, given: Option<T>) {
     if let Some(value) = given {
         *field = value;
     }
 }
 
-fn defaults(args: &TrainArgs) -> anyhow::Result<RunConfig> {
+fn defaults(args: &TrainArgs, epochs: Option<usize>) -> anyhow::Result<RunConfig> {
     let missing = |flag: &str| anyhow::anyhow!("{flag}: expected a name; see dcff train --help");
     let arch = args.arch.clone().ok_or_else(|| missing("--arch"))?;
     let data = DataConfig {
@@ -192,7 +208,7 @@ fn defaults(args: &TrainArgs) -> anyhow::Result<RunConfig> {
         hold_out: HOLD_OUT,
         augment: Augment::Standard,
     };
-    let recipe = named_recipe(args.recipe.as_deref().unwrap_or("published"), args.epochs)?;
+    let recipe = named_recipe(args.recipe.as_deref().unwrap_or("published"), epochs)?;
     Ok(RunConfig::new(arch, 1, data, MethodConfig::Dense, recipe))
 }
 
@@ -221,53 +237,6 @@ fn halves_and_quarters(epochs: usize) -> Schedule {
         milestones,
         gamma: 0.1,
     }
-}
-
-/// The method that the flags ask for; what they leave out is as `saved`, or the default.
-fn method(
-    args: &TrainArgs,
-    arch: &str,
-    saved: Option<&MethodConfig>,
-) -> anyhow::Result<MethodConfig> {
-    let given = [&args.rates, &args.criterion, &args.keep, &args.temperature]
-        .iter()
-        .any(|flag| flag.is_some());
-    let fusion = match (args.method.as_deref(), saved) {
-        (Some("dense"), _) if given => {
-            bail!("--rates, --criterion, --keep and --temperature belong to --method dcff")
-        }
-        (Some("dense"), _) => return Ok(MethodConfig::Dense),
-        (None, Some(MethodConfig::Dense)) if !given => return Ok(MethodConfig::Dense),
-        (Some("dcff") | None, Some(MethodConfig::Dcff(saved))) => Some(saved),
-        (Some("dcff") | None, _) => None,
-        (Some(other), _) => bail!("--method: expected dcff or dense, got '{other}'"),
-    };
-    let mut config = match fusion {
-        Some(saved) => saved.clone(),
-        None => FilterFusionConfig {
-            criterion: "kl".into(),
-            keep: "fuse".parse()?,
-            temperature: "stretched".parse()?,
-            rates: dcff_fusion::rates_for(args.rates.as_deref().unwrap_or("published"), arch)
-                .context("--rates")?,
-        },
-    };
-    if let Some(rates) = &args.rates {
-        config.rates = dcff_fusion::rates_for(rates, arch).context("--rates")?;
-    }
-    if let Some(criterion) = &args.criterion {
-        config.criterion = dcff_criteria::by_name(criterion)
-            .context("--criterion")?
-            .name()
-            .to_owned();
-    }
-    if let Some(keep) = &args.keep {
-        config.keep = keep.parse().context("--keep")?;
-    }
-    if let Some(temperature) = &args.temperature {
-        config.temperature = temperature.parse().context("--temperature")?;
-    }
-    Ok(MethodConfig::Dcff(config))
 }
 
 fn with_fingerprints(mut config: RunConfig, loaded: &Loaded) -> RunConfig {
@@ -310,6 +279,9 @@ fn print_summary(summary: &Summary, folder: &Path) {
             count(cost.compact),
             count(cost.full)
         );
+    }
+    if summary.training_macs > 0 {
+        println!("{:<15}{} MACs", "training:", count(summary.training_macs));
     }
     println!(
         "{:<15}{} at {:.0} images/s",

@@ -1,8 +1,9 @@
 //! No compression: the dense network, as a reference.
 
-use dcff_models::{Architecture, Network};
+use dcff_models::Architecture;
 
-use crate::{EpochViews, Method, Result};
+use crate::stage::{DENSE, Stage};
+use crate::{EpochStart, EpochViews, Method, Recipe, Result};
 
 /// Trains the network as it is.
 #[derive(Debug, Default)]
@@ -13,7 +14,14 @@ impl Method for Dense {
         Ok(full.clone())
     }
 
-    fn epoch_start(&mut self, _: usize, _: usize, _: &Network) -> Result<EpochViews> {
+    fn stages(&self, recipe: &Recipe) -> Vec<Stage> {
+        vec![Stage {
+            name: DENSE,
+            ..Stage::whole(recipe)
+        }]
+    }
+
+    fn epoch_start(&mut self, _: &EpochStart<'_>) -> Result<EpochViews> {
         Ok(EpochViews::default())
     }
 }

@@ -8,11 +8,21 @@
 use std::collections::BTreeMap;
 
 use dcff_criteria::by_name;
-use dcff_fusion::{Fuser, KeepMode, Memory, Rates, TemperatureSchedule};
-use dcff_models::{Architecture, Network, View, Views};
+use dcff_fusion::{Fuser, KeepMode, Memory, Rates, Reselect, TemperatureSchedule};
+use dcff_models::{Architecture, View, Views};
 use serde::{Deserialize, Serialize};
 
-use crate::{EpochViews, Error, Method, Result};
+use super::narrowed_by_rates;
+use crate::collect::Collected;
+use crate::selection::LayerSelection;
+use crate::{EpochStart, EpochViews, Error, Method, Result};
+
+/// Training images that criteria which read images see.
+pub const EVIDENCE_IMAGES: usize = 256;
+
+pub(super) fn evidence_images() -> usize {
+    EVIDENCE_IMAGES
+}
 
 /// The settings of [`FilterFusion`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +35,28 @@ pub struct FilterFusionConfig {
     pub temperature: TemperatureSchedule,
     /// How much of each channel space goes.
     pub rates: Rates,
+    /// How often the kept filters are chosen.
+    #[serde(default)]
+    pub reselect: Reselect,
+    /// Training images for criteria that read feature maps.
+    #[serde(default = "evidence_images")]
+    pub evidence_images: usize,
+}
+
+impl FilterFusionConfig {
+    /// Dynamic-coded Filter Fusion at `rates`, with every other setting at its default.
+    pub fn new(rates: Rates) -> Self {
+        Self {
+            criterion: "kl".into(),
+            keep: KeepMode::Fuse,
+            temperature: TemperatureSchedule::Stretched {
+                slope: TemperatureSchedule::DEFAULT_SLOPE,
+            },
+            rates,
+            reselect: Reselect::EveryEpoch,
+            evidence_images: EVIDENCE_IMAGES,
+        }
+    }
 }
 
 /// Scores filters at the start of every epoch and keeps the best.
@@ -37,57 +69,42 @@ impl FilterFusion {
     /// The method with `config`; `seed` is for criteria that draw lots.
     ///
     /// # Errors
-    /// When the criterion is unknown.
+    /// When the criterion is unknown, or reads what a network that is compact from the start does not have.
     pub fn new(config: FilterFusionConfig, seed: u64) -> Result<Self> {
-        let fuser = Fuser::new(by_name(&config.criterion)?, config.keep, seed);
+        let criterion = by_name(&config.criterion)?;
+        if !criterion.evidence().covers_unused_filters() {
+            let message = format!(
+                "{} reads batch norm or gradients, which a network that is compact from the start has only for kept \
+                 filters: expected a criterion that reads weights or feature maps, or the pipeline prune",
+                config.criterion
+            );
+            return Err(Error::setting("method.criterion", message));
+        }
+        let fuser = Fuser::new(criterion, config.keep, seed);
         Ok(Self { config, fuser })
     }
 }
 
 impl Method for FilterFusion {
     fn compact(&self, full: &Architecture) -> Result<Architecture> {
-        let spaces = &full.spaces;
-        let rates = self.config.rates.for_slots(spaces.len()).ok_or_else(|| {
-            let got = match &self.config.rates {
-                Rates::List(list) => list.len(),
-                Rates::Uniform(_) => 1,
-            };
-            Error::setting(
-                "rates",
-                format!(
-                    "{} has {} compression rates, one per channel space, got {got}",
-                    full.name,
-                    spaces.len()
-                ),
-            )
-        })?;
-        let mut widths = Vec::with_capacity(spaces.len());
-        for (space, rate) in spaces.iter().zip(rates) {
-            match rate.kept(space.width) {
-                0 => {
-                    return Err(Error::setting(
-                        "rates",
-                        format!(
-                            "{}: rate {rate} keeps 0 of {} filters",
-                            space.name, space.width
-                        ),
-                    ));
-                }
-                kept => widths.push(kept),
-            }
-        }
-        Ok(full.narrowed(&widths)?)
+        narrowed_by_rates(full, &self.config.rates)
     }
 
-    fn epoch_start(
-        &mut self,
-        epoch: usize,
-        epochs: usize,
-        network: &Network,
-    ) -> Result<EpochViews> {
-        let temperature = self.config.temperature.at(epoch, epochs);
+    fn keeps(&self, full: &Architecture, _: &[usize]) -> Result<Architecture> {
+        Ok(full.clone())
+    }
+
+    fn epoch_start(&mut self, start: &EpochStart<'_>) -> Result<EpochViews> {
+        let network = start.network;
+        let temperature = self.config.temperature.at(start.epoch, start.epochs);
+        let selects = start.epoch == 0 || self.config.reselect == Reselect::EveryEpoch;
+        let mut collected = match selects {
+            true => Collected::new(self.fuser.criterion(), start)?,
+            false => Collected::default(),
+        };
         let mut views = Views::dense();
-        let (mut entropies, mut overlaps) = (Vec::new(), Vec::new());
+        let mut selection = Vec::new();
+        let (mut entropies, mut overlaps, mut correlations) = (Vec::new(), Vec::new(), Vec::new());
         for (layer, conv) in network.compact().scored_convs() {
             let weight = format!("{}.weight", layer.name);
             let filters = network
@@ -97,9 +114,31 @@ impl Method for FilterFusion {
                 .compact()
                 .space(&conv.space)
                 .map_or(0, |space| space.width);
-            let pass = self.fuser.pass(&layer.name, filters, kept, temperature)?;
-            entropies.push(pass.diagnostics.entropy);
-            overlaps.extend(pass.diagnostics.overlap);
+            let evidence = self.fuser.evidence(&layer.name, filters, temperature)?;
+            let again = match selects {
+                true => None,
+                false => self.fuser.pass_again(&evidence)?,
+            };
+            let pass = match again {
+                Some(pass) => pass,
+                None => {
+                    let evidence = collected.add_to(evidence, network)?;
+                    self.fuser.pass_over(&evidence, kept)?
+                }
+            };
+            let diagnostics = pass.diagnostics;
+            entropies.push(diagnostics.entropy);
+            overlaps.extend(diagnostics.overlap);
+            correlations.extend(diagnostics.rank_correlation);
+            selection.push(LayerSelection {
+                layer: layer.name.clone(),
+                temperature,
+                entropy: diagnostics.entropy,
+                overlap: diagnostics.overlap,
+                rank_correlation: diagnostics.rank_correlation,
+                kept: pass.coefficients.ids.clone(),
+                scores: pass.scores.iter().map(|&score| score as f32).collect(),
+            });
             let view = match self.config.keep {
                 KeepMode::Select => View::select(&pass.coefficients.ids, filters.device())?,
                 _ => View::Mix(pass.coefficients.p),
@@ -117,7 +156,14 @@ impl Method for FilterFusion {
         };
         mean("entropy", &entropies);
         mean("overlap", &overlaps);
-        Ok(EpochViews { views, diagnostics })
+        mean("rank_correlation", &correlations);
+        Ok(EpochViews {
+            views,
+            diagnostics,
+            selection,
+            scoring_macs: collected.macs(),
+            ..EpochViews::default()
+        })
     }
 
     fn save(&self) -> serde_json::Value {
@@ -139,9 +185,7 @@ mod tests {
     fn method(rates: &str) -> FilterFusion {
         let config = FilterFusionConfig {
             criterion: "l1-norm".into(),
-            keep: KeepMode::Fuse,
-            temperature: TemperatureSchedule::Published,
-            rates: rates.parse().unwrap(),
+            ..FilterFusionConfig::new(rates.parse().unwrap())
         };
         FilterFusion::new(config, 0).unwrap()
     }
@@ -183,5 +227,29 @@ mod tests {
             message.contains("l7") && message.contains("l1-norm"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn a_criterion_that_knows_only_kept_filters_is_refused() {
+        for criterion in ["bn-scale", "taylor-weight", "taylor-activation"] {
+            let config = FilterFusionConfig {
+                criterion: criterion.into(),
+                ..method("0.5").config
+            };
+            let message = FilterFusion::new(config, 0).err().unwrap().to_string();
+            assert!(
+                message.starts_with(&format!("method.criterion: {criterion} reads"))
+                    && message.ends_with("or the pipeline prune"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn settings_of_earlier_versions_are_read() {
+        let text =
+            "criterion = \"kl\"\nkeep = \"fuse\"\ntemperature = \"stretched\"\nrates = \"0.5\"\n";
+        let config: FilterFusionConfig = toml::from_str(text).unwrap();
+        assert_eq!(config, FilterFusionConfig::new("0.5".parse().unwrap()));
     }
 }

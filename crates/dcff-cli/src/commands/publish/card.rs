@@ -183,6 +183,12 @@ impl Card<'_> {
         let [c, h, w] = self.input;
         let how = match &s.config.method {
             MethodConfig::Dense => "It is the plain network, trained from scratch.".to_owned(),
+            MethodConfig::Prune(c) => format!(
+                "Its full form was trained first, pruned by the criterion `{}`, and trained on: a plain narrow network with {} % fewer multiply-accumulates and {} % fewer parameters.",
+                c.criterion,
+                two(reduction_percent(s.macs.full, s.macs.compact)),
+                two(reduction_percent(s.params.full, s.params.compact)),
+            ),
             _ => format!(
                 "It was trained from scratch, without a pretrained network, by {}: a plain narrow network with {} % fewer multiply-accumulates and {} % fewer parameters than its full form.",
                 self.method(),

@@ -1,0 +1,326 @@
+//! The collector of evidence: what criteria want to know beyond the weights, measured on training images.
+//!
+//! ```text
+//! gradients      g = 1/N · Σ_n ∂L(image n)/∂w            one training pass per batch, running statistics untouched
+//! feature maps   A = max(norm(W ∗ x), 0)                 x as the network computes it, W all filters of the layer
+//! ```
+//!
+//! It sees the first `N` images of one seeded order, without augmentation, the same in every epoch.
+//! Only what the criterion's [`Criterion::evidence`] asks for is collected, once per epoch and for all layers in one sweep;
+//! maps are reduced to one number per filter as they come ([`Observed`]), so memory does not grow with `N`.
+//!
+//! In a network that is compact from the start a layer computes only its kept filters. So that the others can be
+//! compared, the collector convolves the layer's input with all filters and normalises by the batch's own statistics with
+//! scale 1 and shift 0, since batch norm's parameters belong to the kept ones.
+//! In a network that computes all filters the maps are its own, with running statistics.
+//! Before the first epoch nothing is kept yet, and the first filters of each layer stand in: they are as random as any.
+//! A residual is added after the point where maps are taken.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use dcff_criteria::{Criterion, Evidence, GradientEvidence, LayerEvidence, NormEvidence, Observed};
+use dcff_data::{Augmentation, Dataset, Loader, LoaderOptions, Normalisation};
+use dcff_models::{Conv, Gradients, Layer, LayerKind, Mode, Network, View, Views};
+use dcff_nn::{Activation, ConvConfig, Features};
+
+use crate::seed::{Purpose, derive_seed};
+use crate::{EpochStart, Error, Result, summary};
+
+/// Training images that evidence is collected on.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    loader: Loader,
+    images: usize,
+    seed: u64,
+}
+
+impl Probe {
+    /// `images` of those at `indices`, fewer if there are not so many, drawn for the run seeded with `run`.
+    ///
+    /// # Errors
+    /// Those of [`Loader::over`].
+    pub fn new(
+        dataset: Arc<Dataset>,
+        indices: Vec<usize>,
+        images: usize,
+        batch_size: usize,
+        normalisation: Normalisation,
+        run: u64,
+    ) -> Result<Self> {
+        let images = images.min(indices.len());
+        let options = LoaderOptions {
+            batch_size: batch_size.min(images),
+            augmentation: Augmentation::NONE,
+            normalisation,
+            drop_last: false,
+        };
+        Ok(Self {
+            loader: Loader::over(dataset, indices, options)?,
+            images,
+            seed: derive_seed(run, Purpose::Evidence, 0),
+        })
+    }
+
+    /// The number of images.
+    pub fn images(&self) -> usize {
+        self.images
+    }
+
+    /// Calls `each` with every batch, images `[N, C, H, W]` and labels `[N]`, and with `N`.
+    fn batches(
+        &self,
+        network: &Network,
+        mut each: impl FnMut(&Tensor, &Tensor, usize) -> Result<()>,
+    ) -> Result<()> {
+        let mut left = self.images;
+        for batch in self.loader.epoch(Some(self.seed), 0) {
+            let batch = batch?;
+            let count = batch.labels.elem_count().min(left);
+            let part = |tensor: &Tensor| tensor.narrow(0, 0, count)?.contiguous();
+            let images = part(&batch.images)?.to_device(network.device())?;
+            let labels = part(&batch.labels)?.to_device(network.device())?;
+            each(&images, &labels, count)?;
+            left -= count;
+            if left == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The evidence of one epoch beyond the weights, for all layers.
+#[derive(Debug, Default)]
+pub struct Collected {
+    /// By parameter name.
+    gradients: HashMap<String, Vec<f32>>,
+    /// By layer name.
+    observed: HashMap<String, Vec<f64>>,
+    scale: bool,
+    /// Multiply-accumulates spent.
+    macs: u64,
+}
+
+impl Collected {
+    /// Collects what `criterion` asks for.
+    ///
+    /// # Errors
+    /// When it asks for images and `start` has none, and those of data and device.
+    pub fn new(criterion: &dyn Criterion, start: &EpochStart<'_>) -> Result<Self> {
+        let mut collected = Self::default();
+        let evidence = criterion.evidence();
+        match evidence {
+            Evidence::Gradients => collected.sum_gradients(probe(criterion, start)?, start)?,
+            Evidence::FeatureMaps => {
+                collected.observe_maps(criterion, probe(criterion, start)?, start)?;
+            }
+            _ => {}
+        }
+        collected.scale = matches!(evidence, Evidence::Scale | Evidence::Gradients);
+        Ok(collected)
+    }
+
+    /// Multiply-accumulates of the sweep: a training pass counts as three forward passes, and collecting maps as two,
+    /// because each convolution is computed once more.
+    pub fn macs(&self) -> u64 {
+        self.macs
+    }
+
+    /// `evidence` about a convolution of `network` with what was collected for it.
+    ///
+    /// # Errors
+    /// When the layer has no batch norm and its scale is asked for.
+    pub fn add_to<'a>(
+        &mut self,
+        evidence: LayerEvidence<'a>,
+        network: &Network,
+    ) -> Result<LayerEvidence<'a>> {
+        let name = evidence.name().to_owned();
+        let mut evidence = evidence;
+        if let Some(observed) = self.observed.remove(&name) {
+            evidence = evidence.with_observed(observed)?;
+        }
+        if !self.scale {
+            return Ok(evidence);
+        }
+        let norm = network.compact().norm_after(&name).ok_or_else(|| {
+            Error::setting(
+                &name,
+                "expected a batch norm behind the convolution, got none",
+            )
+        })?;
+        let (scale, shift) = (
+            format!("{}.weight", norm.name),
+            format!("{}.bias", norm.name),
+        );
+        let values = |parameter: &str| -> Result<Vec<f32>> {
+            let tensor = network
+                .get(parameter)
+                .ok_or_else(|| dcff_models::Error::MissingParameter(parameter.to_owned()))?;
+            Ok(tensor.to_vec1()?)
+        };
+        evidence = evidence.with_norm(NormEvidence {
+            scale: values(&scale)?,
+            shift: values(&shift)?,
+        })?;
+        let mut take = |parameter: &str| self.gradients.remove(parameter).unwrap_or_default();
+        let filters = take(&format!("{name}.weight"));
+        if filters.is_empty() {
+            return Ok(evidence);
+        }
+        let norm = NormEvidence {
+            scale: take(&scale),
+            shift: take(&shift),
+        };
+        Ok(evidence.with_gradients(GradientEvidence { filters, norm })?)
+    }
+
+    fn sum_gradients(&mut self, probe: &Probe, start: &EpochStart<'_>) -> Result<()> {
+        let network = start.network;
+        let mut sums: Vec<Option<Tensor>> = vec![None; network.parameters().len()];
+        probe.batches(network, |images, labels, count| {
+            let (logits, trace) = network.forward(images, start.views, Mode::Train)?;
+            let loss = dcff_nn::cross_entropy(&logits, labels, 0.0)?;
+            let gradients: Gradients = network.backward(trace, start.views, &loss.grad)?;
+            let share = count as f64 / probe.images as f64;
+            for (i, sum) in sums.iter_mut().enumerate() {
+                if let Some(gradient) = gradients.get(i) {
+                    let part = (gradient * share)?;
+                    *sum = Some(match sum.take() {
+                        Some(sum) => (sum + part)?,
+                        None => part,
+                    });
+                }
+            }
+            Ok(())
+        })?;
+        for (parameter, sum) in network.parameters().iter().zip(sums) {
+            if let Some(sum) = sum {
+                self.gradients
+                    .insert(parameter.name.clone(), sum.flatten_all()?.to_vec1()?);
+            }
+        }
+        self.macs = 3 * probe.images as u64 * summary::macs(network.compact())?;
+        Ok(())
+    }
+
+    fn observe_maps(
+        &mut self,
+        criterion: &dyn Criterion,
+        probe: &Probe,
+        start: &EpochStart<'_>,
+    ) -> Result<()> {
+        let network = start.network;
+        let views = stand_ins(network, start.views)?;
+        // Batch statistics where the running ones are not those of the filters computed now.
+        let mode = if views.is_dense() {
+            Mode::Eval
+        } else {
+            Mode::Train
+        };
+        let mut observed: HashMap<String, Observed> = HashMap::new();
+        probe.batches(network, |images, _, _| {
+            network.forward_observed(images, &views, mode, |layer, input| -> Result<()> {
+                let LayerKind::Conv(conv) = &layer.kind else {
+                    return Ok(());
+                };
+                if !conv.scored {
+                    return Ok(());
+                }
+                let own = matches!(views.get(&layer.name), View::Dense);
+                let maps = maps(network, layer, conv, input, own)?;
+                let (n, c, h, w) = maps.dims();
+                let values: Vec<f32> = maps.to_nchw()?.flatten_all()?.to_vec1()?;
+                observed
+                    .entry(layer.name.clone())
+                    .or_insert_with(|| Observed::new(c))
+                    .add(criterion, &values, [n, c, h, w])?;
+                Ok(())
+            })?;
+            Ok(())
+        })?;
+        self.observed = observed
+            .into_iter()
+            .map(|(layer, seen)| (layer, seen.mean()))
+            .collect();
+        self.macs = 2 * probe.images as u64 * summary::macs(network.compact())?;
+        Ok(())
+    }
+}
+
+fn probe<'a>(criterion: &dyn Criterion, start: &EpochStart<'a>) -> Result<&'a Probe> {
+    start.probe.ok_or_else(|| {
+        let message = format!("{} reads images, and there are none here", criterion.name());
+        Error::setting("method.criterion", message)
+    })
+}
+
+/// The views with the first filters kept in every layer that should keep some and has no view yet.
+fn stand_ins(network: &Network, views: &Views) -> Result<Views> {
+    let mut all = views.clone();
+    for (layer, conv) in network.compact().scored_convs() {
+        let width = |space: Option<&dcff_models::Space>| space.map_or(0, |space| space.width);
+        let kept = width(network.compact().space(&conv.space));
+        if kept < width(network.full().space(&conv.space))
+            && matches!(views.get(&layer.name), View::Dense)
+        {
+            let ids: Vec<usize> = (0..kept).collect();
+            all.insert(&layer.name, View::select(&ids, network.device())?);
+        }
+    }
+    Ok(all)
+}
+
+/// The feature maps of all filters of a convolution that reads `input`; with `own`, through its own batch norm.
+fn maps(
+    network: &Network,
+    layer: &Layer,
+    conv: &Conv,
+    input: &Features,
+    own: bool,
+) -> Result<Features> {
+    let get = |name: String| {
+        network
+            .get(&name)
+            .ok_or(dcff_models::Error::MissingParameter(name))
+    };
+    let bias = if conv.bias {
+        Some(get(format!("{}.bias", layer.name))?)
+    } else {
+        None
+    };
+    let config = ConvConfig {
+        stride: conv.stride,
+        padding: conv.padding,
+        groups: conv.groups,
+    };
+    let weight = get(format!("{}.weight", layer.name))?;
+    let y = dcff_nn::conv2d(input, weight, bias, config)?;
+    let Some((norm, LayerKind::Norm(settings))) = network
+        .compact()
+        .norm_after(&layer.name)
+        .map(|norm| (&norm.name, &norm.kind))
+    else {
+        return Ok(dcff_nn::activation(&y, Activation::Relu)?);
+    };
+    if own {
+        let [gamma, beta, mean, var] = ["weight", "bias", "running_mean", "running_var"]
+            .map(|suffix| get(format!("{norm}.{suffix}")));
+        return Ok(dcff_nn::batch_norm_inference(
+            &y,
+            gamma?,
+            beta?,
+            mean?,
+            var?,
+            settings.eps,
+            None,
+            Activation::Relu,
+        )?);
+    }
+    let ones = Tensor::ones(y.channels(), weight.dtype(), network.device())?;
+    let zeros = ones.zeros_like()?;
+    let (maps, _) = dcff_nn::batch_norm(&y, &ones, &zeros, settings.eps, None, Activation::Relu)?;
+    Ok(maps)
+}

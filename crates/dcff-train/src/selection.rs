@@ -1,0 +1,154 @@
+//! `selection.jsonl`: what was selected and why, a row per epoch that selected.
+//!
+//! ```text
+//! {"epoch":1,"layers":[{"layer":"conv1","temperature":1.0,"entropy":2.77,"overlap":null,"rank_correlation":null,
+//!                       "kept":[0,3,7],"scores":[0.5,0.1,…]}]}
+//! ```
+//!
+//! Rows are appended when the selection is made, before the epoch's first step, and hold no times.
+//! Scores make the file too large to be written anew every epoch; a run that goes on from a checkpoint drops the rows of
+//! epochs that it will start again, so that an interrupted run leaves the file of an uninterrupted one.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Position, Result};
+
+/// The file's name in a run folder.
+pub const SELECTION: &str = "selection.jsonl";
+
+/// What was selected at the start of one epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SelectionRow {
+    /// Counted from 1.
+    pub epoch: usize,
+    /// The scored convolutions in the order of computation.
+    pub layers: Vec<LayerSelection>,
+}
+
+/// What was selected of one convolution.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerSelection {
+    /// Its name.
+    pub layer: String,
+    /// The temperature of the softmax over distances.
+    pub temperature: f64,
+    /// Mean entropy of the coefficients' rows, in nats; 0 where each kept filter is itself.
+    pub entropy: f64,
+    /// The share of the kept filters that was kept before, 0 to 1.
+    pub overlap: Option<f64>,
+    /// Spearman's rank correlation with the scores before, -1 to 1.
+    pub rank_correlation: Option<f64>,
+    /// The kept filters, ascending, of those that the layer had.
+    pub kept: Vec<usize>,
+    /// One score per filter; high means "keep".
+    pub scores: Vec<f32>,
+}
+
+/// Appends a row to the file `path`.
+pub(crate) fn append(path: &Path, row: &SelectionRow) -> Result<()> {
+    let mut line = serde_json::to_vec(row).map_err(|error| Error::file(path, error))?;
+    line.push(b'\n');
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)?;
+        file.write_all(&line)?;
+        file.sync_data()
+    };
+    write().map_err(|error| Error::file(path, error))
+}
+
+/// Drops the rows that a run at `position` will write again, and a last row that was cut off.
+pub(crate) fn rewind(path: &Path, position: Position) -> Result<()> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::file(path, error)),
+    };
+    // An epoch's row is written before its first step.
+    let done = position.epoch + usize::from(position.step > 0);
+    let kept: String = text
+        .split_inclusive('\n')
+        .take_while(|line| {
+            line.ends_with('\n')
+                && serde_json::from_str::<SelectionRow>(line).is_ok_and(|row| row.epoch <= done)
+        })
+        .collect();
+    if kept.len() < text.len() {
+        dcff_compact::file::write(path, kept.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Reads the file `path`; without one there are no rows.
+///
+/// # Errors
+/// When it cannot be read or a row is unsound.
+pub fn read_selection(path: &Path) -> Result<Vec<SelectionRow>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::file(path, error)),
+    };
+    let rows = text.lines().enumerate().map(|(i, line)| {
+        serde_json::from_str(line)
+            .map_err(|error| Error::file(path, format!("row {}: {error}", i + 1)))
+    });
+    rows.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(epoch: usize) -> SelectionRow {
+        SelectionRow {
+            epoch,
+            layers: vec![LayerSelection {
+                layer: "conv1".into(),
+                temperature: 1.0,
+                entropy: 0.5,
+                overlap: None,
+                rank_correlation: Some(-0.25),
+                kept: vec![0, 2],
+                scores: vec![0.1, 0.0, 3.0],
+            }],
+        }
+    }
+
+    #[test]
+    fn a_row_is_one_line() {
+        assert_eq!(
+            serde_json::to_string(&row(1)).unwrap(),
+            r#"{"epoch":1,"layers":[{"layer":"conv1","temperature":1.0,"entropy":0.5,"overlap":null,"rank_correlation":-0.25,"kept":[0,2],"scores":[0.1,0.0,3.0]}]}"#
+        );
+    }
+
+    #[test]
+    fn rewinds_to_what_a_checkpoint_knows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SELECTION);
+        let epochs = || -> Vec<usize> {
+            let rows = read_selection(&path).unwrap();
+            rows.iter().map(|row| row.epoch).collect()
+        };
+        rewind(&path, Position::default()).unwrap();
+        assert!(epochs().is_empty());
+        for epoch in 1..=4 {
+            append(&path, &row(epoch)).unwrap();
+        }
+        let cut = std::fs::read_to_string(&path).unwrap() + "{\"epoch\":5,\"lay";
+        std::fs::write(&path, cut).unwrap();
+        // Epochs 1 to 3 are done and the fourth has begun; then the checkpoint before it.
+        rewind(&path, Position { epoch: 3, step: 7 }).unwrap();
+        assert_eq!(epochs(), [1, 2, 3, 4]);
+        rewind(&path, Position { epoch: 3, step: 0 }).unwrap();
+        assert_eq!(epochs(), [1, 2, 3]);
+        rewind(&path, Position::default()).unwrap();
+        assert!(epochs().is_empty());
+    }
+}

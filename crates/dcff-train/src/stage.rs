@@ -1,0 +1,64 @@
+//! Stages of a run: stretches of epochs with a recipe of their own, and what they cost.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Recipe;
+
+/// A stretch of epochs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stage {
+    /// `train`, `dense` or `finetune`.
+    pub name: &'static str,
+    /// Its epochs, counted from 0.
+    pub epochs: Range<usize>,
+    /// How it is trained: the schedule runs over the recipe's epochs,
+    pub recipe: Recipe,
+    /// which begin at this epoch of the run.
+    pub schedule_from: usize,
+    /// Whether the network has its final widths, so that its epochs may be chosen as the best.
+    pub compact: bool,
+}
+
+impl Stage {
+    /// The only stage of a run that has no others.
+    pub fn whole(recipe: &Recipe) -> Self {
+        Self {
+            name: TRAIN,
+            epochs: 0..recipe.epochs,
+            recipe: recipe.clone(),
+            schedule_from: 0,
+            compact: true,
+        }
+    }
+}
+
+/// The stage of a run that has no others.
+pub const TRAIN: &str = "train";
+/// The stage in which all filters are trained. At its end the network is written to the folder of the same name.
+pub const DENSE: &str = "dense";
+/// The stage after pruning.
+pub const FINETUNE: &str = "finetune";
+
+/// What a stage cost.
+///
+/// A training pass counts as three forward passes (forward, gradient of the maps, gradient of the weights), a forward pass
+/// as the network's multiply-accumulates (`dcff-flops`, convention `macs`) per image.
+/// The products that make fused weights, and evaluation, are not counted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StageCost {
+    /// The stage's name.
+    pub stage: String,
+    /// Epochs trained.
+    pub epochs: usize,
+    /// Multiply-accumulates of training.
+    pub training_macs: u64,
+    /// Multiply-accumulates of collecting evidence for scores.
+    pub scoring_macs: u64,
+    /// Seconds of scoring, training and evaluation.
+    pub seconds: f64,
+    /// Whether another run trained it and its weights were taken over.
+    #[serde(default)]
+    pub reused: bool,
+}
