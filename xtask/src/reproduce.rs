@@ -20,12 +20,15 @@ pub(crate) struct Args {
     /// Epochs instead of the recipe's
     #[arg(long)]
     epochs: Option<usize>,
-    /// Number of seeds for each network
-    #[arg(long, default_value_t = 1)]
-    seeds: u64,
+    /// Number of seeds for each network; 1 unless given, 3 with --compare
+    #[arg(long)]
+    seeds: Option<u64>,
     /// 5,000 training and 1,000 test images, 15 epochs
     #[arg(long)]
     quick: bool,
+    /// Compare criteria, keep modes, temperatures and pipelines instead: the matrix of xtask/compare-cifar10.toml
+    #[arg(long)]
+    compare: bool,
     /// Folder for runs and tables instead of results/DATE-NAME; an unfinished one of that name is continued
     #[arg(long)]
     out: Option<PathBuf>,
@@ -67,18 +70,28 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         (Data::Synthetic, true) => vec![SYNTHETIC_ARCH.to_owned()],
         (Data::Cifar10, true) => TABLE.map(str::to_owned).to_vec(),
     };
-    ensure!(args.seeds > 0, "--seeds: expected at least 1, got 0");
+    let seeds = args.seeds.unwrap_or(1);
+    ensure!(seeds > 0, "--seeds: expected at least 1, got 0");
+    ensure!(
+        !args.compare || matches!(args.data, Data::Cifar10),
+        "--compare: expected cifar10, got synthetic"
+    );
     let dcff = build(data)?;
-    let name = match (args.data, args.quick) {
-        (Data::Synthetic, _) => "synthetic",
-        (Data::Cifar10, true) => "cifar10-quick",
-        (Data::Cifar10, false) => "cifar10",
+    let name = match (args.data, args.compare, args.quick) {
+        (Data::Synthetic, ..) => "synthetic",
+        (Data::Cifar10, false, true) => "cifar10-quick",
+        (Data::Cifar10, false, false) => "cifar10",
+        (Data::Cifar10, true, true) => "cifar10-quick-compare",
+        (Data::Cifar10, true, false) => "cifar10-compare",
     };
     let out = match &args.out {
         Some(out) => std::path::absolute(out)?,
         None => results_folder(name)?,
     };
     std::fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
+    if args.compare {
+        return compare(&dcff, args, data, &out);
+    }
     let row = |arch: &String, seed: u64| Row {
         arch: arch.clone(),
         seed,
@@ -86,7 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     };
     let rows: Vec<Row> = archs
         .iter()
-        .flat_map(|arch| (1..=args.seeds).map(move |seed| row(arch, seed)))
+        .flat_map(|arch| (1..=seeds).map(move |seed| row(arch, seed)))
         .collect();
 
     if matches!(args.data, Data::Synthetic) {
@@ -143,6 +156,49 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The standard comparison; it continues, estimates and reports by itself.
+fn compare(dcff: &Path, args: &Args, data: &str, out: &Path) -> Result<ExitCode> {
+    let mut command = Command::new(dcff);
+    command
+        .arg("compare")
+        .arg(root().join("xtask/compare-cifar10.toml"));
+    command.arg("--out").arg(out).args(["--command", &typed()]);
+    if !args.arch.is_empty() {
+        command.args(["--arch", &args.arch.join(",")]);
+    }
+    if let Some(seeds) = args.seeds {
+        command.args(["--seeds", &seeds.to_string()]);
+    }
+    command.args(["--", "--data", data]);
+    let epochs = args.epochs.map(|epochs| epochs.to_string());
+    let flags = [
+        (
+            "--recipe",
+            Some(if args.quick { "quick" } else { "published" }),
+        ),
+        ("--hold-out", args.quick.then_some("0")),
+        ("--epochs", epochs.as_deref()),
+    ];
+    for (flag, value) in flags {
+        if let Some(value) = value.filter(|_| !typed_after(args, flag)) {
+            command.args([flag, value]);
+        }
+    }
+    let status = command
+        .args(&args.train)
+        .status()
+        .with_context(|| dcff.display().to_string())?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(ExitCode::from(code.unwrap_or(2)))
+}
+
+/// Whether `flag` was typed after `--`, where it stands in place of a default.
+fn typed_after(args: &Args, flag: &str) -> bool {
+    args.train
+        .iter()
+        .any(|typed| typed == flag || typed.starts_with(&format!("{flag}=")))
+}
+
 fn train_arguments(args: &Args, data: &str, row: &Row) -> Vec<String> {
     let default_epochs = matches!(args.data, Data::Synthetic).then_some(SYNTHETIC_EPOCHS);
     let epochs = args
@@ -182,19 +238,13 @@ fn train_arguments(args: &Args, data: &str, row: &Row) -> Vec<String> {
     if select {
         flags.extend([("--keep", Some("select")), ("--augment", Some("none"))]);
     }
-    // What was typed after `--` stands in place of the defaults.
-    let typed = |flag: &str| {
-        args.train
-            .iter()
-            .any(|a| a == flag || a.starts_with(&format!("{flag}=")))
-    };
     let mut list = vec!["train".to_owned()];
     for (flag, value) in flags {
-        if let Some(value) = value.filter(|_| !typed(flag)) {
+        if let Some(value) = value.filter(|_| !typed_after(args, flag)) {
             list.extend([flag.to_owned(), value.to_owned()]);
         }
     }
-    if select && !typed("--nesterov") {
+    if select && !typed_after(args, "--nesterov") {
         list.push("--nesterov".to_owned());
     }
     list.extend(args.train.iter().cloned());
@@ -283,7 +333,11 @@ fn results_folder(name: &str) -> Result<PathBuf> {
                     .and_then(|n| n.to_str())
                     .is_some_and(|n| n.get(11..) == Some(name))
             })
-            .filter(|path| !path.join("table.json").exists())
+            .filter(|path| {
+                ["table.json", "report/table.json"]
+                    .iter()
+                    .all(|table| !path.join(table).exists())
+            })
             .collect(),
     };
     unfinished.sort();

@@ -1,6 +1,6 @@
 //! Differences between groups, paired over seeds.
 
-use crate::group::{Group, Section};
+use crate::group::{Group, PIPELINE, Section};
 use crate::statistics::Sample;
 
 /// The level of every interval.
@@ -67,7 +67,7 @@ pub(crate) fn to_random(section: &Section<'_>) -> Vec<Option<Difference>> {
         let same = |path: &str, other: &Group<'_>| group.effective(path) == other.effective(path);
         let reference = (0..groups.len())
             .filter(|&other| groups[other].is_random())
-            .filter(|&other| same("pipeline", &groups[other]) && same_recipe(group, &groups[other]))
+            .filter(|&other| same(PIPELINE, &groups[other]) && same_recipe(group, &groups[other]))
             .max_by_key(|&other| {
                 let other_group = &groups[other];
                 (
@@ -88,7 +88,7 @@ pub(crate) fn one_change(section: &Section<'_>) -> Vec<(String, Difference)> {
     const AXES: [(&str, &str); 3] = [
         ("method.temperature", "temperature"),
         ("method.keep", "keep mode"),
-        ("pipeline", "pipeline"),
+        (PIPELINE, "pipeline"),
     ];
     let groups = &section.groups;
     let mut found = Vec::new();

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use dcff_train::Summary;
+use dcff_train::{LayerSelection, Summary};
 
 use crate::Result;
 use crate::cells::Cells;
 use crate::group::{Group, Section};
-use crate::run::{LayerSelection, Run};
+use crate::run::Run;
 use crate::statistics::Sample;
 use crate::svg::{Axis, Mark, Plot, Series, bars, lines, map, marks};
 use crate::table::count;
@@ -297,14 +297,14 @@ fn dynamics(section: &Section<'_>, figures: &mut Figures) {
             "temperature",
             "Temperature",
             "temperature, log scale",
-            |l| l.temperature,
+            |l| Some(l.temperature),
             "A larger temperature makes a kept filter more itself and less an average.",
         ),
         (
             "entropy",
             "Entropy of P",
             "entropy of a row of P, nats",
-            |l| l.entropy,
+            |l| Some(l.entropy),
             "0 where every kept filter is itself; ln of the number of filters where it is the plain average of all.",
         ),
         (
@@ -363,11 +363,16 @@ fn inside(section: &Section<'_>, layer: Option<&str>, figures: &mut Figures) -> 
     let Some(layer) = asked.or_else(|| known.first().copied()) else {
         return Ok(());
     };
+    let filters = full
+        .scored_convs()
+        .find(|(found, _)| found.name == layer)
+        .and_then(|(_, conv)| full.space(&conv.space))
+        .map_or(0, |space| space.width);
     for (index, group) in section.groups.iter().enumerate() {
         let Some(run) = group.runs.first() else {
             continue;
         };
-        if let Some(cells) = kept_by_epoch(run, layer) {
+        if let Some(cells) = kept_by_epoch(run, layer, filters) {
             let title = format!("Kept filters of {layer}: {}", group.label);
             let caption = format!(
                 "A row is an epoch, a column a filter, dark where it was kept; `{}`, from selection.jsonl.",
@@ -392,23 +397,23 @@ fn inside(section: &Section<'_>, layer: Option<&str>, figures: &mut Figures) -> 
     Ok(())
 }
 
-fn kept_by_epoch(run: &Run, layer: &str) -> Option<Cells> {
+fn kept_by_epoch(run: &Run, layer: &str, filters: usize) -> Option<Cells> {
     let rows: Vec<&LayerSelection> = run
         .selection
         .iter()
         .filter_map(|row| row.layers.iter().find(|found| found.layer == layer))
         .collect();
-    let filters = rows.iter().map(|row| {
-        let last = row.kept.iter().max().map_or(0, |id| id + 1);
-        row.filters.max(last)
-    });
-    let filters = filters.max().filter(|&filters| filters > 0)?;
+    if rows.is_empty() {
+        return None;
+    }
     let cells: Vec<Vec<f32>> = rows
         .iter()
         .map(|row| {
             let mut cells = vec![0.0; filters];
             for &id in &row.kept {
-                cells[id] = 1.0;
+                if let Some(cell) = cells.get_mut(id) {
+                    *cell = 1.0;
+                }
             }
             cells
         })

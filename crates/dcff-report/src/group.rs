@@ -8,13 +8,15 @@ use crate::run::{Run, Status};
 use crate::statistics::Sample;
 
 /// Settings that name a method; all others are the same for all groups of a fair comparison.
-const METHOD: [&str; 5] = [
+const METHOD: [&str; 4] = [
     "method.name",
     "method.criterion",
     "method.keep",
     "method.temperature",
-    "pipeline",
 ];
+
+/// Stands for the pipeline among the settings' paths.
+pub(crate) const PIPELINE: &str = "pipeline";
 
 /// Runs that differ only in their seed.
 #[derive(Debug)]
@@ -117,7 +119,7 @@ impl<'a> Group<'a> {
     pub(crate) fn effective(&self, path: &str) -> Option<&'a str> {
         match path {
             "method.temperature" if !self.reads_temperature() => None,
-            "method.keep" if self.setting("pipeline") == Some("prune") => None,
+            PIPELINE => self.runs.first().and_then(|run| run.pipeline()),
             _ => self.setting(path),
         }
     }
@@ -128,7 +130,7 @@ impl<'a> Group<'a> {
         }
         let parts = [
             self.effective("method.criterion"),
-            self.effective("pipeline").filter(|&name| name != "scratch"),
+            self.effective(PIPELINE).filter(|&name| name != "scratch"),
             self.effective("method.keep"),
             self.effective("method.temperature"),
         ];

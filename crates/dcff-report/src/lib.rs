@@ -35,4 +35,4 @@ pub use cells::Cells;
 pub use error::{Error, Result};
 pub use published::PublishedTable;
 pub use report::{Options, Report, TIMES_BEGIN, TIMES_END};
-pub use run::{ERROR, Run, SELECTION, Status};
+pub use run::{ERROR, Run, Status};

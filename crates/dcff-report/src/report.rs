@@ -271,7 +271,7 @@ impl Report {
                 config.map_or(String::new(), |c| c.arch.clone()),
                 config.map_or(String::new(), |c| c.data.name.clone()),
                 setting("method.criterion"),
-                setting("pipeline"),
+                run.pipeline().unwrap_or_default().to_owned(),
                 setting("method.keep"),
                 setting("method.temperature"),
                 run.seed().map_or(String::new(), |seed| seed.to_string()),

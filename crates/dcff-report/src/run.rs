@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use dcff_train::{CHECKPOINT, CONFIG, Checkpoint, METRICS, Metrics, RunConfig, RunFolder, Summary};
-use serde::Deserialize;
+use dcff_train::{
+    CHECKPOINT, CONFIG, Checkpoint, METRICS, MethodConfig, Metrics, RunConfig, RunFolder,
+    SELECTION, SelectionRow, Summary, read_selection,
+};
 use serde_json::Value;
 
 use crate::{Error, Result};
 
 /// In a run folder: why the run failed, in one line; written by who started it.
 pub const ERROR: &str = "error.txt";
-/// In a run folder: what the selection of filters did, a row per epoch.
-pub const SELECTION: &str = "selection.jsonl";
 
 /// How far a run came.
 #[derive(Clone, Debug)]
@@ -41,50 +41,10 @@ pub struct Run {
     pub status: Status,
     /// A row per epoch.
     pub metrics: Vec<Metrics>,
-    /// What the selection did, a row per epoch; empty where it was not recorded.
-    pub selection: Vec<Selection>,
+    /// What was selected, a row per epoch that selected, without the scores; empty where it was not recorded.
+    pub selection: Vec<SelectionRow>,
     /// Multiply-accumulates of the whole training, where they were counted.
     pub training_macs: Option<u64>,
-}
-
-/// A row of `selection.jsonl`, without the scores.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub struct Selection {
-    /// Counted from 1.
-    pub epoch: usize,
-    /// Every scored layer.
-    #[serde(default)]
-    pub layers: Vec<LayerSelection>,
-}
-
-/// What the selection did in one layer.
-#[derive(Clone, Debug, Default, Deserialize)]
-pub struct LayerSelection {
-    /// The layer's name.
-    pub layer: String,
-    /// The temperature.
-    #[serde(default)]
-    pub temperature: Option<f64>,
-    /// The mean entropy of the rows of `P`, in nats.
-    #[serde(default)]
-    pub entropy: Option<f64>,
-    /// The share of the kept filters that were kept in the epoch before.
-    #[serde(default)]
-    pub overlap: Option<f64>,
-    /// Spearman's rank correlation of the scores with those of the epoch before.
-    #[serde(default)]
-    pub rank_correlation: Option<f64>,
-    /// The kept filters' ids.
-    #[serde(default)]
-    pub kept: Vec<usize>,
-    /// How many filters there are.
-    #[serde(default, rename = "scores", deserialize_with = "length")]
-    pub filters: usize,
-}
-
-/// Only how many scores there are: the scores of long runs are large.
-fn length<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    Ok(Vec::<Option<f32>>::deserialize(deserializer)?.len())
 }
 
 impl Run {
@@ -116,13 +76,16 @@ impl Run {
             );
             run.config = Some(config);
             run.metrics = lines(&folder.join(METRICS))?;
-            run.selection = lines(&folder.join(SELECTION))?;
+            run.selection = read_selection(&folder.join(SELECTION))?;
+            // Those of long runs are large, and no figure shows them.
+            for layer in run.selection.iter_mut().flat_map(|row| &mut row.layers) {
+                layer.scores = Vec::new();
+            }
             opened.summary()?
         };
         run.status = match (summary, error) {
             (Some(summary), _) => {
-                let value = serde_json::to_value(&summary).unwrap_or_default();
-                run.training_macs = value.get("training_macs").and_then(Value::as_u64);
+                run.training_macs = Some(summary.training_macs).filter(|&macs| macs > 0);
                 Status::Finished(Box::new(summary))
             }
             (None, Some(error)) => Status::Failed(error),
@@ -147,6 +110,15 @@ impl Run {
     /// The seed.
     pub fn seed(&self) -> Option<u64> {
         self.config.as_ref().map(|config| config.seed)
+    }
+
+    /// `scratch`, `prune`, or nothing for the dense network.
+    pub fn pipeline(&self) -> Option<&'static str> {
+        match self.config.as_ref()?.method {
+            MethodConfig::Dense => None,
+            MethodConfig::Dcff(_) => Some("scratch"),
+            MethodConfig::Prune(_) => Some("prune"),
+        }
     }
 
     /// The command that repeats the run.

@@ -14,7 +14,7 @@
 //! A run is a folder: `config.toml` (complete: running it again repeats the run), `metrics.jsonl` (a row per
 //! epoch, free of timings, so that two runs of one seed can be compared byte by byte), `selection.jsonl` (scores and
 //! kept filters of every selection), `timing.jsonl`, `checkpoint/`, `dense/` (the network at the end of a dense stage),
-//! `compact/` (the artefact) and `summary.json`.
+//! `compact/` (the artefact), `summary.json` and, for TensorBoard, `events.out.tfevents.dcff`.
 //!
 //! This crate deliberately does not print, and reads neither arguments nor the environment: it reports [`Event`]s.
 
@@ -34,6 +34,7 @@ mod seed;
 mod selection;
 mod stage;
 mod summary;
+mod tensorboard;
 mod trainer;
 
 pub use checkpoint::{CHECKPOINT, Checkpoint, Position};
@@ -53,4 +54,5 @@ pub use seed::{Purpose, derive_seed};
 pub use selection::{LayerSelection, SELECTION, SelectionRow, read_selection};
 pub use stage::{DENSE, FINETUNE, Stage, StageCost, TRAIN};
 pub use summary::{Cost, Outcome, Summary, Width};
+pub use tensorboard::EVENTS;
 pub use trainer::{COMPACT, Data, Ending, Trainer};

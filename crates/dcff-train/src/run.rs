@@ -72,6 +72,14 @@ impl RunFolder {
         ))
     }
 
+    /// A folder that is there already.
+    #[cfg(test)]
+    pub(crate) fn at(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+        }
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path

@@ -84,6 +84,17 @@ pub(crate) fn rewind(path: &Path, position: Position) -> Result<()> {
     Ok(())
 }
 
+/// The last row of the file `path`, if there is one.
+pub(crate) fn last_selection(path: &Path) -> Result<Option<SelectionRow>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::file(path, error)),
+    };
+    let last = text.lines().last().map(serde_json::from_str).transpose();
+    last.map_err(|error| Error::file(path, error))
+}
+
 /// Reads the file `path`; without one there are no rows.
 ///
 /// # Errors

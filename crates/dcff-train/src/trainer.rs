@@ -22,6 +22,7 @@ use crate::seed::{Purpose, derive_seed};
 use crate::selection::{self, SELECTION, SelectionRow};
 use crate::stage::{DENSE, Stage, StageCost};
 use crate::summary::{Outcome, Summary, costs, macs};
+use crate::tensorboard::EventFile;
 use crate::{
     EpochStart, EpochViews, Error, Event, Method, Metrics, Observer, Result, RunConfig, RunFolder,
     Sgd, StepOutput, Timing,
@@ -342,6 +343,7 @@ impl Trainer {
         let epochs = self.config.recipe.epochs;
         let steps = self.train.batches();
         selection::rewind(&self.folder.join(SELECTION), self.state.position)?;
+        EventFile::open(&self.folder, &self.state.metrics, &self.state.timing)?;
         let Position { epoch, step } = self.state.position;
         observer.event(&Event::Started {
             epoch,
@@ -531,6 +533,7 @@ impl Trainer {
         self.save()?;
         self.folder
             .write_tables(&self.state.metrics, &self.state.timing)?;
+        EventFile::of(&self.folder).append(&metrics, &timing)?;
         observer.event(&Event::Epoch {
             metrics: &metrics,
             timing: &timing,

@@ -6,7 +6,6 @@ use std::path::Path;
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use dcff_fusion::KeepMode;
-use dcff_train::methods::FilterFusionConfig;
 use dcff_train::{MethodConfig, RunConfig};
 use serde::Deserialize;
 
@@ -14,12 +13,13 @@ use crate::args::{Cli, Command, CompareArgs, TrainArgs};
 use crate::commands::train;
 
 /// The flags of `dcff train` that the matrix sets itself.
-const OWN: [&str; 9] = [
+const OWN: [&str; 10] = [
     "--arch",
     "--criterion",
     "--keep",
     "--temperature",
     "--pipeline",
+    "--dense-from",
     "--seed",
     "--out",
     "--resume",
@@ -303,8 +303,13 @@ impl Choice<'_> {
                 .parse::<dcff_fusion::TemperatureSchedule>()
                 .context("temperature")?;
         }
-        let keep = keep.filter(|_| !self.prunes());
-        let fuses = !self.prunes() && keep.unwrap_or_default() == KeepMode::Fuse;
+        // What `dcff train` keeps unless told: fused filters from scratch, filters as they are when pruning.
+        let usual = if self.prunes() {
+            KeepMode::Select
+        } else {
+            KeepMode::Fuse
+        };
+        let fuses = keep.unwrap_or(usual) == KeepMode::Fuse;
         let temperature = self
             .temperature
             .filter(|_| fuses || criterion.reads_temperature());
@@ -329,16 +334,16 @@ impl Choice<'_> {
         let mut parts = vec![self.arch.to_owned()];
         parts.extend(self.pipeline.map(str::to_owned));
         parts.push(self.criterion.to_owned());
-        if let MethodConfig::Dcff(FilterFusionConfig {
-            keep, temperature, ..
-        }) = &config.method
-        {
-            if !self.prunes() {
-                parts.push(keep.name().to_owned());
-            }
-            if fuses || criterion.reads_temperature() {
-                parts.push(temperature.to_string().replace('(', "-").replace(')', ""));
-            }
+        let (kept, schedule) = match &config.method {
+            MethodConfig::Dcff(method) => (method.keep, method.temperature),
+            MethodConfig::Prune(method) => (method.keep, method.temperature),
+            MethodConfig::Dense => bail!("--method dense: a comparison is one of criteria"),
+        };
+        if kept != KeepMode::Select || !self.prunes() {
+            parts.push(kept.name().to_owned());
+        }
+        if fuses || criterion.reads_temperature() {
+            parts.push(schedule.to_string().replace('(', "-").replace(')', ""));
         }
         parts.extend(label.map(str::to_owned));
         let group = parts.join("-");
@@ -364,15 +369,18 @@ impl Choice<'_> {
 
     /// Why this combination is no run of its own.
     fn note(&self) -> String {
-        let which = format!("{}, {}", self.arch, self.criterion);
-        if self.prunes() {
-            format!(
-                "{which}, prune: keep modes cannot change the result, nor a temperature that the criterion does not read; run once"
-            )
-        } else if self.keep == Some(KeepMode::Select.name()) && self.temperature.is_some() {
-            format!("{which}, select: no temperature enters the scores or the weights; run once")
-        } else {
-            format!("{which}: given twice; run once")
+        let which = [
+            Some(self.arch),
+            self.pipeline,
+            Some(self.criterion),
+            self.keep,
+        ];
+        let which = which.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        match self.temperature {
+            Some(_) => {
+                format!("{which}: no temperature enters the scores or the weights; run once")
+            }
+            None => format!("{which}: given twice; run once"),
         }
     }
 }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
-use dcff_train::{RunFolder, SUMMARY};
+use dcff_flops::{Convention, Network, cost};
+use dcff_models::Architecture;
+use dcff_train::{MethodConfig, RunFolder, SUMMARY};
 
 use self::matrix::{Plan, Run};
 use self::queue::{Queue, QueueEnd};
@@ -55,12 +57,12 @@ pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<Ended> {
         threads: (cores / args.jobs).max(1),
         stop: train::stop_on_signal()?,
     };
+    let after = dense_stages(&plan.runs);
     let seconds = if args.no_estimate {
         vec![None; plan.runs.len()]
     } else {
-        estimate(&plan.runs, &queue)?
+        estimate(&plan.runs, &after, &queue)?
     };
-    let after = vec![None; plan.runs.len()];
     let failed = match queue.work(&plan.runs, &seconds, &after)? {
         QueueEnd::Through { failed } => failed,
         QueueEnd::Interrupted => {
@@ -93,7 +95,11 @@ fn check_folder(out: &Path, run: &Run) -> anyhow::Result<()> {
     if !folder.join(dcff_train::CONFIG).exists() {
         return Ok(());
     }
-    let saved = RunFolder::open(&folder)?.1;
+    let mut saved = RunFolder::open(&folder)?.1;
+    if let MethodConfig::Prune(prune) = &mut saved.method {
+        // Which run trained the dense stage that it shares with others is no setting.
+        prune.dense_from = None;
+    }
     let mut wanted = run.config.clone();
     // Known only once the images are read; the run itself compares them.
     wanted
@@ -113,8 +119,52 @@ fn check_folder(out: &Path, run: &Run) -> anyhow::Result<()> {
     }
 }
 
+/// For each run the one that trains its dense stage, where an earlier run has the same.
+fn dense_stages(runs: &[Run]) -> Vec<Option<usize>> {
+    let stage = |run: &Run| {
+        let MethodConfig::Prune(prune) = &run.config.method else {
+            return None;
+        };
+        let config = &run.config;
+        Some((
+            (config.arch.clone(), config.seed, config.data.clone()),
+            (
+                config.recipe.clone(),
+                prune.dense_epochs,
+                prune.scale_penalty,
+            ),
+        ))
+    };
+    let stages: Vec<_> = runs.iter().map(stage).collect();
+    (0..runs.len())
+        .map(|index| {
+            let first = stages.iter().position(|other| *other == stages[index])?;
+            (stages[index].is_some() && first < index).then_some(first)
+        })
+        .collect()
+}
+
+/// The share of a run's multiply-accumulates that is left where its dense stage is taken over.
+fn share_after_dense(run: &Run) -> anyhow::Result<f64> {
+    let MethodConfig::Prune(prune) = &run.config.method else {
+        return Ok(1.0);
+    };
+    let full = dcff_models::by_name(&run.config.arch)?;
+    let macs = |network: &Architecture| -> anyhow::Result<f64> {
+        Ok(cost(network, Convention::Macs, Network::Compact)?.ops() as f64)
+    };
+    let dense = prune.dense_epochs as f64 * macs(&full)?;
+    let epochs = run.config.recipe.epochs.saturating_sub(prune.dense_epochs);
+    let finetune = epochs as f64 * macs(&run.config.method.compact(&full)?)?;
+    Ok(finetune / (dense + finetune))
+}
+
 /// Measures a few steps of every group of runs, and says how long all of them will take.
-fn estimate(runs: &[Run], queue: &Queue<'_>) -> anyhow::Result<Vec<Option<f64>>> {
+fn estimate(
+    runs: &[Run],
+    after: &[Option<usize>],
+    queue: &Queue<'_>,
+) -> anyhow::Result<Vec<Option<f64>>> {
     let open: Vec<&Run> = runs
         .iter()
         .filter(|run| !queue.out.join(&run.name).join(SUMMARY).exists())
@@ -143,6 +193,14 @@ fn estimate(runs: &[Run], queue: &Queue<'_>) -> anyhow::Result<Vec<Option<f64>>>
         groups.insert(&run.group, seconds.filter(|_| output.status.success()));
     }
     let of = |run: &Run| groups.get(run.group.as_str()).copied().flatten();
+    let mut seconds = Vec::with_capacity(runs.len());
+    for (run, after) in runs.iter().zip(after) {
+        let share = match after {
+            Some(_) => share_after_dense(run)?,
+            None => 1.0,
+        };
+        seconds.push(of(run).map(|seconds| seconds * share));
+    }
     for (group, seconds) in &groups {
         let count = open.iter().filter(|run| run.group == **group).count();
         match seconds {
@@ -150,11 +208,13 @@ fn estimate(runs: &[Run], queue: &Queue<'_>) -> anyhow::Result<Vec<Option<f64>>>
             None => eprintln!("{group}: cannot be estimated"),
         }
     }
-    let total: f64 = open.iter().filter_map(|run| of(run)).sum();
+    let done = |run: &Run| queue.out.join(&run.name).join(SUMMARY).exists();
+    let left = runs.iter().zip(&seconds).filter(|(run, _)| !done(run));
+    let total: f64 = left.filter_map(|(_, seconds)| *seconds).sum();
     eprintln!(
         "{} runs to do, about {} in all; interrupt and repeat the command at any time",
         open.len(),
         duration(total / queue.jobs as f64)
     );
-    Ok(runs.iter().map(of).collect())
+    Ok(seconds)
 }

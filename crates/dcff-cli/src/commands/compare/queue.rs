@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use dcff_report::ERROR;
-use dcff_train::{CONFIG, METRICS, SUMMARY};
+use dcff_train::{CONFIG, DENSE, METRICS, SUMMARY};
 
 use super::matrix::Run;
 use crate::table::duration;
@@ -165,7 +165,9 @@ impl Queue<'_> {
     /// Begins or continues a run.
     fn start(&self, jobs: &mut [Job<'_>], index: usize) -> anyhow::Result<()> {
         let (total, left) = (jobs.len(), self.seconds_left(jobs));
+        // Where that run failed before it had a dense network, each trains its own.
         let dense = jobs[index].after.map(|after| jobs[after].folder.clone());
+        let dense = dense.filter(|folder| folder.join(DENSE).exists());
         let job = &mut jobs[index];
         let name = &job.run.name;
         let logs = self.out.join("logs");
