@@ -56,6 +56,19 @@ impl Coefficients {
         Ok(Self { ids, p })
     }
 
+    /// Whether every kept filter is exactly itself, so that `P · W` picks rows: so it is at high temperatures, where all other
+    /// proxies underflow to 0.
+    ///
+    /// # Errors
+    /// If the coefficients cannot be read.
+    pub fn is_selection(&self) -> Result<bool> {
+        let rows: Vec<Vec<f32>> = self.p.to_vec2()?;
+        Ok(rows.iter().zip(&self.ids).all(|(row, &id)| {
+            let itself = |(i, &p): (usize, &f32)| p == if i == id { 1.0 } else { 0.0 };
+            row.iter().enumerate().all(itself)
+        }))
+    }
+
     /// `P · W` for parameters `[C_out, …]` of the layer, filters or biases: `[M, …]`.
     ///
     /// # Errors
@@ -111,6 +124,7 @@ mod tests {
         let biases = Tensor::new(&[1.0_f32, 2.0, 3.0], &Device::Cpu).unwrap();
         assert_eq!(flat(&coefficients.fused(&biases).unwrap()), [1.0, 3.0]);
         assert_eq!(coefficients.mean_entropy().unwrap(), 0.0);
+        assert!(coefficients.is_selection().unwrap());
     }
 
     #[test]
@@ -120,6 +134,11 @@ mod tests {
         let coefficients = Coefficients::fuse(vec![1], &alike, &Device::Cpu).unwrap();
         assert_eq!(flat(&coefficients.fused(&filters()).unwrap()), [1.0, 2.0]);
         assert!((coefficients.mean_entropy().unwrap() - 3.0_f64.ln()).abs() < 1e-7);
+        assert!(!coefficients.is_selection().unwrap());
+        // Distances of 3 to 7, times 1000, leave exactly nothing of the others.
+        let sharp = Similarity::new(&rows, 3, 1000.0);
+        let coefficients = Coefficients::fuse(vec![0, 2], &sharp, &Device::Cpu).unwrap();
+        assert!(coefficients.is_selection().unwrap());
 
         let apart = Similarity::new(&rows, 3, 0.5);
         let coefficients = Coefficients::fuse(vec![0, 2], &apart, &Device::Cpu).unwrap();

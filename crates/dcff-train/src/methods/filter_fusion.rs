@@ -139,9 +139,11 @@ impl Method for FilterFusion {
                 kept: pass.coefficients.ids.clone(),
                 scores: pass.scores.iter().map(|&score| score as f32).collect(),
             });
-            let view = match self.config.keep {
-                KeepMode::Select => View::select(&pass.coefficients.ids, filters.device())?,
-                _ => View::Mix(pass.coefficients.p),
+            // Picking rows gives what a product with a one-hot matrix gives, for nothing.
+            let view = if pass.coefficients.is_selection()? {
+                View::select(&pass.coefficients.ids, filters.device())?
+            } else {
+                View::Mix(pass.coefficients.p)
             };
             views.insert(&layer.name, view);
         }
