@@ -7,6 +7,9 @@
 //! Molchanov et al., *Importance Estimation for Neural Network Pruning*, CVPR 2019, <https://arxiv.org/abs/1906.10771>,
 //! equation 8 with the sum inside the square (a filter is removed as a whole).
 //!
+//! The gradient has to be taken with batch norm's statistics as constants: with those of the batch the loss does not
+//! depend on a filter's length, and every score is 0.
+//!
 //! Departure: the gradient is that of the mean loss over all sampled images, where the authors average the squares of
 //! many small batches during training.
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{Device, Tensor};
-use dcff_nn::{BatchStatistics, Features, MaxIndices, Precision};
+use dcff_nn::{Activation, BatchStatistics, Features, MaxIndices, Precision};
 
 use crate::architecture::{Architecture, Layer, LayerKind};
 use crate::initialisation::initial_values;
@@ -23,6 +23,10 @@ pub enum Mode {
     Train,
     /// Running statistics; maps are dropped after their last use.
     Eval,
+    /// Running statistics as constants; everything the backward sweep needs is kept. The gradients are those of the
+    /// network as it is evaluated. In training mode a filter's gradient is orthogonal to it, because batch norm undoes
+    /// its length.
+    Frozen,
 }
 
 /// A network with its parameters on a device.
@@ -59,6 +63,8 @@ enum Saved {
     Nothing,
     Weight(Tensor),
     Statistics(BatchStatistics),
+    /// Running statistics, which do not depend on the batch.
+    Constants(BatchStatistics),
     Indices(MaxIndices),
     Rows(Tensor),
 }
@@ -318,7 +324,7 @@ impl Network {
         }
         let precision = match mode {
             Mode::Train => self.precision,
-            Mode::Eval => Precision::F32,
+            Mode::Eval | Mode::Frozen => Precision::F32,
         };
         let mut trace = Trace {
             image: Features::from_nchw(images)
@@ -356,7 +362,7 @@ impl Network {
         mode: Mode,
     ) -> Result<(Features, Saved)> {
         let x = trace.value(step.inputs[0])?;
-        let train = mode == Mode::Train;
+        let train = mode != Mode::Eval;
         Ok(match &step.operation {
             Operation::Conv {
                 weight,
@@ -390,7 +396,7 @@ impl Network {
                     None
                 };
                 let (gamma, beta) = (&self.tensors[*weight], &self.tensors[*bias]);
-                if train {
+                if mode == Mode::Train {
                     let (y, statistics) =
                         dcff_nn::batch_norm(x, gamma, beta, *eps, residual, *activation)?;
                     (y, Saved::Statistics(statistics))
@@ -406,7 +412,17 @@ impl Network {
                         residual,
                         *activation,
                     )?;
-                    (y, Saved::Nothing)
+                    let saved = if train {
+                        let (n, _, h, w) = x.dims();
+                        Saved::Constants(BatchStatistics {
+                            mean: mean.clone(),
+                            var: var.clone(),
+                            count: n * h * w,
+                        })
+                    } else {
+                        Saved::Nothing
+                    };
+                    (y, saved)
                 }
             }
             Operation::Activation(function) => (dcff_nn::activation(x, *function)?, Saved::Nothing),
@@ -515,7 +531,7 @@ impl Network {
     /// The gradients of all trained parameters from that of the logits, `[N, classes]`.
     ///
     /// # Errors
-    /// When the trace is not of a training pass, or the device fails.
+    /// When the trace is of an evaluation, or the device fails.
     pub fn backward(&self, mut trace: Trace, views: &Views, logits: &Tensor) -> Result<Gradients> {
         let mut gradients = Gradients(vec![None; self.parameters.len()]);
         let mut pending: Vec<Option<Features>> = vec![None; self.compact.layers.len()];
@@ -593,11 +609,13 @@ impl Network {
                 activation,
                 ..
             } => {
-                let Saved::Statistics(statistics) = saved else {
-                    return Err(untraced());
+                let (statistics, constant) = match saved {
+                    Saved::Statistics(statistics) => (statistics, false),
+                    Saved::Constants(statistics) => (statistics, true),
+                    _ => return Err(untraced()),
                 };
                 let gamma = &self.tensors[*weight];
-                let grads = dcff_nn::batch_norm_backward(
+                let mut grads = dcff_nn::batch_norm_backward(
                     x()?,
                     y()?,
                     gamma,
@@ -607,6 +625,21 @@ impl Network {
                     *activation,
                     &dy,
                 )?;
+                if constant {
+                    // An affine map: the gradient of its output times the factor of its input.
+                    let dz = dcff_nn::activation_backward(y()?, *activation, &dy)?;
+                    let zeros = gamma.zeros_like()?;
+                    grads.input = dcff_nn::batch_norm_inference(
+                        &dz,
+                        gamma,
+                        &zeros,
+                        &zeros,
+                        &statistics.var,
+                        *eps,
+                        None,
+                        Activation::Identity,
+                    )?;
+                }
                 gradients.0[*weight] = Some(grads.gamma);
                 gradients.0[*bias] = Some(grads.beta);
                 vec![Some(grads.input), grads.residual]

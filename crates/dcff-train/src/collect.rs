@@ -1,7 +1,7 @@
 //! The collector of evidence: what criteria want to know beyond the weights, measured on training images.
 //!
 //! ```text
-//! gradients      g = 1/N · Σ_n ∂L(image n)/∂w            one training pass per batch, running statistics untouched
+//! gradients      g = 1/N · Σ_n ∂L(image n)/∂w            running statistics as constants
 //! feature maps   A = max(norm(W ∗ x), 0)                 x as the network computes it, W all filters of the layer
 //! ```
 //!
@@ -181,7 +181,7 @@ impl Collected {
         let network = start.network;
         let mut sums: Vec<Option<Tensor>> = vec![None; network.parameters().len()];
         probe.batches(network, |images, labels, count| {
-            let (logits, trace) = network.forward(images, start.views, Mode::Train)?;
+            let (logits, trace) = network.forward(images, start.views, Mode::Frozen)?;
             let loss = dcff_nn::cross_entropy(&logits, labels, 0.0)?;
             let gradients: Gradients = network.backward(trace, start.views, &loss.grad)?;
             let share = count as f64 / probe.images as f64;
@@ -323,4 +323,175 @@ fn maps(
     let zeros = ones.zeros_like()?;
     let (maps, _) = dcff_nn::batch_norm(&y, &ones, &zeros, settings.eps, None, Activation::Relu)?;
     Ok(maps)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use dcff_criteria::by_name;
+    use dcff_models::{Architecture, Builder, INPUT, Initialisation};
+
+    use super::*;
+
+    const IMAGES: usize = 12;
+
+    fn architecture() -> Architecture {
+        let mut b = Builder::new("tiny", [3, 8, 8], Initialisation::KaimingNormalFanIn);
+        b.space("a", 6);
+        b.space("b", 4);
+        let x = b.conv("a", "a", [3, 1, 1], true, INPUT);
+        let x = b.norm("a.norm", &x);
+        let x = b.relu("a.relu", &x);
+        let x = b.conv("b", "b", [3, 2, 1], false, &x);
+        let x = b.norm("b.norm", &x);
+        let x = b.relu("b.relu", &x);
+        let x = b.layer("pool", LayerKind::GlobalAvgPool, &[&x]);
+        b.linear("fc", 2, &x);
+        b.finish()
+    }
+
+    fn probe(batch_size: usize) -> Probe {
+        let pixels = (0..IMAGES * 192).map(|i| (i * i % 251) as u8).collect();
+        let labels = (0..IMAGES as u32).map(|i| i % 2).collect();
+        let classes = vec!["even".to_owned(), "odd".to_owned()];
+        let dataset = Dataset::new("tiny", [3, 8, 8], classes, labels, pixels).unwrap();
+        let normalisation = Normalisation {
+            mean: vec![0.5; 3],
+            std: vec![0.3; 3],
+        };
+        let indices = (0..IMAGES).collect();
+        // More images asked for than there are.
+        Probe::new(
+            Arc::new(dataset),
+            indices,
+            100,
+            batch_size,
+            normalisation,
+            7,
+        )
+        .unwrap()
+    }
+
+    fn collect(criterion: &str, network: &Network, views: &Views, probe: &Probe) -> Collected {
+        let start = EpochStart {
+            epoch: 0,
+            epochs: 1,
+            full: network.full(),
+            network,
+            views,
+            probe: Some(probe),
+        };
+        Collected::new(by_name(criterion).unwrap(), &start).unwrap()
+    }
+
+    /// All images as one batch.
+    fn images(probe: &Probe, network: &Network) -> Tensor {
+        let mut all = None;
+        let keep = |images: &Tensor, _: &Tensor, _| {
+            all = Some(images.clone());
+            Ok(())
+        };
+        probe.batches(network, keep).unwrap();
+        all.unwrap()
+    }
+
+    /// What HRank sees in the maps that a pass of the network itself computes.
+    fn seen(network: &Network, views: &Views, mode: Mode, images: &Tensor, relu: &str) -> Vec<f64> {
+        let (_, trace) = network.forward(images, views, mode).unwrap();
+        let position = network.compact().position(relu).unwrap();
+        let maps = trace.output(position).unwrap();
+        let (n, c, h, w) = maps.dims();
+        let values: Vec<f32> = maps
+            .to_nchw()
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
+        let mut observed = Observed::new(c);
+        let hrank = by_name("hrank").unwrap();
+        observed.add(hrank, &values, [n, c, h, w]).unwrap();
+        observed.mean()
+    }
+
+    #[test]
+    fn gradients_do_not_depend_on_the_batches() {
+        let full = architecture();
+        let network = Network::new(&full, &full, 1, &Device::Cpu).unwrap();
+        let of = |batch| collect("taylor-weight", &network, &Views::dense(), &probe(batch));
+        let (whole, parts) = (of(IMAGES), of(5));
+        assert_eq!(
+            whole.macs(),
+            3 * IMAGES as u64 * summary::macs(&full).unwrap()
+        );
+        assert!(whole.gradients["a.weight"].iter().any(|g| g.abs() > 1e-3));
+        for (name, gradient) in &whole.gradients {
+            let pairs = gradient.iter().zip(&parts.gradients[name]);
+            for (a, b) in pairs {
+                assert!((a - b).abs() < 1e-5, "{name}: {a} and {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn maps_of_a_dense_network_are_its_own() {
+        let full = architecture();
+        let network = Network::new(&full, &full, 1, &Device::Cpu).unwrap();
+        let (views, probe) = (Views::dense(), probe(IMAGES));
+        let collected = collect("hrank", &network, &views, &probe);
+        let images = images(&probe, &network);
+        for (layer, relu) in [("a", "a.relu"), ("b", "b.relu")] {
+            let expected = seen(&network, &views, Mode::Frozen, &images, relu);
+            assert_eq!(collected.observed[layer], expected);
+        }
+        // Batches change nothing but the order of sums of whole numbers.
+        let parts = collect("hrank", &network, &views, &super::tests::probe(5));
+        assert_eq!(parts.observed["b"], collected.observed["b"]);
+    }
+
+    #[test]
+    fn in_a_compact_network_all_filters_have_maps_and_the_kept_ones_their_own() {
+        let full = architecture();
+        let compact = full.narrowed(&[3, 2]).unwrap();
+        let network = Network::new(&full, &compact, 1, &Device::Cpu).unwrap();
+        let (ids_a, ids_b) = ([1, 2, 5], [0, 3]);
+        let mut views = Views::dense();
+        views.insert("a", View::select(&ids_a, &Device::Cpu).unwrap());
+        views.insert("b", View::select(&ids_b, &Device::Cpu).unwrap());
+        let probe = probe(IMAGES);
+        let collected = collect("hrank", &network, &views, &probe);
+        let images = images(&probe, &network);
+        // Untrained scales are 1 and shifts 0, so the network's own maps in training mode are those of the collector.
+        for (layer, relu, ids) in [("a", "a.relu", &ids_a[..]), ("b", "b.relu", &ids_b)] {
+            let own = seen(&network, &views, Mode::Train, &images, relu);
+            let all = &collected.observed[layer];
+            assert_eq!(all.len(), if layer == "a" { 6 } else { 4 });
+            for (own, &id) in own.iter().zip(ids) {
+                assert_eq!(all[id], *own, "{layer}, filter {id}");
+            }
+        }
+        // Before the first selection the first filters stand in.
+        let first = collect("hrank", &network, &Views::dense(), &probe);
+        assert_eq!(first.observed["a"], collected.observed["a"]);
+    }
+
+    #[test]
+    fn says_that_there_are_no_images() {
+        let full = architecture();
+        let network = Network::new(&full, &full, 1, &Device::Cpu).unwrap();
+        let start = EpochStart {
+            epoch: 0,
+            epochs: 1,
+            full: &full,
+            network: &network,
+            views: &Views::dense(),
+            probe: None,
+        };
+        let error = Collected::new(by_name("chip").unwrap(), &start).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "method.criterion: chip reads images, and there are none here"
+        );
+        assert!(Collected::new(by_name("fpgm").unwrap(), &start).is_ok());
+    }
 }
