@@ -11,12 +11,10 @@ use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 use serde_json::Value;
 
-use crate::{cargo, root, succeed};
+use crate::{cargo, python, root, succeed};
 
 /// Memory layouts of PyTorch; the faster one is what we are compared with.
 const LAYOUTS: [&str; 2] = ["nchw", "channels-last"];
-/// A Python that has PyTorch, instead of a virtual environment of ours.
-const PYTHON: &str = "DCFF_PYTHON";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -374,28 +372,7 @@ fn build() -> Result<PathBuf> {
 
 /// A Python with PyTorch: the one that is named, or a virtual environment made for the purpose.
 fn python() -> Result<PathBuf> {
-    if let Some(python) = std::env::var_os(PYTHON) {
-        return Ok(python.into());
-    }
-    let venv = root().join("target/pytorch-venv");
-    let python = match cfg!(windows) {
-        true => venv.join("Scripts/python.exe"),
-        false => venv.join("bin/python"),
-    };
-    // Written last, so an environment that was left half-made is completed.
-    let done = venv.join("complete");
-    if !done.exists() {
-        eprintln!("installing PyTorch in {}", venv.display());
-        let system = if cfg!(windows) { "python" } else { "python3" };
-        succeed(Command::new(system).args(["-m", "venv"]).arg(&venv))?;
-        succeed(
-            Command::new(&python)
-                .args(["-m", "pip", "install", "--quiet", "--requirement"])
-                .arg(root().join("benches/pytorch/requirements.txt")),
-        )?;
-        std::fs::write(&done, "")?;
-    }
-    Ok(python)
+    python::with_packages("pytorch", &root().join("benches/pytorch/requirements.txt"))
 }
 
 fn output(command: &mut Command) -> Result<String> {

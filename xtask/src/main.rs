@@ -1,9 +1,12 @@
-//! Project tasks: `cargo xtask reproduce|fixtures|bench|check`.
+//! Project tasks: `cargo xtask reproduce|fixtures|bench|interop|check`.
 //!
 //! It builds and drives the `dcff` program for people and holds no logic that a user of the crates would miss.
 
 mod bench;
 mod check;
+mod interop;
+mod publish;
+mod python;
 mod reproduce;
 mod tidy;
 
@@ -32,6 +35,10 @@ enum Task {
     },
     /// Measure speed and memory, beside PyTorch where asked
     Bench(bench::Args),
+    /// Load what is exported and published with PyTorch, onnxruntime and huggingface_hub
+    Interop(interop::Args),
+    /// Publish every finished run of a results folder, a repository each
+    PublishAll(publish::Args),
     /// Everything but the tests: format, lints, documentation, house rules
     Check,
 }
@@ -73,6 +80,8 @@ fn run(task: Task) -> Result<ExitCode> {
             ))
         }
         Task::Bench(args) => bench::run(&args),
+        Task::Interop(args) => interop::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::PublishAll(args) => publish::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Check => check::run().map(|()| ExitCode::SUCCESS),
     }
 }

@@ -77,9 +77,7 @@ mod hub {
     /// Downloads the data set into the cache; `None` when the Hub does not have it or this program cannot download.
     #[cfg(feature = "hub")]
     pub(super) fn download(name: &str) -> anyhow::Result<Option<PathBuf>> {
-        use std::sync::{Arc, Mutex};
-
-        use dcff_hub::{DownloadProgress, RemoteFile, download};
+        use dcff_hub::{RemoteFile, download};
 
         let Some(files) = files(name) else {
             return Ok(None);
@@ -92,27 +90,17 @@ mod hub {
                 path: file.path,
                 size: file.size,
                 sha256: file.sha256,
+                max_size: None,
             })
             .collect();
         eprintln!("downloading {repo} from the Hub");
-        let bar = Mutex::new((String::new(), indicatif::ProgressBar::hidden()));
-        let progress = move |progress: &DownloadProgress| {
-            let Ok(mut state) = bar.lock() else { return };
-            if state.0 != progress.file {
-                state.1.finish();
-                *state = (
-                    progress.file.clone(),
-                    indicatif::ProgressBar::new(progress.total),
-                );
-            }
-            state.1.set_position(progress.bytes);
-        };
         Ok(Some(download(
             &config(),
+            RepoKind::Dataset,
             &repo,
             &files.revision,
             &wanted,
-            Arc::new(progress),
+            crate::hub::bar(),
         )?))
     }
 

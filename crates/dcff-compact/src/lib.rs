@@ -24,6 +24,8 @@ mod fold;
 mod testing;
 mod weights;
 
-pub use artefact::{Artefact, CONFIG, Config, Preprocessing, WEIGHTS};
+pub use artefact::{
+    Artefact, CONFIG, Config, MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES, Preprocessing, WEIGHTS,
+};
 pub use error::{Error, Result};
 pub use weights::{read_tensors, tensors_to_bytes};

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A secret: shown as `***`.
 #[derive(Clone, PartialEq, Eq)]
@@ -34,6 +35,9 @@ impl fmt::Debug for Token {
     }
 }
 
+/// How long is waited unless the environment says otherwise.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Where the Hub and its cache are, and whether the network may be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubConfig {
@@ -47,6 +51,8 @@ pub struct HubConfig {
     pub token_path: Option<PathBuf>,
     /// Use the cache only.
     pub offline: bool,
+    /// How long no byte may move before a transfer is given up.
+    pub timeout: Duration,
 }
 
 impl HubConfig {
@@ -57,7 +63,8 @@ impl HubConfig {
     ///   `HOME/.cache/huggingface`;
     /// * token: `HF_TOKEN`;
     /// * token_path: `HF_TOKEN_PATH`, else `token` beside the cache's `hub`; none if `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set;
-    /// * offline: `HF_HUB_OFFLINE` is `1`, `on`, `yes` or `true`.
+    /// * offline: `HF_HUB_OFFLINE` is `1`, `on`, `yes` or `true`;
+    /// * timeout: `HF_HUB_DOWNLOAD_TIMEOUT` in seconds, else 60.
     pub fn from_env_map(variable: impl Fn(&str) -> Option<String>) -> Self {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
         let folder = |name: &str| variable(name).map(PathBuf::from);
@@ -91,6 +98,10 @@ impl HubConfig {
             token_path: (!is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"))
                 .then(|| folder("HF_TOKEN_PATH").unwrap_or_else(|| home().join("token"))),
             offline: is_set("HF_HUB_OFFLINE"),
+            timeout: variable("HF_HUB_DOWNLOAD_TIMEOUT")
+                .and_then(|seconds| seconds.parse().ok())
+                .filter(|&seconds| seconds > 0)
+                .map_or(TIMEOUT, Duration::from_secs),
         }
     }
 

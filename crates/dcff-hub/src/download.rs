@@ -1,18 +1,17 @@
 //! Downloads into the Hub's cache, with hf-hub.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hf_hub::HFError;
+use hf_hub::HFRepositorySync;
 use hf_hub::progress::{DownloadEvent, Progress, ProgressEvent, ProgressHandler};
-use sha2::{Digest, Sha256};
+use hf_hub::repository::{RepoTreeEntry, RepoType};
 
-use crate::{Error, HubConfig, RepoId, RepoKind, Result, cached_snapshot};
+use crate::client::{Client, Pulse};
+use crate::{Error, HubConfig, RepoId, RepoKind, Result, cached_snapshot, hash};
 
 /// A file to fetch, and what is known about its bytes beforehand.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RemoteFile {
     /// Path inside the repository.
     pub path: String,
@@ -20,6 +19,8 @@ pub struct RemoteFile {
     pub size: Option<u64>,
     /// SHA-256 in lower-case hex, if known.
     pub sha256: Option<String>,
+    /// A larger file is refused before it is fetched.
+    pub max_size: Option<u64>,
 }
 
 /// How far a download is.
@@ -33,76 +34,127 @@ pub struct DownloadProgress {
     pub total: u64,
 }
 
-/// Fetches `files` of a dataset repository into the Hub's cache and returns the snapshot folder that holds all of them.
+/// What is called with the progress of a download, from another thread.
+pub type OnProgress = Arc<dyn Fn(&DownloadProgress) + Send + Sync>;
+
+/// Fetches `files` of a repository into the Hub's cache and returns the snapshot folder that holds all of them.
 ///
 /// What is in the cache already is not fetched again. Every file is checked: against the size and SHA-256 in `files` where given, and
-/// against the SHA-256 that the Hub itself states for large files. A file that fails is removed from the cache.
-///
-/// `progress` is called from another thread.
+/// against what the Hub itself states, the SHA-256 of large files and git's SHA-1 of the others. A file that fails is
+/// removed from the cache.
 ///
 /// # Errors
 /// If `config.offline` and a file is not cached; if the Hub cannot be reached (the message says how to use local files) or refuses;
 /// if a check fails.
 pub fn download(
     config: &HubConfig,
+    kind: RepoKind,
     repo: &RepoId,
     revision: &str,
     files: &[RemoteFile],
-    progress: Arc<dyn Fn(&DownloadProgress) + Send + Sync>,
+    progress: OnProgress,
 ) -> Result<PathBuf> {
     if config.offline {
-        return from_cache(config, repo, revision, files);
+        return from_cache(config, kind, repo, revision, files);
     }
-    let failed = |file: &str, error: HFError| explain(config, repo, file, &error);
-    let mut builder = hf_hub::HFClient::builder()
-        .endpoint(&config.endpoint)
-        .cache_dir(&config.cache);
-    if let Some(token) = &config.token {
-        builder = builder.token(token.reveal());
+    let client = Client::new(config, kind, repo)?;
+    match kind {
+        RepoKind::Dataset => {
+            let repository = client.hub.dataset(repo.owner(), repo.name());
+            fetch(&client, repository, revision, files, progress)
+        }
+        RepoKind::Model => {
+            let repository = client.hub.model(repo.owner(), repo.name());
+            fetch(&client, repository, revision, files, progress)
+        }
     }
-    let client = builder
-        .build_sync()
-        .map_err(|error| failed("client", error))?;
-    let repository = client.dataset(repo.owner(), repo.name());
+}
 
+fn fetch<T: RepoType>(
+    client: &Client,
+    repository: HFRepositorySync<T>,
+    revision: &str,
+    files: &[RemoteFile],
+    progress: OnProgress,
+) -> Result<PathBuf> {
+    refuse_large(client, &repository, revision, files)?;
     let mut snapshot: Option<PathBuf> = None;
     for file in files {
-        let reporter = Reporter {
-            file: file.path.clone(),
-            progress: progress.clone(),
-        };
-        let path = repository
-            .download_file()
-            .filename(&file.path)
-            .revision(revision)
-            .progress(Progress::new(reporter))
-            .send()
-            .map_err(|error| failed(&file.path, error))?;
+        let path = client.retry(&file.path, |pulse| {
+            let (repository, file, revision) =
+                (repository.clone(), file.path.clone(), revision.to_owned());
+            let reporter = Progress::new(Reporter {
+                file: file.clone(),
+                progress: progress.clone(),
+                pulse,
+            });
+            move || {
+                let request = repository.download_file().filename(file);
+                request.revision(revision).progress(reporter).send()
+            }
+        })?;
         check(&path, file)?;
         let folder = snapshot_of(&path, &file.path);
         if snapshot.as_ref().is_some_and(|earlier| *earlier != folder) {
-            return Err(Error::Refused {
-                repo: repo.to_string(),
-                file: file.path.clone(),
-                detail: "the repository changed during the download: download again".to_owned(),
-            });
+            let changed = "the repository changed during the download: download again";
+            return Err(client.refused(&file.path, changed.to_owned()));
         }
         snapshot = Some(folder);
     }
-    snapshot.ok_or_else(|| Error::Refused {
-        repo: repo.to_string(),
-        file: "no file".to_owned(),
-        detail: "expected at least 1 file to download, got 0".to_owned(),
+    snapshot.ok_or_else(|| {
+        let detail = "expected at least 1 file to download, got 0".to_owned();
+        client.refused("no file", detail)
     })
+}
+
+/// Asks for the sizes of files that must not be larger than they may be.
+fn refuse_large<T: RepoType>(
+    client: &Client,
+    repository: &HFRepositorySync<T>,
+    revision: &str,
+    files: &[RemoteFile],
+) -> Result<()> {
+    let limited: Vec<&RemoteFile> = files.iter().filter(|f| f.max_size.is_some()).collect();
+    let Some(first) = limited.first() else {
+        return Ok(());
+    };
+    let paths: Vec<String> = limited.iter().map(|file| file.path.clone()).collect();
+    let answer = client.once(&first.path, |_| {
+        let (repository, revision) = (repository.clone(), revision.to_owned());
+        move || {
+            let request = repository.get_paths_info().paths(paths);
+            request.revision(revision).send()
+        }
+    });
+    let entries = match answer {
+        Ok(entries) => entries,
+        // What is cached may do without the Hub: the download below decides.
+        Err(Error::NoNetwork { .. } | Error::Stalled { .. }) => return Ok(()),
+        Err(other) => return Err(other),
+    };
+    for entry in entries {
+        let RepoTreeEntry::File { path, size, .. } = entry else {
+            continue;
+        };
+        let limit = limited.iter().find(|f| f.path == path);
+        if let Some(limit) = limit.and_then(|file| file.max_size)
+            && size > limit
+        {
+            let detail = format!("expected at most {limit} bytes, got {size}");
+            return Err(client.refused(&path, detail));
+        }
+    }
+    Ok(())
 }
 
 fn from_cache(
     config: &HubConfig,
+    kind: RepoKind,
     repo: &RepoId,
     revision: &str,
     files: &[RemoteFile],
 ) -> Result<PathBuf> {
-    let cached = |paths: &[&str]| cached_snapshot(config, RepoKind::Dataset, repo, revision, paths);
+    let cached = |paths: &[&str]| cached_snapshot(config, kind, repo, revision, paths);
     let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
     if let Some(snapshot) = cached(&paths) {
         for file in files {
@@ -115,6 +167,7 @@ fn from_cache(
         .find(|path| cached(&[path]).is_none())
         .or(paths.first());
     Err(Error::Offline {
+        kind,
         repo: repo.to_string(),
         file: missing.copied().unwrap_or("no file").to_owned(),
         cache: config.cache.clone(),
@@ -128,38 +181,40 @@ fn snapshot_of(path: &Path, inside: &str) -> PathBuf {
 }
 
 /// Compares the bytes with what is known about them; removes the file if they differ.
+///
+/// hf-hub stores whatever the answer to its `GET` was, an error's text too: this is what notices.
 fn check(path: &Path, file: &RemoteFile) -> Result<()> {
     let io = |source| Error::Io {
         path: path.to_owned(),
         source,
     };
-    // A snapshot's files are links to `blobs/ETAG`, and the ETag of a large file is its SHA-256.
+    // A snapshot's files are links to `blobs/ETAG`. The ETag of a large file is its SHA-256, that of others git's name for it.
     let blob = path.canonicalize().map_err(io)?;
     let etag = blob
         .file_name()
         .unwrap_or_default()
         .to_string_lossy()
-        .into_owned();
-    let is_sha256 = etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit());
+        .to_lowercase();
+    let hex = etag.bytes().all(|b| b.is_ascii_hexdigit());
 
     let size = std::fs::metadata(&blob).map_err(io)?.len();
-    let mut mismatch = None;
-    if let Some(expected) = file.size.filter(|&expected| expected != size) {
-        mismatch = Some(("size", expected.to_string(), size.to_string()));
-    } else {
-        let known: Vec<&String> = file
-            .sha256
-            .iter()
-            .chain(is_sha256.then_some(&etag))
-            .collect();
-        if !known.is_empty() {
-            let got = sha256(&blob).map_err(io)?;
-            mismatch = known
-                .into_iter()
-                .find(|expected| !expected.eq_ignore_ascii_case(&got))
-                .map(|expected| ("sha256", expected.clone(), got));
+    let mut known: Vec<(&str, String, String)> = Vec::new();
+    if let Some(expected) = file.size {
+        known.push(("size", expected.to_string(), size.to_string()));
+    }
+    if known.iter().all(|(_, expected, got)| expected == got) {
+        let etag_sha256 = (hex && etag.len() == 64).then_some(&etag);
+        let sha256 = file.sha256.iter().chain(etag_sha256);
+        for expected in sha256 {
+            let got = hash::sha256(&blob).map_err(io)?;
+            known.push(("sha256", expected.to_lowercase(), got));
+        }
+        if hex && etag.len() == 40 {
+            let got = hash::git_blob(&blob).map_err(io)?;
+            known.push(("git's sha1", etag, got));
         }
     }
+    let mismatch = known.into_iter().find(|(_, expected, got)| expected != got);
     let Some((what, expected, got)) = mismatch else {
         return Ok(());
     };
@@ -174,31 +229,16 @@ fn check(path: &Path, file: &RemoteFile) -> Result<()> {
     })
 }
 
-fn sha256(path: &Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            count => hash.update(&buffer[..count]),
-        }
-    }
-    Ok(hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
-}
-
 /// Passes hf-hub's events of one file on.
 struct Reporter {
     file: String,
-    progress: Arc<dyn Fn(&DownloadProgress) + Send + Sync>,
+    progress: OnProgress,
+    pulse: Pulse,
 }
 
 impl Reporter {
     fn report(&self, bytes: u64, total: u64) {
+        self.pulse.beat();
         (self.progress)(&DownloadProgress {
             file: self.file.clone(),
             bytes,
@@ -227,47 +267,6 @@ impl ProgressHandler for Reporter {
             DownloadEvent::Complete => {}
         }
     }
-}
-
-/// hf-hub's error as one line that says what to do and holds no token.
-fn explain(config: &HubConfig, repo: &RepoId, file: &str, error: &HFError) -> Error {
-    let detail = match error {
-        // The chain's end says why (no such host, connection refused); the rest repeats the address.
-        HFError::Request { source, .. } => innermost(source),
-        HFError::Http { context }
-        | HFError::Forbidden { context }
-        | HFError::AuthRequired { context } => {
-            let message = context.server_message.as_deref().unwrap_or_default();
-            format!("the Hub answered {} {message}", context.status)
-        }
-        other => other.to_string(),
-    };
-    let mut detail = detail.lines().next().unwrap_or_default().trim().to_owned();
-    let mut endpoint = config.endpoint.clone();
-    if let Some(token) = &config.token {
-        detail = token.redact(&detail);
-        endpoint = token.redact(&endpoint);
-    }
-    match error {
-        HFError::Request { .. } => Error::NoNetwork {
-            repo: repo.to_string(),
-            endpoint,
-            detail,
-        },
-        _ => Error::Refused {
-            repo: repo.to_string(),
-            file: file.to_owned(),
-            detail,
-        },
-    }
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 #[cfg(test)]

@@ -2,11 +2,18 @@
 
 use std::path::PathBuf;
 
+use crate::RepoKind;
+
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// How to go on without the Hub.
-const LOCAL_FILES: &str = "use local files with `--data-dir DIR` or DCFF_DATA_DIR";
+/// How to go on without the Hub, where there is a way.
+fn instead(kind: RepoKind) -> &'static str {
+    match kind {
+        RepoKind::Dataset => "; or use local files with `--data-dir DIR` or DCFF_DATA_DIR",
+        RepoKind::Model => "",
+    }
+}
 
 /// What can go wrong with names, the cache and downloads.
 #[derive(Debug, thiserror::Error)]
@@ -30,10 +37,13 @@ pub enum Error {
     },
     /// HF_HUB_OFFLINE is set and the files are not in the cache.
     #[error(
-        "{repo}: HF_HUB_OFFLINE is set and {file} is not in {}; unset it, or {LOCAL_FILES}",
-        cache.display()
+        "{repo}: HF_HUB_OFFLINE is set and {file} is not in {}; unset it{}",
+        cache.display(),
+        instead(*kind)
     )]
     Offline {
+        /// What the repository holds.
+        kind: RepoKind,
         /// The repository.
         repo: String,
         /// The first missing file.
@@ -42,8 +52,10 @@ pub enum Error {
         cache: PathBuf,
     },
     /// The Hub cannot be reached.
-    #[error("{repo}: no connection to {endpoint} ({detail}); {LOCAL_FILES}")]
+    #[error("{repo}: no connection to {endpoint} ({detail}){}", instead(*kind))]
     NoNetwork {
+        /// What the repository holds.
+        kind: RepoKind,
         /// The repository.
         repo: String,
         /// Where the Hub was looked for.
@@ -52,14 +64,48 @@ pub enum Error {
         detail: String,
     },
     /// The Hub answered, but not with the file.
-    #[error("{repo}: {file}: {detail}; or {LOCAL_FILES}")]
+    #[error("{repo}: {file}: {detail}{}", instead(*kind))]
     Refused {
+        /// What the repository holds.
+        kind: RepoKind,
         /// The repository.
         repo: String,
         /// The file asked for.
         file: String,
         /// The Hub's reason.
         detail: String,
+    },
+    /// Publishing needs an account.
+    #[error("{repo}: no token: set HF_TOKEN, or run `hf auth login`")]
+    NoToken {
+        /// The repository.
+        repo: String,
+    },
+    /// Publishing needs the network.
+    #[error("{repo}: HF_HUB_OFFLINE is set; unset it to publish")]
+    PublishOffline {
+        /// The repository.
+        repo: String,
+    },
+    /// Someone else changed the repository since its state was read; nothing of this upload is there.
+    #[error(
+        "{repo}: {revision} was changed by someone else during the upload, nothing was committed; run the command again"
+    )]
+    Conflict {
+        /// The repository.
+        repo: String,
+        /// The branch.
+        revision: String,
+    },
+    /// No byte moved for too long.
+    #[error("{repo}: no answer from {endpoint} for {seconds} seconds")]
+    Stalled {
+        /// The repository.
+        repo: String,
+        /// Where the Hub is.
+        endpoint: String,
+        /// How long was waited.
+        seconds: u64,
     },
     /// A file whose bytes are not those it should have.
     #[error("{}: expected {what} {expected}, got {got}; the file was removed, download it again", path.display())]

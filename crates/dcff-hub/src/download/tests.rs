@@ -5,6 +5,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
 
+use sha2::{Digest, Sha256};
+
 use super::*;
 use crate::Token;
 
@@ -111,20 +113,21 @@ fn config(endpoint: &str, cache: &Path) -> HubConfig {
         token: Token::new(SECRET),
         token_path: None,
         offline: false,
+        timeout: std::time::Duration::from_secs(5),
     }
 }
 
 fn remote(path: &str) -> RemoteFile {
     RemoteFile {
         path: format!("plain_text/{path}.parquet"),
-        size: None,
-        sha256: None,
+        ..RemoteFile::default()
     }
 }
 
 fn fetch(config: &HubConfig, files: &[RemoteFile]) -> Result<PathBuf> {
     download(
         config,
+        RepoKind::Dataset,
         &"owner/name".parse()?,
         "main",
         files,
@@ -148,7 +151,7 @@ fn files_arrive_in_the_shared_cache_once() {
     let log = seen.clone();
     let progress = Arc::new(move |p: &DownloadProgress| log.lock().unwrap().push(p.clone()));
     let repo = "owner/name".parse().unwrap();
-    let snapshot = download(&config, &repo, "main", &files, progress).unwrap();
+    let snapshot = download(&config, RepoKind::Dataset, &repo, "main", &files, progress).unwrap();
 
     let expected = cache
         .path()
@@ -263,7 +266,8 @@ fn a_missing_file_no_network_and_offline_are_one_line_each() {
         "{message_unreachable}"
     );
     assert!(
-        message_unreachable.ends_with("; use local files with `--data-dir DIR` or DCFF_DATA_DIR")
+        message_unreachable
+            .ends_with("; or use local files with `--data-dir DIR` or DCFF_DATA_DIR")
     );
 
     let offline = HubConfig {
@@ -274,7 +278,7 @@ fn a_missing_file_no_network_and_offline_are_one_line_each() {
         message(&offline, &[remote("train")]),
         format!(
             "owner/name: HF_HUB_OFFLINE is set and plain_text/train.parquet is not in {}; \
-             unset it, or use local files with `--data-dir DIR` or DCFF_DATA_DIR",
+             unset it; or use local files with `--data-dir DIR` or DCFF_DATA_DIR",
             cache.path().display()
         )
     );

@@ -167,6 +167,7 @@ fn listing(tree: &Tree) -> String {
     table.text()
 }
 
+#[cfg(not(feature = "hub"))]
 mod upload {
     use super::*;
 
@@ -174,5 +175,35 @@ mod upload {
         anyhow::bail!(
             "publishing: this program was built without the cargo feature 'hub'; --dry-run works without it"
         )
+    }
+}
+
+#[cfg(feature = "hub")]
+mod upload {
+    use dcff_hub::PublishOptions;
+
+    use super::*;
+    use crate::hub;
+
+    pub(super) fn run(args: &PublishArgs, repo: &RepoId, tree: Tree) -> anyhow::Result<Ended> {
+        let options = PublishOptions {
+            revision: args.revision.clone(),
+            private: args.private,
+            create_pr: args.create_pr,
+            message: "Upload a compact network with dcff".into(),
+        };
+        let published = hub::publish(repo, &tree, &options)?;
+        if published.created {
+            println!("{repo}: made");
+        }
+        if published.uploaded.is_empty() {
+            println!("{}: all files are there already", published.url);
+        } else {
+            let sent = |name: &String| published.uploaded.contains(name);
+            let sent: Tree = tree.into_iter().filter(|(name, _)| sent(name)).collect();
+            print!("{}", listing(&sent));
+            println!("{}", published.url);
+        }
+        Ok(Ended::Done)
     }
 }
