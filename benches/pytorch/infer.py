@@ -1,4 +1,5 @@
-"""Times forward passes of a finished dcff network, compact and dense, in PyTorch: eager, and frozen by torch.jit.
+"""Times forward passes of a finished dcff network, compact and dense, in PyTorch: eager, frozen by torch.jit, and with
+--compile by torch.compile, its weights frozen too.
 
     dcff bench train --arch vgg16 --describe > vgg16.json
     python infer.py vgg16.json --batch 1 --threads 1 --layout channels-last
@@ -28,6 +29,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--layout", choices=list(network.LAYOUTS), default="channels-last")
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile as well; needs a C++ compiler")
     args = parser.parse_args()
     imported = peak_mib()
     torch.set_num_threads(args.threads)
@@ -45,6 +47,11 @@ def main():
         with torch.no_grad():
             frozen = torch.jit.optimize_for_inference(torch.jit.trace(net, images))
         runners[name, "eager"], runners[name, "jit"] = net, frozen
+        if args.compile:
+            from torch._inductor import config as inductor
+
+            inductor.freezing = True
+            runners[name, "compile"] = torch.compile(net)
     times = {key: [] for key in runners}
     # Small batches are over soon: more of them fit the same time.
     rounds = args.rounds * max(64 // args.batch, 1)

@@ -79,6 +79,9 @@ struct NetworkArgs {
     /// Let PyTorch take turns on the same network; a virtual environment is made unless DCFF_PYTHON names a Python
     #[arg(long)]
     against_pytorch: bool,
+    /// With --against-pytorch and infer, measure torch.compile as well; compiling takes minutes a turn
+    #[arg(long)]
+    torch_compile: bool,
     /// One JSON object a line instead of text
     #[arg(long)]
     json: bool,
@@ -141,13 +144,26 @@ fn networks(
                     precisions,
                 };
                 let runs = take_turns(&subject, args, (&dcff, python.as_deref()))?;
+                let over_dense = over_dense(&runs)?;
                 for (network, seen) in &runs {
-                    summarise(args.json, arch, network, (threads, batch), seen)?;
+                    let over_dense = over_dense.filter(|_| network == COMPACT);
+                    summarise(args.json, arch, network, (threads, batch), seen, over_dense)?;
                 }
             }
         }
     }
     Ok(())
+}
+
+/// How many times the dense network's images per second our compact one has, where both were measured.
+fn over_dense(runs: &BTreeMap<String, Seen>) -> Result<Option<f64>> {
+    let images = |network| -> Result<Option<f64>> {
+        let ours = runs.get(network).and_then(|seen: &Seen| seen.get(OURS));
+        ours.map(|runs| Ok(Figures::of(runs)?.images)).transpose()
+    };
+    Ok(images(COMPACT)?
+        .zip(images(DENSE)?)
+        .map(|(compact, dense)| compact / dense))
 }
 
 /// The lines that each program printed, a line for every turn.
@@ -215,6 +231,7 @@ fn take_turns(
                     .args(measure)
                     .args(["--layout", layout])
                     .args(flags)
+                    .args((args.torch_compile && task == "infer").then_some("--compile"))
                     .env("PYTHONDONTWRITEBYTECODE", "1")
                     .env("OMP_NUM_THREADS", &threads);
                 lines.extend(json_lines(&mut command)?);
@@ -243,6 +260,7 @@ fn summarise(
     network: &str,
     (threads, batch): (usize, usize),
     seen: &Seen,
+    over_dense: Option<f64>,
 ) -> Result<()> {
     // By the alphabet, ours is the first.
     let figures: BTreeMap<&str, Figures> = seen
@@ -251,8 +269,11 @@ fn summarise(
         .collect::<Result<_>>()?;
     let ours = figures.get(OURS).context("dcff bench printed nothing")?;
     if as_json {
-        print_json(seen, ours, &figures);
+        print_json(seen, ours, &figures, over_dense);
     } else {
+        if let Some(ratio) = over_dense {
+            println!("{ratio:.2} times the images/s of our dense network");
+        }
         print_text(
             &format!("{arch} {network}"),
             (threads, batch),
@@ -265,6 +286,9 @@ fn summarise(
 
 /// The program of our own figures; PyTorch's have names that go on with layout and mode.
 const OURS: &str = "dcff";
+/// The networks of the task infer, as both sides call them.
+const COMPACT: &str = "compact";
+const DENSE: &str = "dense";
 
 /// Medians over the turns of one program.
 struct Figures {
@@ -308,13 +332,21 @@ fn best<'a>(figures: &'a BTreeMap<&str, Figures>) -> Option<(&'a str, &'a Figure
         .map(|(&program, figure)| (program, figure))
 }
 
-fn print_json(seen: &Seen, ours: &Figures, figures: &BTreeMap<&str, Figures>) {
+fn print_json(
+    seen: &Seen,
+    ours: &Figures,
+    figures: &BTreeMap<&str, Figures>,
+    over_dense: Option<f64>,
+) {
     for (&program, figure) in figures {
         // What was run is the same in every turn; the figures are medians over them.
         let mut line = seen[program][0].clone();
         line["images_per_s"] = figure.images.into();
         line["median_step_ms"] = figure.ms.into();
         line["peak_rss_mib"] = figure.peak.into();
+        if let (OURS, Some(ratio)) = (program, over_dense) {
+            line["ratio_over_dense"] = ratio.into();
+        }
         // Our line compares with PyTorch at its fastest, each of PyTorch's with itself.
         let other = match program {
             OURS => best(figures),
@@ -354,7 +386,7 @@ fn print_text(
             .peak
             .map_or("-".to_owned(), |mib| format!("{mib:.0}"));
         println!(
-            "{program:<27} {threads:>7} {batch:>6} {:>10.1} {:>11.1} {peak:>10}",
+            "{program:<27} {threads:>7} {batch:>6} {:>10.1} {:>11.2} {peak:>10}",
             figure.images, figure.ms
         );
     }

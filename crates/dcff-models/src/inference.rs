@@ -23,7 +23,8 @@ use crate::{Error, Result};
 ///
 /// It has its own copy of the weights: later changes of the network that it was made from do not reach it. Its logits
 /// are those of [`Network::forward`] up to rounding, about 1e-5 of the largest, and do not depend on the number of
-/// threads. Batches of less than eight images may use other algorithms than larger ones, which round otherwise.
+/// threads. How an image is computed, and thus how its logits round, depends on the number of images: groups of
+/// sixteen, eight and more, or fewer.
 #[derive(Clone, Debug)]
 pub struct InferenceNetwork {
     input: [usize; 3],
@@ -131,12 +132,17 @@ impl Prepared {
         // Where the channels of each value lie.
         let mut channels: Vec<Option<Channels>> = vec![None; layers];
         let images = Channels::new(network.compact().input[0]);
-        // Convolutions that wait for the norm or activation that alone reads them.
+        // Convolutions that wait for the norm, activation or addition that alone reads them.
         let mut waiting: Vec<Option<(Plain, Value)>> = (0..layers).map(|_| None).collect();
         let mut prepared = Vec::with_capacity(steps.len());
         for (i, step) in steps.iter().enumerate() {
             let mut inputs = step.inputs.clone();
-            let folded = step.inputs[0].and_then(|input| waiting[input].take());
+            let waits = |value: &Value| value.is_some_and(|value| waiting[value].is_some());
+            // An addition finds its convolution on either side; the other side is the residual.
+            if let Some(at) = inputs.iter().position(waits) {
+                inputs.swap(0, at);
+            }
+            let folded = inputs.first().and_then(|&input| waiting[input?].take());
             let lies = |value: Value| match value {
                 None => Ok(images.clone()),
                 Some(value) => channels[value]
@@ -156,7 +162,13 @@ impl Prepared {
                         config: *config,
                         activation: Activation::Identity,
                     };
-                    if readers[step.output] == 1 && joins(&steps[i + 1..], step.output) {
+                    let joins = readers[step.output] == 1
+                        && reader(&steps[i + 1..], step.output).is_some_and(|reader| {
+                            // Of two convolutions that are added, the first waits for the second.
+                            let mut other = reader.inputs.iter().flatten();
+                            joint(reader, step.output) && other.all(|&v| waiting[v].is_none())
+                        });
+                    if joins {
                         waiting[step.output] = Some((plain, step.inputs[0]));
                         continue;
                     }
@@ -203,7 +215,17 @@ impl Prepared {
                 Operation::MaxPool(config) => Some((Layer::MaxPool(*config), lies(inputs[0])?)),
                 Operation::AvgPool(config) => Some((Layer::AvgPool(*config), lies(inputs[0])?)),
                 Operation::GlobalAvgPool => Some((Layer::GlobalAvgPool, lies(inputs[0])?)),
-                Operation::Add(function) => Some((Layer::Add(*function), lies(inputs[0])?)),
+                Operation::Add(function) => match folded {
+                    Some((plain, input)) => {
+                        inputs[0] = input;
+                        conv = Some(Plain {
+                            activation: *function,
+                            ..plain
+                        });
+                        None
+                    }
+                    None => Some((Layer::Add(*function), lies(inputs[0])?)),
+                },
                 Operation::Concat => {
                     let parts = inputs
                         .iter()
@@ -273,7 +295,7 @@ impl Prepared {
     }
 
     fn forward(&self, images: &Tensor, load: Load) -> candle_core::Result<Tensor> {
-        let images = Maps::from_nchw(images)?;
+        let images = Maps::from_nchw(images, load)?;
         let mut values: Vec<Option<Maps>> = vec![None; self.values];
         for (step, done) in self.steps.iter().zip(&self.done) {
             let inputs = step
@@ -309,18 +331,18 @@ fn missing(value: usize) -> candle_core::Error {
     candle_core::Error::Msg(format!("inference: value {value} is not there"))
 }
 
-/// Whether the reader of `value` can do its work together with the convolution that yields it.
-fn joins(later: &[Step], value: usize) -> bool {
-    later
-        .iter()
-        .find(|step| step.inputs.contains(&Some(value)))
-        .is_some_and(|step| {
-            step.inputs[0] == Some(value)
-                && matches!(
-                    step.operation,
-                    Operation::Norm { .. } | Operation::Activation(_)
-                )
-        })
+/// The first of the `later` steps that reads `value`.
+fn reader(later: &[Step], value: usize) -> Option<&Step> {
+    later.iter().find(|step| step.inputs.contains(&Some(value)))
+}
+
+/// Whether `reader` does its work together with the convolution that yields `value`.
+fn joint(reader: &Step, value: usize) -> bool {
+    match reader.operation {
+        Operation::Norm { .. } | Operation::Activation(_) => reader.inputs[0] == Some(value),
+        Operation::Add(_) => true,
+        _ => false,
+    }
 }
 
 /// A convolution that leaves every channel of the step's input as it is.

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
-use dcff_models::{InferenceNetwork, Mode, Network, ParameterKind, View, Views};
+use dcff_models::{
+    Architecture, Builder, Conv, INPUT, InferenceNetwork, Initialisation, LayerKind, Mode, Network,
+    ParameterKind, View, Views,
+};
 
 /// Numbers in -1 to 1 that depend on nothing but their indices.
 fn numbers(count: usize, seed: usize) -> Vec<f32> {
@@ -21,8 +24,7 @@ fn images(input: [usize; 3], n: usize) -> Tensor {
     Tensor::from_vec(values, (n, c, h, w), &Device::Cpu).unwrap()
 }
 
-/// A network called `name` with the share `part` of its channels, and statistics as after training: means and scales
-/// of both signs, variances from 0.5 to 1.5.
+/// A network called `name` with the share `part` of its channels.
 fn network(name: &str, part: f64) -> Network {
     let full = dcff_models::by_name(name).unwrap();
     let widths: Vec<usize> = full
@@ -30,8 +32,12 @@ fn network(name: &str, part: f64) -> Network {
         .iter()
         .map(|&width| ((width as f64 * part) as usize).max(1))
         .collect();
-    let compact = full.narrowed(&widths).unwrap();
-    let mut network = Network::new(&compact, &compact, 3, &Device::Cpu).unwrap();
+    trained(&full.narrowed(&widths).unwrap())
+}
+
+/// A network with statistics as after training: means and shifts of both signs, variances from 0.5 to 1.5.
+fn trained(compact: &Architecture) -> Network {
+    let mut network = Network::new(compact, compact, 3, &Device::Cpu).unwrap();
     let mut state: HashMap<String, Tensor> = network.state().unwrap().into_iter().collect();
     for (i, parameter) in network.parameters().iter().enumerate() {
         let values = |scale: f64, shift: f64| {
@@ -90,6 +96,65 @@ fn every_network_gives_the_same_logits() {
             let got = prepared.forward(&images).unwrap();
             close(&format!("{} of {n}", entry.name), &got, &expected, 1e-4);
         }
+    }
+}
+
+/// What none of the networks has: sums of two convolutions, a norm behind a pool, grouped convolutions, maps side by
+/// side inside others, images that a pool reads.
+#[test]
+fn other_wirings_give_the_same_logits() {
+    let mut b = Builder::new("knot", [3, 9, 7], Initialisation::Uniform);
+    let widths = [
+        ("a", 20),
+        ("b", 6),
+        ("c", 18),
+        ("d", 18),
+        ("e", 5),
+        ("f", 12),
+    ];
+    for (space, width) in widths {
+        b.space(space, width);
+    }
+    let small = b.max_pool("small", [3, 1, 1], INPUT);
+    let small = b.norm("norm", &small);
+    let x = b.conv("a", "a", [3, 1, 1], true, &small);
+    let x = b.relu("relu_a", &x);
+    let y = b.conv("b", "b", [1, 1, 0], false, &x);
+    let inner = b.layer("inner", LayerKind::Concat, &[&y, &small]);
+    let x = b.layer("outer", LayerKind::Concat, &[&inner, &x, INPUT]);
+    let left = b.conv("c", "c", [3, 1, 1], true, &x);
+    let right = b.conv("d", "d", [5, 1, 2], true, &x);
+    let x = b.layer("sum", LayerKind::Add, &[&left, &right]);
+    let x = b.relu("relu_sum", &x);
+    let grouped = |space: &str, groups: usize| {
+        LayerKind::Conv(Conv {
+            space: space.into(),
+            kernel: 3,
+            stride: 2,
+            padding: 1,
+            groups,
+            bias: true,
+            scored: true,
+        })
+    };
+    let y = b.layer("f", grouped("f", 6), &[&x]);
+    let y = b.norm("norm_f", &y);
+    let z = b.conv("e", "e", [1, 2, 0], false, &x);
+    let x = b.layer("both", LayerKind::Concat, &[&z, &y]);
+    b.linear("fc", 4, &x);
+    let network = trained(&b.finish());
+    let prepared = InferenceNetwork::new(&network, &Views::dense()).unwrap();
+    for n in [1, 3, 18] {
+        let images = images([3, 9, 7], n);
+        let (expected, _) = network
+            .forward(&images, &Views::dense(), Mode::Eval)
+            .unwrap();
+        close(
+            &format!("{n}"),
+            &prepared.forward(&images).unwrap(),
+            &expected,
+            1e-4,
+        );
     }
 }
 

@@ -146,26 +146,52 @@ pub fn accumulate(mut a: Features, b: &Features) -> Result<Features> {
     if !a.is_unique() {
         return Ok(apply(Rule::Add, &a, b));
     }
-    by_element!(precision, E => accumulate_to::<E>(&mut a, b));
+    by_element!(precision, E => apply_in_place::<E>(Rule::Add, &mut a, Some(b)));
     Ok(a)
 }
 
-fn accumulate_to<E: Element>(a: &mut Features, b: &Features) {
+/// `act(a + residual)`, for maps that were just made: written over `a`.
+///
+/// # Errors
+///
+/// Different dimensions or precisions.
+pub(crate) fn finish(
+    mut a: Features,
+    residual: Option<&Features>,
+    act: Activation,
+) -> Result<Features> {
+    const OP: &str = "residual";
+    if let Some(residual) = residual {
+        args::same(OP, "maps of dimensions", a.dims(), residual.dims())?;
+        args::precision(OP, &[&a, residual])?;
+    }
+    let rule = match (residual, act) {
+        (None, Activation::Identity) => return Ok(a),
+        (None, Activation::Relu) => Rule::Relu,
+        (Some(_), Activation::Identity) => Rule::Add,
+        (Some(_), Activation::Relu) => Rule::AddRelu,
+    };
+    by_element!(a.precision(), E => apply_in_place::<E>(rule, &mut a, residual));
+    Ok(a)
+}
+
+/// Writes what `rule` makes of `a` and `b` over `a`; rules of one map need no `b`.
+fn apply_in_place<E: Element>(rule: Rule, a: &mut Features, b: Option<&Features>) {
     let isa = Isa::current();
     // What was just read is at hand: nothing to gain past the caches.
     let stream = false;
     let data = a.cpu_mut::<E>();
     let len = data.len();
     let to = Out::new(data);
-    let b = b.cpu::<E>();
+    let b = b.map(Features::cpu::<E>);
     threads::each(len.div_ceil(CHUNK), |task| {
         let start = task * CHUNK;
         // SAFETY: tasks work on disjoint chunks.
         let at = unsafe { to.at(start) };
         isa.run(Elementwise {
-            rule: Rule::Add,
+            rule,
             a: at,
-            b: b[start..].as_ptr(),
+            b: b.map_or(at.cast_const(), |b| b[start..].as_ptr()),
             to: at,
             len: (len - start).min(CHUNK),
             stream,

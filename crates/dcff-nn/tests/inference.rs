@@ -10,8 +10,8 @@ use dcff_nn::{Activation, Isa};
 /// Of the root mean square of the result, for sums of up to some thousand terms.
 const TOLERANCE: f64 = 2e-5;
 
-fn maps_of(data: &[f32], dims: [usize; 4]) -> Maps {
-    Maps::from_nchw(&tensor(data, &dims)).unwrap()
+fn maps_of(data: &[f32], dims: [usize; 4], load: Load) -> Maps {
+    Maps::from_nchw(&tensor(data, &dims), load).unwrap()
 }
 
 fn out(maps: &Maps) -> Vec<f32> {
@@ -50,9 +50,9 @@ fn check(s: &Conv, random: &mut Random) {
     };
     let expected = reference(s, &x, &w, &b, residual, relu);
     let conv = prepare(s, &w, &b, &Channels::new(s.c_in), act);
-    let residual = residual.map(|r| maps_of(r, s.y_dims()));
-    for load in [Load::Few, Load::Many] {
-        let y = conv.forward(&maps_of(&x, s.x_dims()), residual.as_ref(), load);
+    for load in [Load::Few, Load::Several, Load::Sixteens] {
+        let residual = residual.map(|r| maps_of(r, s.y_dims(), load));
+        let y = conv.forward(&maps_of(&x, s.x_dims(), load), residual.as_ref(), load);
         let name = format!("{s:?} {load:?} with {:?}", Isa::current());
         close(&name, &out(&y.unwrap()), &expected, TOLERANCE);
     }
@@ -153,17 +153,20 @@ fn reads_maps_side_by_side() {
         let b = random.numbers(s.c_out);
         let parts: Vec<Maps> = [(0, 3), (3, 18), (21, 1)]
             .iter()
-            .map(|&(first, count)| Maps::from_nchw(&x.narrow(1, first, count).unwrap()).unwrap())
+            .map(|&(first, count)| {
+                Maps::from_nchw(&x.narrow(1, first, count).unwrap(), Load::Few).unwrap()
+            })
             .collect();
         let joined = concat(&parts.iter().collect::<Vec<_>>()).unwrap();
-        let conv = prepare(&s, &w, &b, joined.channels(), Activation::Identity);
+        let channels = Channels::joined([3, 18, 1].map(Channels::new).iter());
+        let conv = prepare(&s, &w, &b, &channels, Activation::Identity);
         let y = conv.forward(&joined, None, Load::Few).unwrap();
         let expected = reference(&s, &numbers(&x), &w, &b, None, false);
         close("joined maps", &out(&y), &expected, TOLERANCE);
         // A residual whose channels lie otherwise, and an input that does.
         let twice = concat(&[&y]).unwrap();
         assert!(conv.forward(&joined, Some(&twice), Load::Few).is_ok());
-        let message = conv.forward(&Maps::from_nchw(&x).unwrap(), None, Load::Few);
+        let message = conv.forward(&Maps::from_nchw(&x, Load::Few).unwrap(), None, Load::Few);
         assert!(message.unwrap_err().to_string().contains("channels"));
     }
 }
@@ -212,7 +215,7 @@ fn bits_do_not_depend_on_threads_or_chunks() {
         .into();
     let run = |images: &Tensor| {
         let rows = in_chunks(images, |images, load| {
-            let mut x = Maps::from_nchw(images)?;
+            let mut x = Maps::from_nchw(images, load)?;
             for layer in &layers {
                 x = layer.forward(&x, None, load)?;
             }
@@ -274,8 +277,8 @@ fn says_what_it_expected() {
             .contains("4 input channels")
     );
     let conv = new(None, 3).unwrap();
-    let x = maps_of(&[0.0; 48], [1, 3, 4, 4]);
-    let wrong = maps_of(&[0.0; 75], [1, 3, 5, 5]);
+    let x = maps_of(&[0.0; 48], [1, 3, 4, 4], Load::Few);
+    let wrong = maps_of(&[0.0; 75], [1, 3, 5, 5], Load::Few);
     let message = conv
         .forward(&wrong, None, Load::Few)
         .unwrap_err()
@@ -301,5 +304,5 @@ fn says_what_it_expected() {
             .to_string()
             .contains("at least one image")
     );
-    assert!(Maps::from_nchw(&empty).is_err());
+    assert!(Maps::from_nchw(&empty, Load::Few).is_err());
 }

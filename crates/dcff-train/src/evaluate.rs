@@ -1,7 +1,8 @@
 //! Loss and accuracy of a network over a data set.
 
+use candle_core::{Device, Tensor};
 use dcff_data::Loader;
-use dcff_models::{Mode, Network, Views};
+use dcff_models::{InferenceNetwork, Mode, Network, Views};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -44,12 +45,34 @@ impl Tally {
 /// # Errors
 /// Those of reading batches and of the device.
 pub fn evaluate(network: &Network, views: &Views, loader: &Loader) -> Result<Score> {
+    evaluate_logits(loader, network.device(), |images| {
+        Ok(network.forward(images, views, Mode::Eval)?.0)
+    })
+}
+
+/// As [`evaluate`], for a finished network.
+///
+/// # Errors
+/// Those of reading batches and of the device.
+pub fn evaluate_finished(
+    network: &InferenceNetwork,
+    device: &Device,
+    loader: &Loader,
+) -> Result<Score> {
+    evaluate_logits(loader, device, |images| Ok(network.forward(images)?))
+}
+
+/// Compares the logits `[N, classes]` that `network` gives for images on `device` with the labels.
+fn evaluate_logits(
+    loader: &Loader,
+    device: &Device,
+    network: impl Fn(&Tensor) -> Result<Tensor>,
+) -> Result<Score> {
     let mut tally = Tally::default();
     for batch in loader.epoch(None, 0) {
         let batch = batch?;
-        let images = batch.images.to_device(network.device())?;
-        let labels = batch.labels.to_device(network.device())?;
-        let (logits, _) = network.forward(&images, views, Mode::Eval)?;
+        let labels = batch.labels.to_device(device)?;
+        let logits = network(&batch.images.to_device(device)?)?;
         let loss = dcff_nn::cross_entropy(&logits, &labels, 0.0)?;
         tally.add(loss.value, loss.correct, labels.elem_count());
     }

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use candle_core::Device;
 use dcff_compact::Artefact;
 use dcff_data::{Augmentation, Loader, LoaderOptions, Normalisation};
-use dcff_models::Views;
+use dcff_models::{InferenceNetwork, Views};
 use serde_json::json;
 
 use crate::args::EvalArgs;
@@ -49,9 +49,9 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Ended> {
     };
     let images = test.len();
     let network = artefact.network(&Device::Cpu)?;
-    let score = dcff_train::evaluate(
-        &network,
-        &Views::dense(),
+    let score = dcff_train::evaluate_finished(
+        &InferenceNetwork::new(&network, &Views::dense())?,
+        network.device(),
         &Loader::new(Arc::new(test), options)?,
     )?;
     if args.json {

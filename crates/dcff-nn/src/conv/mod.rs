@@ -12,6 +12,7 @@
 
 mod algorithm;
 mod direct;
+pub(crate) mod epilogue;
 pub(crate) mod kernel;
 pub(crate) mod plan;
 mod pointwise;
@@ -23,10 +24,12 @@ use candle_core::{Result, Tensor, bail};
 
 use crate::args;
 use crate::element::{Element, by_element};
+use crate::elementwise::{self, Activation};
 use crate::features::Features;
 use crate::threads;
 pub use algorithm::Convolution;
 use direct::{Shape, Weights};
+use epilogue::Epilogue;
 use plan::Plan;
 
 /// Stride, padding and groups of a convolution, the same in both directions.
@@ -169,17 +172,35 @@ pub fn conv2d(
     bias: Option<&Tensor>,
     cfg: ConvConfig,
 ) -> Result<Features> {
+    conv2d_then(x, w, bias, cfg, None, Activation::Identity)
+}
+
+/// `act(conv2d(x) + residual)`, with a residual of the output's dimensions.
+pub(crate) fn conv2d_then(
+    x: &Features,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    cfg: ConvConfig,
+    residual: Option<&Features>,
+    act: Activation,
+) -> Result<Features> {
     const OP: &str = "conv2d";
     let sizes = Sizes::new(OP, (x.channels(), x.height(), x.width()), w, cfg)?;
     let bias = bias
         .map(|bias| args::numbers(OP, "a bias", bias, &[sizes.c_out]))
         .transpose()?;
-    args::with_any(
-        OP,
-        "a weight",
-        w,
-        |w| by_element!(x.precision(), E => forward::<E>(x, w, bias.as_deref(), cfg, &sizes)),
-    )
+    if let Some(residual) = residual {
+        let (oh, ow) = sizes.output;
+        let expected = (x.batch(), sizes.c_out, oh, ow);
+        args::same(OP, "a residual of dimensions", expected, residual.dims())?;
+        args::precision(OP, &[x, residual])?;
+    }
+    args::with_any(OP, "a weight", w, |w| {
+        by_element!(x.precision(), E => {
+            let then = (residual, act);
+            forward::<E>(x, w, bias.as_deref(), cfg, &sizes, then)
+        })
+    })?
 }
 
 fn forward<E: Element>(
@@ -188,13 +209,19 @@ fn forward<E: Element>(
     bias: Option<&[f32]>,
     cfg: ConvConfig,
     sizes: &Sizes,
-) -> Features {
+    (residual, act): (Option<&Features>, Activation),
+) -> Result<Features> {
     let (oh, ow) = sizes.output;
     let mut y = Features::uninit((x.batch(), sizes.c_out, oh, ow), x.precision());
     if let Some(side) = sizes.winograd(cfg, cfg.padding) {
         let weight = |o: usize, c: usize| nine(&w[(o * sizes.c_in + c) * 9..]);
-        winograd::convolve::<E>(x, &mut y, cfg.padding, side, bias, weight);
-        return y;
+        let epilogue = Epilogue {
+            bias: bias.into(),
+            residual: residual.map(Features::cpu::<E>),
+            relu: act == Activation::Relu,
+        };
+        winograd::convolve::<E>(x, &mut y, cfg.padding, side, epilogue, weight);
+        return Ok(y);
     }
     let plan = Plan::forward(sizes.input, sizes.output, sizes.kernel, cfg);
     let shape = sizes.shape(cfg);
@@ -210,7 +237,7 @@ fn forward<E: Element>(
     } else {
         direct::gather::<E>(x, &mut y, &plan, &shape, bias, &weights);
     }
-    y
+    elementwise::finish(y, residual, act)
 }
 
 /// Gradients of [`conv2d`] from the output's gradient `dy` `[N, C_out, H', W']`.
@@ -263,7 +290,7 @@ fn input_gradient<E: Element>(
     // The convolution of dy with the turned kernel, padded by what reaches beyond it.
     let padding = 2usize.wrapping_sub(cfg.padding);
     if let Some(side) = turned.winograd(cfg, padding) {
-        winograd::convolve::<E>(dy, &mut dx, padding, side, None, |c, o| {
+        winograd::convolve::<E>(dy, &mut dx, padding, side, Epilogue::NOTHING, |c, o| {
             let mut turned = nine(&w[(o * sizes.c_in + c) * 9..]);
             turned.reverse();
             turned

@@ -10,6 +10,7 @@
     reason = "the loops unroll over the registers of a tile"
 )]
 
+use super::epilogue::Epilogue;
 use super::kernel::{FILTERS, Products, Start};
 use super::transform;
 use crate::buffer::{self, Buffer};
@@ -178,21 +179,21 @@ impl<E: Element, const M: usize, const PASS: usize> Input<'_, E, M, PASS> {
     }
 }
 
-/// `Aᵀ m A` of some tiles for some channels.
-struct Output<'a, E, const M: usize> {
+/// `epilogue(Aᵀ m A)` of some tiles for some channels.
+pub(crate) struct Output<'a, E, const M: usize> {
     /// `[point, channel, tile]`.
-    m: *const f32,
-    channel_stride: usize,
-    point_stride: usize,
-    channels: usize,
-    bias: Option<&'a [f32]>,
-    grid: Grid,
-    tiles: &'a [Position],
+    pub(crate) m: *const f32,
+    pub(crate) channel_stride: usize,
+    pub(crate) point_stride: usize,
+    pub(crate) channels: usize,
+    pub(crate) epilogue: Epilogue<'a, E>,
+    pub(crate) grid: Grid,
+    pub(crate) tiles: &'a [Position],
     /// The batch's first group, from the first of the channels on.
-    y: *mut E,
+    pub(crate) y: *mut E,
     /// Numbers of a channel and of a group.
-    strides: (usize, usize),
-    stream: bool,
+    pub(crate) strides: (usize, usize),
+    pub(crate) stream: bool,
 }
 
 impl<E: Element, const M: usize> Kernel for Output<'_, E, M> {
@@ -201,17 +202,16 @@ impl<E: Element, const M: usize> Kernel for Output<'_, E, M> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         for c in 0..self.channels {
-            let bias = self.bias.map_or(0.0, |bias| bias[c]);
+            // SAFETY: as everywhere in a kernel.
+            let bias = unsafe { self.epilogue.bias.load::<S>(c) };
             for (t, at) in self.tiles.iter().enumerate() {
                 // SAFETY: the tiles lie on the map.
                 unsafe {
                     let from = self.m.add(c * self.channel_stride + t * LANES);
-                    let to = self.y.add(
-                        c * self.strides.0
-                            + at.group * self.strides.1
-                            + (at.row * self.grid.target.1 + at.column) * LANES,
-                    );
-                    self.tile::<S>(from, to, *at, S::splat(bias));
+                    let offset = c * self.strides.0
+                        + at.group * self.strides.1
+                        + (at.row * self.grid.target.1 + at.column) * LANES;
+                    self.tile::<S>(from, offset, *at, bias);
                 }
             }
         }
@@ -222,7 +222,7 @@ impl<E: Element, const M: usize> Kernel for Output<'_, E, M> {
 
 impl<E: Element, const M: usize> Output<'_, E, M> {
     #[inline(always)]
-    unsafe fn tile<S: Simd>(&self, from: *const f32, to: *mut E, at: Position, bias: S::V) {
+    unsafe fn tile<S: Simd>(&self, from: *const f32, offset: usize, at: Position, bias: S::V) {
         unsafe {
             let (h, w) = self.grid.target;
             let side = M + 2;
@@ -246,8 +246,9 @@ impl<E: Element, const M: usize> Output<'_, E, M> {
                 if i < rows {
                     for j in 0..M {
                         if j < columns {
-                            let y = S::add(y[j], bias);
-                            E::put::<S>(to.add((i * w + j) * LANES), y, self.stream);
+                            let at = offset + (i * w + j) * LANES;
+                            let y = self.epilogue.finish::<S>(S::add(y[j], bias), at);
+                            E::put::<S>(self.y.add(at), y, self.stream);
                         }
                     }
                 }
@@ -339,12 +340,12 @@ pub(crate) fn convolve<E: Element>(
     target: &mut Features,
     padding: usize,
     side: Side,
-    bias: Option<&[f32]>,
+    epilogue: Epilogue<'_, E>,
     weight: impl Fn(usize, usize) -> [f32; 9] + Sync + Send,
 ) {
     match side {
-        Side::Two => convolve_by::<E, 2>(source, target, padding, bias, weight),
-        Side::Four => convolve_by::<E, 4>(source, target, padding, bias, weight),
+        Side::Two => convolve_by::<E, 2>(source, target, padding, epilogue, weight),
+        Side::Four => convolve_by::<E, 4>(source, target, padding, epilogue, weight),
     }
 }
 
@@ -352,7 +353,7 @@ fn convolve_by<E: Element, const M: usize>(
     source: &Features,
     target: &mut Features,
     padding: usize,
-    bias: Option<&[f32]>,
+    epilogue: Epilogue<'_, E>,
     weight: impl Fn(usize, usize) -> [f32; 9] + Sync + Send,
 ) {
     let isa = Isa::current();
@@ -427,7 +428,7 @@ fn convolve_by<E: Element, const M: usize>(
                 channel_stride,
                 point_stride: out_stride,
                 channels: filters,
-                bias: bias.map(|bias| &bias[first_to..]),
+                epilogue: epilogue.starting_at(first_to, first_to * target_plane),
                 grid,
                 tiles: &positions[..count],
                 // SAFETY: a task writes its own tiles and filters.

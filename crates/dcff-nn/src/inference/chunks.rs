@@ -1,38 +1,34 @@
-//! How a batch of images is shared among threads.
+//! How a batch of images is cut, and shared among threads.
 
 use candle_core::{Result, Tensor, bail};
 
+use crate::features::LANES;
 use crate::threads;
 
-/// Images that go through a network together: enough to use weights several times while they are
-/// near, few enough for their maps to stay near as well.
-const CHUNK: usize = 16;
-
 /// From this many images on, a layer's time goes to products rather than to reading its weights.
-const MANY: usize = 8;
+const SEVERAL: usize = 8;
 
-/// How many images share one reading of the weights, which decides between algorithms.
+/// Images that go through the network together at most, in groups of sixteen: their maps take
+/// memory.
+const TOGETHER: usize = 16 * LANES;
+
+/// How many images a network is given at once, which decides between layouts and algorithms.
 ///
-/// It depends on the size of the whole batch alone, so that neither chunks nor threads change a bit
-/// of the result.
+/// It depends on the number of images alone, so that threads do not change a bit of the result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Load {
-    /// Fewer than eight.
+    /// Fewer than eight, channels side by side; each reads the weights for itself.
     Few,
-    /// Eight and more.
-    Many,
-}
-
-impl Load {
-    /// That of a batch of `images`.
-    pub fn of(images: usize) -> Self {
-        if images < MANY { Self::Few } else { Self::Many }
-    }
+    /// Eight to fifteen, channels side by side.
+    Several,
+    /// Sixteen side by side, as in training.
+    Sixteens,
 }
 
 /// Runs `network` over the images `[N, C, H, W]` and returns its rows `[N, classes]`.
 ///
-/// Of a large batch the threads take chunks, of a small one they share every layer.
+/// Groups of sixteen images go first, then the rest. If there are more threads than a few images
+/// need, each image of the rest gets threads of its own; otherwise they share every layer.
 ///
 /// # Errors
 ///
@@ -48,14 +44,36 @@ pub fn in_chunks(
             images.dims()
         );
     }
-    let (load, threads) = (Load::of(n), threads::count());
-    if n < 2 * threads || (threads == 1 && n <= CHUNK) {
-        return network(images, load);
+    let groups = n / LANES * LANES;
+    let mut rows = Vec::new();
+    for first in (0..groups).step_by(TOGETHER) {
+        let count = TOGETHER.min(groups - first);
+        rows.push(network(&images.narrow(0, first, count)?, Load::Sixteens)?);
     }
-    let size = n.div_ceil(threads).min(CHUNK);
-    let rows = threads::map(n.div_ceil(size), |chunk| {
-        let first = chunk * size;
-        threads::alone(|| network(&images.narrow(0, first, size.min(n - first))?, load))
-    });
-    Tensor::cat(&rows.into_iter().collect::<Result<Vec<_>>>()?, 0)
+    let rest = n - groups;
+    let load = if rest < SEVERAL {
+        Load::Few
+    } else {
+        Load::Several
+    };
+    let parts = if rest < 2 * threads::count() {
+        rest.min(1)
+    } else {
+        threads::count()
+    };
+    let run = |part: usize| {
+        let (first, last) = (part * rest / parts, (part + 1) * rest / parts);
+        network(&images.narrow(0, groups + first, last - first)?, load)
+    };
+    if parts == 1 {
+        rows.push(run(0)?);
+    } else {
+        for part in threads::map(parts, |part| threads::alone(|| run(part))) {
+            rows.push(part?);
+        }
+    }
+    match &rows[..] {
+        [row] => Ok(row.clone()),
+        _ => Tensor::cat(&rows, 0),
+    }
 }

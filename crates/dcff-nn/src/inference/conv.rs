@@ -5,14 +5,17 @@ use std::sync::OnceLock;
 use candle_core::{Result, Tensor, bail};
 
 use super::direct::{Direct, zeros};
-use super::kernel::Epilogue;
+use super::maps::{Blocks, Layout};
 use super::winograd::Winograd;
 use super::{Channels, Load, Maps};
 use crate::args;
 use crate::buffer::Buffer;
-use crate::conv::{ConvConfig, Convolution, Sizes};
+use crate::conv::epilogue::{Bias, Epilogue};
+use crate::conv::{ConvConfig, Convolution, Sizes, conv2d_then};
 use crate::elementwise::Activation;
-use crate::features::LANES;
+use crate::features::{Features, LANES};
+
+const OP: &str = "inference conv";
 
 /// `act(conv(x, w) + b + residual)` with weights and bias that do not change any more.
 ///
@@ -21,10 +24,11 @@ pub struct Conv {
     sizes: Sizes,
     cfg: ConvConfig,
     channels: Channels,
-    /// As given, `[C_out, C_in / groups, K_h, K_w]`.
-    weight: Vec<f32>,
-    /// In whole blocks.
-    bias: Buffer,
+    /// `[C_out, C_in / groups, K_h, K_w]`, and `[C_out]` where there is one.
+    weight: Tensor,
+    bias: Option<Tensor>,
+    /// In whole blocks of sixteen.
+    blocks: Buffer,
     activation: Activation,
     direct: OnceLock<Direct>,
     two: OnceLock<Winograd<2>>,
@@ -62,7 +66,6 @@ impl Conv {
         input: (usize, usize),
         activation: Activation,
     ) -> Result<Self> {
-        const OP: &str = "inference conv";
         let sizes = Sizes::new(OP, (channels.count(), input.0, input.1), weight, cfg)?;
         let mut padded = zeros(sizes.c_out.next_multiple_of(LANES));
         if let Some(bias) = bias {
@@ -74,8 +77,9 @@ impl Conv {
             sizes,
             cfg,
             channels: channels.clone(),
-            weight: args::with_any(OP, "a weight", weight, <[f32]>::to_vec)?,
-            bias: padded,
+            weight: weight.force_contiguous()?,
+            bias: bias.cloned(),
+            blocks: padded,
             activation,
             direct: OnceLock::new(),
             two: OnceLock::new(),
@@ -95,10 +99,29 @@ impl Conv {
     ///
     /// Other dimensions than those it was made for.
     pub fn forward(&self, x: &Maps, residual: Option<&Maps>, load: Load) -> Result<Maps> {
-        const OP: &str = "inference conv";
         let (h, w) = self.sizes.input;
-        let expected = (x.batch(), self.sizes.c_in, h, w);
+        let expected = (x.dims().0, self.sizes.c_in, h, w);
         args::same(OP, "an input of dimensions", expected, x.dims())?;
+        match (&x.0, residual.map(|residual| &residual.0)) {
+            (Layout::Images(x), None) => self.images(x, None),
+            (Layout::Images(x), Some(Layout::Images(residual))) => self.images(x, Some(residual)),
+            (Layout::Channels(x), None) => self.channels_of(x, None, load),
+            (Layout::Channels(x), Some(Layout::Channels(residual))) => {
+                self.channels_of(x, Some(residual), load)
+            }
+            _ => bail!("{OP}: expected maps made for one load"),
+        }
+    }
+
+    /// Sixteen images side by side: the convolution of training.
+    fn images(&self, x: &Features, residual: Option<&Features>) -> Result<Maps> {
+        let (weight, bias) = (&self.weight, self.bias.as_ref());
+        let y = conv2d_then(x, weight, bias, self.cfg, residual, self.activation)?;
+        Ok(Maps(Layout::Images(y)))
+    }
+
+    /// Sixteen channels side by side.
+    fn channels_of(&self, x: &Blocks, residual: Option<&Blocks>, load: Load) -> Result<Maps> {
         if x.channels() != &self.channels {
             bail!(
                 "{OP}: expected channels {:?}, got {:?}",
@@ -106,36 +129,47 @@ impl Conv {
                 x.channels()
             );
         }
-        let mut y = Maps::uninit(x.batch(), self.channels(), self.sizes.output);
-        let residual = match residual {
-            Some(residual) => {
-                args::same(OP, "a residual of dimensions", y.dims(), residual.dims())?;
-                Some(residual.arranged(y.channels()))
-            }
-            None => None,
-        };
+        let mut y = Blocks::uninit(x.batch(), self.channels(), self.sizes.output);
+        if let Some(residual) = residual {
+            args::same(OP, "a residual of dimensions", y.dims(), residual.dims())?;
+        }
+        let residual = residual.map(|residual| residual.arranged(y.channels()));
         let epilogue = Epilogue {
-            bias: Some(&self.bias),
-            residual: residual.as_ref().map(Maps::numbers),
+            bias: Bias::Lanes(&self.blocks),
+            residual: residual.as_ref().map(Blocks::numbers),
             relu: self.activation == Activation::Relu,
         };
-        let (sizes, cfg, channels, weight) = (self.sizes, self.cfg, &self.channels, &self.weight);
+        args::with_any(OP, "a weight", &self.weight, |weight| {
+            self.run(self.algorithm(load), weight, x, &mut y, epilogue);
+        })?;
+        Ok(Maps(Layout::Channels(y)))
+    }
+
+    /// Computes all of `y` by `algorithm`, packing the weights if this is the first time.
+    fn run(
+        &self,
+        algorithm: Algorithm,
+        weight: &[f32],
+        x: &Blocks,
+        y: &mut Blocks,
+        epilogue: Epilogue<'_>,
+    ) {
+        let (sizes, cfg, channels) = (self.sizes, self.cfg, &self.channels);
         // Packing stays on this thread: another task may wait for it.
-        match self.algorithm(load) {
+        match algorithm {
             Algorithm::Direct => self
                 .direct
                 .get_or_init(|| Direct::new(sizes, cfg, channels, weight))
-                .run(x, &mut y, epilogue),
+                .run(x, y, epilogue),
             Algorithm::Two => self
                 .two
                 .get_or_init(|| Winograd::new(sizes, cfg.padding, channels, weight))
-                .run(x, &mut y, epilogue),
+                .run(x, y, epilogue),
             Algorithm::Four => self
                 .four
                 .get_or_init(|| Winograd::new(sizes, cfg.padding, channels, weight))
-                .run(x, &mut y, epilogue),
+                .run(x, y, epilogue),
         }
-        Ok(y)
     }
 
     /// The fastest by measured nanoseconds of an AVX-512 core; other processors rank alike.
@@ -150,7 +184,7 @@ impl Conv {
         // Vectors of weights that an image pays for: read from beyond the second-level cache.
         let reading = match load {
             Load::Few => 2.0 * pairs,
-            Load::Many => 2.0 / 16.0 * pairs,
+            Load::Several | Load::Sixteens => 2.0 / 16.0 * pairs,
         };
         // Tiles of one block have too few sums to hide a multiplication's latency.
         let product = if to == 1 { 0.4 } else { 0.22 };
@@ -169,5 +203,100 @@ impl Conv {
         } else {
             Algorithm::Four
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::Isa;
+    use candle_core::Device;
+
+    /// Numbers of about unit variance.
+    fn numbers(count: usize, seed: f32) -> Vec<f32> {
+        (0..count)
+            .map(|i| ((i as f32 + seed) * 0.618_034).fract() * 3.4 - 1.7)
+            .collect()
+    }
+
+    /// The transforms against direct sums, which the tests of the crate hold against `f64`: maps
+    /// that tiles do not fit, lanes without channels, every padding, residual and activation.
+    #[test]
+    fn algorithms_agree() {
+        for isa in Isa::available() {
+            isa.with(|| {
+                for (n, c_in, c_out, (h, w), padding) in [
+                    (1, 1, 1, (3, 3), 0),
+                    (2, 17, 33, (5, 9), 1),
+                    (3, 40, 20, (8, 8), 2),
+                    (19, 5, 50, (2, 3), 1),
+                    (1, 67, 130, (18, 7), 1),
+                ] {
+                    let tensor = |dims: (usize, usize, usize, usize), seed| {
+                        let count = dims.0 * dims.1 * dims.2 * dims.3;
+                        Tensor::from_vec(numbers(count, seed), dims, &Device::Cpu).unwrap()
+                    };
+                    let cfg = ConvConfig {
+                        padding,
+                        ..ConvConfig::default()
+                    };
+                    let bias = Tensor::new(numbers(c_out, 0.5), &Device::Cpu).unwrap();
+                    let conv = Conv::new(
+                        &tensor((c_out, c_in, 3, 3), 0.1),
+                        Some(&bias),
+                        cfg,
+                        &Channels::new(c_in),
+                        (h, w),
+                        Activation::Relu,
+                    )
+                    .unwrap();
+                    let (oh, ow) = conv.sizes.output;
+                    let x = Blocks::from_nchw(&tensor((n, c_in, h, w), 0.2)).unwrap();
+                    let residual = Blocks::from_nchw(&tensor((n, c_out, oh, ow), 0.3)).unwrap();
+                    let by = |algorithm| {
+                        let mut y = Blocks::uninit(n, conv.channels(), (oh, ow));
+                        let epilogue = Epilogue {
+                            bias: Bias::Lanes(&conv.blocks),
+                            residual: Some(residual.numbers()),
+                            relu: true,
+                        };
+                        args::with_any("test", "a weight", &conv.weight, |w| {
+                            conv.run(algorithm, w, &x, &mut y, epilogue);
+                        })
+                        .unwrap();
+                        let y = y.to_nchw().unwrap().flatten_all().unwrap();
+                        y.to_vec1::<f32>().unwrap()
+                    };
+                    let direct = by(Algorithm::Direct);
+                    let scale = (c_in as f32 * 9.0).sqrt();
+                    for algorithm in [Algorithm::Two, Algorithm::Four] {
+                        for (a, b) in direct.iter().zip(by(algorithm)) {
+                            let error = (a - b).abs() / scale;
+                            assert!(error < 1e-5, "{algorithm:?} {n} {c_in} {c_out}: {a} {b}");
+                        }
+                    }
+                }
+            });
+        }
+    }
+
+    /// The choice itself: small maps of many channels are summed directly for one image, since the
+    /// transformed weights would have to be read for it alone.
+    #[test]
+    fn weighs_reading_against_products() {
+        let algorithms = |c_in: usize, c_out: usize, size: usize| {
+            let weight = Tensor::zeros((c_out, c_in, 3, 3), candle_core::DType::F32, &Device::Cpu);
+            let cfg = ConvConfig {
+                padding: 1,
+                ..ConvConfig::default()
+            };
+            let channels = Channels::new(c_in);
+            let (weight, size) = (weight.unwrap(), (size, size));
+            let conv = Conv::new(&weight, None, cfg, &channels, size, Activation::Relu).unwrap();
+            [Load::Few, Load::Several].map(|load| conv.algorithm(load))
+        };
+        assert_eq!(algorithms(64, 64, 32), [Algorithm::Four; 2]);
+        assert_eq!(algorithms(512, 512, 2), [Algorithm::Direct, Algorithm::Two]);
+        assert_eq!(algorithms(3, 64, 32)[0], Algorithm::Direct);
     }
 }

@@ -5,7 +5,7 @@
     reason = "the loops unroll over the registers of a tile"
 )]
 
-use super::kernel::Epilogue;
+use crate::conv::epilogue::Epilogue;
 use crate::cpu::{Kernel, Simd};
 use crate::features::LANES;
 
@@ -32,10 +32,7 @@ impl Kernel for Depthwise<'_> {
         // SAFETY: the caller made the tables for `x` and `y`.
         unsafe {
             let pixels = self.source.len();
-            let start = match self.epilogue.bias {
-                Some(bias) => S::load(bias.as_ptr()),
-                None => S::splat(0.0),
-            };
+            let start = self.epilogue.bias.load::<S>(0);
             for first in (0..pixels).step_by(PIXELS) {
                 let mut x = [self.x; PIXELS];
                 for p in 0..PIXELS {

@@ -1,9 +1,11 @@
 //! Prepared convolution of any shape by direct summation.
 
+use super::Channels;
 use super::depthwise::Depthwise;
-use super::kernel::{Epilogue, Pixels, Products};
-use super::{Channels, Maps};
+use super::kernel::{Pixels, Products};
+use super::maps::Blocks;
 use crate::buffer::{self, Buffer};
+use crate::conv::epilogue::Epilogue;
 use crate::conv::plan::Plan;
 use crate::conv::{ConvConfig, Sizes};
 use crate::cpu::Isa;
@@ -119,7 +121,7 @@ impl Direct {
 
     /// Computes all of `y`, a few images at a time: their inputs stay near while all filters meet
     /// them.
-    pub(super) fn run(&self, x: &Maps, y: &mut Maps, epilogue: Epilogue<'_>) {
+    pub(super) fn run(&self, x: &Blocks, y: &mut Blocks, epilogue: Epilogue<'_>) {
         let isa = Isa::current();
         let (plane, image) = x.strides();
         let (_, y_image) = y.strides();
@@ -157,7 +159,7 @@ impl Direct {
     fn gather(
         &self,
         (source, image): (&[f32], usize),
-        y: &mut Maps,
+        y: &mut Blocks,
         (first, images): (usize, usize),
         epilogue: Epilogue<'_>,
     ) {

@@ -11,6 +11,7 @@
 
 use std::ops::Range;
 
+use crate::conv::epilogue::Epilogue;
 use crate::cpu::{Kernel, Simd};
 use crate::features::LANES;
 
@@ -29,53 +30,6 @@ pub(super) struct Pixels<'a> {
     pub(super) source: &'a [u32],
     /// Numbers of an image of the source and of the target.
     pub(super) images: (usize, usize),
-}
-
-/// What happens to sums before they are stored.
-#[derive(Clone, Copy)]
-pub(super) struct Epilogue<'a> {
-    /// One number per filter, in whole blocks; what sums start from.
-    pub(super) bias: Option<&'a [f32]>,
-    /// Numbers to add, which lie as the target does.
-    pub(super) residual: Option<&'a [f32]>,
-    pub(super) relu: bool,
-}
-
-impl Epilogue<'_> {
-    pub(super) const NOTHING: Self = Self {
-        bias: None,
-        residual: None,
-        relu: false,
-    };
-
-    /// The same from block `first` on, whose numbers start `offset` behind.
-    pub(super) fn starting_at(self, first: usize, offset: usize) -> Self {
-        Self {
-            bias: self.bias.map(|bias| &bias[first * LANES..]),
-            residual: self.residual.map(|residual| &residual[offset..]),
-            relu: self.relu,
-        }
-    }
-
-    /// Finishes `sum` for the sixteen numbers of the target at `offset`.
-    ///
-    /// # Safety
-    ///
-    /// The residual reaches that far.
-    #[inline(always)]
-    pub(super) unsafe fn finish<S: Simd>(&self, sum: S::V, offset: usize) -> S::V {
-        unsafe {
-            let mut v = sum;
-            if let Some(residual) = self.residual {
-                debug_assert!(residual.len() >= offset + LANES);
-                v = S::add(v, S::load(residual.as_ptr().add(offset)));
-            }
-            if self.relu {
-                v = S::relu(v);
-            }
-            v
-        }
-    }
 }
 
 /// `y[p][o] = epilogue(Σ_k w[o][k] x[source[p] + tap[k]])` for blocks `o` and pixels `p`.
@@ -173,10 +127,8 @@ impl Products<'_> {
                 }
             }
             let mut acc = [[S::splat(0.0); P]; B];
-            if let Some(bias) = self.epilogue.bias {
-                for b in 0..B {
-                    acc[b] = [S::load(bias.as_ptr().add((first + b) * LANES)); P];
-                }
+            for b in 0..B {
+                acc[b] = [self.epilogue.bias.load::<S>(first + b); P];
             }
             let row = self.taps.len() * LANES;
             let w: [*const f32; B] =

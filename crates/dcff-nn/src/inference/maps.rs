@@ -1,34 +1,90 @@
-//! Feature maps with channels side by side, and what does not mix channels.
+//! Feature maps of a finished network in either layout, and what does not mix channels.
 
 use candle_core::{Result, Tensor, bail};
 
-use super::Channels;
+use super::{Channels, Load};
 use crate::args;
 use crate::cpu::Isa;
 use crate::element::Precision;
 use crate::elementwise::{self, Activation};
 use crate::features::{Features, LANES, Pack};
 use crate::pool::{self, PoolConfig};
-use crate::shortcut::before;
+use crate::shortcut::{before, check};
 use crate::threads::{self, Out};
 
-/// Feature maps `[N, C, H, W]` of a finished network on the CPU, `[N, ceil(C / 16), H, W, 16]`.
-///
-/// Lanes without a channel hold finite numbers that mean nothing. Clones share memory.
+/// Feature maps `[N, C, H, W]` of a finished network on the CPU. Clones share memory.
 #[derive(Clone, Debug)]
-pub struct Maps {
+pub struct Maps(pub(super) Layout);
+
+/// What lies side by side.
+#[derive(Clone, Debug)]
+pub(super) enum Layout {
+    /// Sixteen images, as in training.
+    Images(Features),
+    /// Sixteen channels.
+    Channels(Blocks),
+}
+
+impl Maps {
+    /// Takes a batch of images or feature maps `[N, C, H, W]` (`f32`, on the CPU) over, into the
+    /// layout for `load`.
+    ///
+    /// # Errors
+    ///
+    /// Another rank, type or device, or an empty dimension.
+    pub fn from_nchw(t: &Tensor, load: Load) -> Result<Self> {
+        Ok(Self(match load {
+            Load::Sixteens => Layout::Images(Features::from_nchw(t)?),
+            Load::Few | Load::Several => Layout::Channels(Blocks::from_nchw(t)?),
+        }))
+    }
+
+    /// The feature maps as a tensor `[N, C, H, W]`.
+    ///
+    /// # Errors
+    ///
+    /// Passes candle's on.
+    pub fn to_nchw(&self) -> Result<Tensor> {
+        match &self.0 {
+            Layout::Images(x) => x.to_nchw(),
+            Layout::Channels(x) => x.to_nchw(),
+        }
+    }
+
+    /// `(N, C, H, W)`.
+    pub fn dims(&self) -> (usize, usize, usize, usize) {
+        match &self.0 {
+            Layout::Images(x) => x.dims(),
+            Layout::Channels(x) => x.dims(),
+        }
+    }
+
+    /// The same with `operation`, which does not mix channels, done to the numbers.
+    fn map(&self, operation: impl FnOnce(&Features) -> Result<Features>) -> Result<Self> {
+        Ok(Self(match &self.0 {
+            Layout::Images(x) => Layout::Images(operation(x)?),
+            Layout::Channels(x) => Layout::Channels(x.with(operation(&x.blocks)?)),
+        }))
+    }
+}
+
+/// Fails where maps of both layouts meet.
+fn mixed(op: &str) -> candle_core::Error {
+    candle_core::Error::Msg(format!("{op}: expected maps made for one load"))
+}
+
+/// Maps with channels side by side, `[N, ceil(C / 16), H, W, 16]`.
+///
+/// Lanes without a channel hold finite numbers that mean nothing.
+#[derive(Clone, Debug)]
+pub(super) struct Blocks {
     /// To the kernels of training: sixteen images for each of ours, a channel for each block.
     blocks: Features,
     channels: Channels,
 }
 
-impl Maps {
-    /// Takes a batch of images or feature maps `[N, C, H, W]` (`f32`, on the CPU) over.
-    ///
-    /// # Errors
-    ///
-    /// Another rank, type or device, or an empty dimension.
-    pub fn from_nchw(t: &Tensor) -> Result<Self> {
+impl Blocks {
+    pub(super) fn from_nchw(t: &Tensor) -> Result<Self> {
         const OP: &str = "inference";
         let Ok((n, c, h, w)) = t.dims4() else {
             bail!(
@@ -66,12 +122,7 @@ impl Maps {
         })
     }
 
-    /// The feature maps as a tensor `[N, C, H, W]`.
-    ///
-    /// # Errors
-    ///
-    /// Passes candle's on.
-    pub fn to_nchw(&self) -> Result<Tensor> {
+    pub(super) fn to_nchw(&self) -> Result<Tensor> {
         let (n, c, h, w) = self.dims();
         let mut out = Vec::with_capacity(n * c * h * w);
         for image in 0..n {
@@ -84,28 +135,28 @@ impl Maps {
     }
 
     /// `(N, C, H, W)`.
-    pub fn dims(&self) -> (usize, usize, usize, usize) {
+    pub(super) fn dims(&self) -> (usize, usize, usize, usize) {
         let (h, w) = self.size();
         (self.batch(), self.channels.count(), h, w)
     }
 
     /// Images, `N`.
-    pub fn batch(&self) -> usize {
+    pub(super) fn batch(&self) -> usize {
         self.blocks.batch() / LANES
     }
 
     /// Where the channels lie.
-    pub fn channels(&self) -> &Channels {
+    pub(super) fn channels(&self) -> &Channels {
         &self.channels
     }
 
     /// Height and width in pixels.
-    pub(crate) fn size(&self) -> (usize, usize) {
+    pub(super) fn size(&self) -> (usize, usize) {
         (self.blocks.height(), self.blocks.width())
     }
 
     /// Maps with arbitrary contents.
-    pub(crate) fn uninit(n: usize, channels: Channels, (h, w): (usize, usize)) -> Self {
+    pub(super) fn uninit(n: usize, channels: Channels, (h, w): (usize, usize)) -> Self {
         Self {
             blocks: Features::uninit((n * LANES, channels.blocks(), h, w), Precision::F32),
             channels,
@@ -113,15 +164,15 @@ impl Maps {
     }
 
     /// Numbers of a block of channels, and of an image.
-    pub(crate) fn strides(&self) -> (usize, usize) {
+    pub(super) fn strides(&self) -> (usize, usize) {
         (self.blocks.plane(), self.blocks.group_len())
     }
 
-    pub(crate) fn numbers(&self) -> &[f32] {
+    pub(super) fn numbers(&self) -> &[f32] {
         self.blocks.cpu()
     }
 
-    pub(crate) fn numbers_mut(&mut self) -> &mut [f32] {
+    pub(super) fn numbers_mut(&mut self) -> &mut [f32] {
         self.blocks.cpu_mut()
     }
 
@@ -166,14 +217,14 @@ impl Maps {
     }
 
     /// The same maps with their channels where `channels` says.
-    pub(crate) fn arranged(&self, channels: &Channels) -> Self {
+    pub(super) fn arranged(&self, channels: &Channels) -> Self {
         if &self.channels == channels {
             return self.clone();
         }
         self.gather(1, channels.clone(), Some)
     }
 
-    fn with_blocks(&self, blocks: Features) -> Self {
+    fn with(&self, blocks: Features) -> Self {
         Self {
             blocks,
             channels: self.channels.clone(),
@@ -187,7 +238,7 @@ impl Maps {
 ///
 /// None.
 pub fn activation(x: &Maps, act: Activation) -> Result<Maps> {
-    Ok(x.with_blocks(elementwise::activation(&x.blocks, act)?))
+    x.map(|x| elementwise::activation(x, act))
 }
 
 /// `act(a + b)` of maps of the same dimensions.
@@ -196,9 +247,18 @@ pub fn activation(x: &Maps, act: Activation) -> Result<Maps> {
 ///
 /// Different dimensions.
 pub fn add(a: &Maps, b: &Maps, act: Activation) -> Result<Maps> {
-    args::same("add", "a second input of dimensions", a.dims(), b.dims())?;
-    let b = b.arranged(&a.channels);
-    Ok(a.with_blocks(elementwise::add(&a.blocks, &b.blocks, act)?))
+    const OP: &str = "add";
+    args::same(OP, "a second input of dimensions", a.dims(), b.dims())?;
+    match &b.0 {
+        Layout::Images(b) => a.map(|a| elementwise::add(a, b, act)),
+        Layout::Channels(b) => {
+            let Layout::Channels(of_a) = &a.0 else {
+                return Err(mixed(OP));
+            };
+            let b = b.arranged(&of_a.channels);
+            a.map(|a| elementwise::add(a, &b.blocks, act))
+        }
+    }
 }
 
 /// The channels of all parts one after the other: `[N, C_1, H, W], ...` to `[N, ΣC_i, H, W]`.
@@ -207,11 +267,24 @@ pub fn add(a: &Maps, b: &Maps, act: Activation) -> Result<Maps> {
 ///
 /// No part, or parts of different batch or map size.
 pub fn concat(parts: &[&Maps]) -> Result<Maps> {
-    let blocks: Vec<_> = parts.iter().map(|part| &part.blocks).collect();
-    Ok(Maps {
-        blocks: elementwise::concat(&blocks)?,
-        channels: Channels::joined(parts.iter().map(|part| &part.channels)),
-    })
+    let (mut images, mut blocks) = (Vec::new(), Vec::new());
+    for part in parts {
+        match &part.0 {
+            Layout::Images(x) => images.push(x),
+            Layout::Channels(x) => blocks.push(x),
+        }
+    }
+    if blocks.is_empty() {
+        return Ok(Maps(Layout::Images(elementwise::concat(&images)?)));
+    }
+    if !images.is_empty() {
+        return Err(mixed("concat"));
+    }
+    let numbers: Vec<_> = blocks.iter().map(|part| &part.blocks).collect();
+    Ok(Maps(Layout::Channels(Blocks {
+        blocks: elementwise::concat(&numbers)?,
+        channels: Channels::joined(blocks.iter().map(|part| &part.channels)),
+    })))
 }
 
 /// Maxima `[N, C, H', W']`, as [`crate::max_pool2d`].
@@ -220,7 +293,7 @@ pub fn concat(parts: &[&Maps]) -> Result<Maps> {
 ///
 /// A window that does not fit the map.
 pub fn max_pool2d(x: &Maps, cfg: PoolConfig) -> Result<Maps> {
-    Ok(x.with_blocks(pool::maxima(&x.blocks, cfg)?))
+    x.map(|x| pool::maxima(x, cfg))
 }
 
 /// Averages `[N, C, H', W']`, as [`crate::avg_pool2d`].
@@ -229,7 +302,7 @@ pub fn max_pool2d(x: &Maps, cfg: PoolConfig) -> Result<Maps> {
 ///
 /// A window that does not fit the map.
 pub fn avg_pool2d(x: &Maps, cfg: PoolConfig) -> Result<Maps> {
-    Ok(x.with_blocks(pool::avg_pool2d(&x.blocks, cfg)?))
+    x.map(|x| pool::avg_pool2d(x, cfg))
 }
 
 /// Means over all pixels, `[N, C, 1, 1]`.
@@ -238,7 +311,7 @@ pub fn avg_pool2d(x: &Maps, cfg: PoolConfig) -> Result<Maps> {
 ///
 /// None.
 pub fn global_avg_pool(x: &Maps) -> Result<Maps> {
-    Ok(x.with_blocks(pool::global_avg_pool(&x.blocks)?))
+    x.map(pool::global_avg_pool)
 }
 
 /// Every `stride`-th pixel, channels padded with zeros to `out_channels`, as [`crate::shortcut`].
@@ -247,13 +320,18 @@ pub fn global_avg_pool(x: &Maps) -> Result<Maps> {
 ///
 /// A stride or number of channels of zero.
 pub fn shortcut(x: &Maps, stride: usize, out_channels: usize) -> Result<Maps> {
-    crate::shortcut::check("shortcut", stride, out_channels)?;
-    let channels = x.channels.count();
-    let before = before(channels, out_channels);
-    Ok(x.gather(stride, Channels::new(out_channels), |i| {
-        usize::try_from(i as isize - before)
-            .ok()
-            .filter(|&i| i < channels)
+    check("shortcut", stride, out_channels)?;
+    Ok(Maps(match &x.0 {
+        Layout::Images(x) => Layout::Images(crate::shortcut(x, stride, out_channels)?),
+        Layout::Channels(x) => {
+            let channels = x.channels.count();
+            let before = before(channels, out_channels);
+            let from = |i: usize| usize::try_from(i as isize - before).ok();
+            let y = x.gather(stride, Channels::new(out_channels), |i| {
+                from(i).filter(|&i| i < channels)
+            });
+            Layout::Channels(y)
+        }
     }))
 }
 
@@ -276,7 +354,7 @@ mod tests {
     #[test]
     fn sixteen_channels_lie_side_by_side() {
         let t = counted((2, 17, 1, 2));
-        let x = Maps::from_nchw(&t).unwrap();
+        let x = Blocks::from_nchw(&t).unwrap();
         // Image, block, pixel, lane: one block of sixteen channels, one of a single channel.
         assert_eq!(x.numbers().len(), 2 * 2 * 2 * 16);
         assert_eq!(x.numbers()[..3], [1.0, 3.0, 5.0]);
@@ -290,10 +368,10 @@ mod tests {
     fn joined_maps_add_up_with_others() {
         let (a, b) = (counted((2, 3, 2, 2)), counted((2, 18, 2, 2)));
         let both = Tensor::cat(&[&a, &b], 1).unwrap();
-        let parts = [&a, &b].map(|t| Maps::from_nchw(t).unwrap());
+        let parts = [&a, &b].map(|t| Maps::from_nchw(t, Load::Few).unwrap());
         let joined = concat(&[&parts[0], &parts[1]]).unwrap();
         assert_eq!(values(&joined.to_nchw().unwrap()), values(&both));
-        let plain = Maps::from_nchw(&both).unwrap();
+        let plain = Maps::from_nchw(&both, Load::Few).unwrap();
         for sum in [
             add(&joined, &plain, Activation::Relu),
             add(&plain, &joined, Activation::Identity),
@@ -307,7 +385,7 @@ mod tests {
     fn pools_and_shortcuts_are_those_of_training() {
         let t = counted((3, 19, 5, 4)).affine(-1.0, 300.0).unwrap();
         let (maps, features) = (
-            Maps::from_nchw(&t).unwrap(),
+            Maps::from_nchw(&t, Load::Few).unwrap(),
             Features::from_nchw(&t).unwrap(),
         );
         let cfg = PoolConfig {

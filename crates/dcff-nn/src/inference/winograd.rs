@@ -3,18 +3,15 @@
 //! The transforms are those of training, whose lanes are images: here a block of channels takes
 //! the place of a channel, and an image that of a group.
 
-#![expect(
-    clippy::needless_range_loop,
-    reason = "the loops unroll over the registers of a tile"
-)]
-
+use super::Channels;
 use super::direct::zeros;
-use super::kernel::{Epilogue, Pixels, Products};
-use super::{Channels, Maps};
+use super::kernel::{Pixels, Products};
+use super::maps::Blocks;
 use crate::buffer::{self, Buffer};
-use crate::conv::winograd::{Grid, Input, Position, SKEW, Weight};
-use crate::conv::{Sizes, transform};
-use crate::cpu::{Isa, Kernel, Simd};
+use crate::conv::Sizes;
+use crate::conv::epilogue::Epilogue;
+use crate::conv::winograd::{Grid, Input, Output, Position, SKEW, Weight};
+use crate::cpu::Isa;
 use crate::features::LANES;
 use crate::threads::{self, Out};
 
@@ -67,7 +64,7 @@ impl<const M: usize> Winograd<M> {
     }
 
     /// Computes all of `y`.
-    pub(super) fn run(&self, x: &Maps, y: &mut Maps, epilogue: Epilogue<'_>) {
+    pub(super) fn run(&self, x: &Blocks, y: &mut Blocks, epilogue: Epilogue<'_>) {
         let isa = Isa::current();
         let (from, to) = (self.channels.blocks(), self.sizes.c_out.div_ceil(LANES));
         let grid = Grid {
@@ -126,97 +123,20 @@ impl<const M: usize> Winograd<M> {
                         y_stride: size * LANES,
                     });
                 }
-                isa.run(Output::<M> {
+                isa.run(Output::<f32, M> {
                     m: m.as_ptr(),
-                    block_stride: size * LANES,
+                    channel_stride: size * LANES,
                     point_stride: out_stride,
-                    blocks: to,
+                    channels: to,
                     epilogue,
                     grid,
                     tiles: &positions[..count],
                     // SAFETY: a task writes its own tiles.
                     y: unsafe { out.at(0) },
                     strides: (y_plane, y_image),
+                    stream: false,
                 });
             });
         });
-    }
-}
-
-/// `epilogue(Aᵀ m A)` of some tiles.
-struct Output<'a, const M: usize> {
-    /// `[point, block, tile, 16]`.
-    m: *const f32,
-    block_stride: usize,
-    point_stride: usize,
-    blocks: usize,
-    epilogue: Epilogue<'a>,
-    grid: Grid,
-    tiles: &'a [Position],
-    y: *mut f32,
-    /// Numbers of a block and of an image.
-    strides: (usize, usize),
-}
-
-impl<const M: usize> Kernel for Output<'_, M> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self) {
-        for b in 0..self.blocks {
-            for (t, at) in self.tiles.iter().enumerate() {
-                // SAFETY: the tiles lie on the map; the bias has whole blocks.
-                unsafe {
-                    let bias = match self.epilogue.bias {
-                        Some(bias) => S::load(bias.as_ptr().add(b * LANES)),
-                        None => S::splat(0.0),
-                    };
-                    let from = self.m.add(b * self.block_stride + t * LANES);
-                    let offset = b * self.strides.0
-                        + at.group * self.strides.1
-                        + (at.row * self.grid.target.1 + at.column) * LANES;
-                    self.tile::<S>(from, offset, *at, bias);
-                }
-            }
-        }
-    }
-}
-
-impl<const M: usize> Output<'_, M> {
-    #[inline(always)]
-    unsafe fn tile<S: Simd>(&self, from: *const f32, offset: usize, at: Position, bias: S::V) {
-        unsafe {
-            let (h, w) = self.grid.target;
-            let side = M + 2;
-            let zero = S::splat(0.0);
-            let mut half = [[zero; 4]; 6];
-            for j in 0..side {
-                let mut m = [zero; 6];
-                for i in 0..side {
-                    m[i] = S::load(from.add((i * side + j) * self.point_stride));
-                }
-                half[j] = transform::output::<S, M>(m);
-            }
-            let (rows, columns) = (M.min(h - at.row), M.min(w - at.column));
-            for i in 0..M {
-                let mut m = [zero; 6];
-                for j in 0..side {
-                    m[j] = half[j][i];
-                }
-                let y = transform::output::<S, M>(m);
-                // Rows and columns outside the map are not written.
-                if i >= rows {
-                    continue;
-                }
-                for j in 0..M {
-                    if j >= columns {
-                        continue;
-                    }
-                    let at = offset + (i * w + j) * LANES;
-                    let v = self.epilogue.finish::<S>(S::add(y[j], bias), at);
-                    S::store(self.y.add(at), v);
-                }
-            }
-        }
     }
 }
