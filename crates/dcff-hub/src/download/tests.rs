@@ -113,7 +113,8 @@ fn config(endpoint: &str, cache: &Path) -> HubConfig {
         token: Token::new(SECRET),
         token_path: None,
         offline: false,
-        timeout: std::time::Duration::from_secs(5),
+        // hf-hub's own pauses between attempts take some seconds.
+        timeout: std::time::Duration::from_secs(60),
     }
 }
 

@@ -321,8 +321,9 @@ impl Server {
         if token.is_some_and(|token| token != WRITER && token != READER) {
             return Answer::error(401, "", "Invalid credentials in Authorization header");
         }
-        let writes = request.method == "PUT"
-            || request.method == "POST" && !request.path.contains("/paths-info/");
+        // Reading with a body, and uploads to an address that only the LFS batch tells, are no writing.
+        let open = ["/paths-info/", "/api/validate-yaml"];
+        let writes = request.method == "POST" && !open.iter().any(|p| request.path.contains(p));
         match token {
             None if writes => return Answer::error(401, "", "Invalid username or password."),
             Some(READER) if writes => {
@@ -333,6 +334,9 @@ impl Server {
         let anonymous = token.is_none();
         match (request.method.as_str(), parts.as_slice()) {
             ("POST", ["api", "repos", "create"]) => state.create_answer(request, &self.endpoint),
+            ("POST", ["api", "validate-yaml"]) => {
+                Answer::json(&json!({ "errors": [], "warnings": [] }))
+            }
             ("PUT", ["lfs", oid]) => {
                 if hex(&Sha256::digest(&request.body)) != *oid {
                     return Answer::error(400, "", "the bytes are not those of the name");
