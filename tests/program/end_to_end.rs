@@ -200,6 +200,49 @@ fn a_criterion_that_reads_maps_selects_once_and_its_cost_is_counted() {
     );
 }
 
+#[test]
+fn a_run_in_bfloat16_repeats_and_evaluates_to_what_it_reported() {
+    let (dir, images) = workshop();
+    let [a, b] = ["a", "b"].map(|name| dir.path().join(name));
+    succeeded(run(train(
+        &images,
+        &a,
+        &["--precision", "bf16", "--threads", "1"],
+    )));
+    let config = std::fs::read_to_string(a.join("config.toml")).unwrap();
+    assert!(config.contains("precision = \"bf16\""), "{config}");
+    // Its configuration alone repeats it.
+    succeeded(run([
+        "train".as_ref(),
+        "--config".as_ref(),
+        a.join("config.toml").as_os_str(),
+        "--threads".as_ref(),
+        "3".as_ref(),
+        "--out".as_ref(),
+        b.as_os_str(),
+    ]));
+    assert!(bytes(&a) == bytes(&b));
+
+    // Evaluation was of single precision during the run, so that the artefact gives the same.
+    let summary = json(&a.join("summary.json"));
+    let eval = succeeded(run([
+        "eval".as_ref(),
+        a.as_os_str(),
+        "--data".as_ref(),
+        images.as_os_str(),
+        "--json".as_ref(),
+    ]));
+    let eval: Value = serde_json::from_str(&eval.stdout).unwrap();
+    assert_eq!(eval["accuracy"], summary["chosen"]["test"]["accuracy"]);
+    let [x, y] = [&eval["loss"], &summary["chosen"]["test"]["loss"]].map(|v| v.as_f64().unwrap());
+    assert!((x - y).abs() < 1e-5, "{x} against {y}");
+
+    // It is another run than that of single precision.
+    let single = dir.path().join("single");
+    succeeded(run(train(&images, &single, &[])));
+    assert!(bytes(&a)[2] != bytes(&single)[2]);
+}
+
 /// Starts a run, waits for its first checkpoint, ends it with `signal` and continues it.
 fn interrupted(signal: &str, expected_code: Option<i32>) {
     let (dir, images) = workshop();
@@ -466,6 +509,10 @@ fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
         (
             with(&images, &["--criterion", "l7"]),
             &["l7", "kl, kl-published, l1-norm, l2-norm, fpgm"],
+        ),
+        (
+            with(&images, &["--precision", "f16"]),
+            &["--precision: expected one of f32, bf16, got 'f16'"],
         ),
         (
             with(&images, &["--keep", "some"]),

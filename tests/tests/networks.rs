@@ -1,9 +1,9 @@
 //! Fused and compact networks agree, for every architecture, after real training steps.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing};
 use dcff_models::{Architecture, Mode, Network, Views};
-use dcff_train::{EpochStart, MethodConfig, Recipe, Sgd, cross_entropy_step};
+use dcff_train::{EpochStart, MethodConfig, Precision, Recipe, Sgd, cross_entropy_step};
 
 /// Images and labels that depend on nothing but their indices.
 fn batch(architecture: &Architecture, n: usize) -> (Tensor, Tensor) {
@@ -55,6 +55,11 @@ fn check(name: &str, n: usize) {
             .step(&network, &output.gradients.unwrap(), &recipe.sgd(0, 0, 1))
             .unwrap();
     }
+    // The statistics of two images are too few for a gradient to be compared, and these are large.
+    if n > 2 {
+        bf16_follows(name, &network, &views, &images, &labels);
+    }
+
     let classes = full.shapes().unwrap().classes();
     let channels = full.input[0];
     let preprocessing = Preprocessing {
@@ -100,6 +105,62 @@ fn check(name: &str, n: usize) {
         "{name}: logits of up to {size} differ by {difference}"
     );
     assert!(size > 1e-3, "{name}: the logits are all but zero");
+}
+
+/// A step with maps of bfloat16 has nearly the loss of one in single precision, and gradients that stray from its
+/// gradients by little more than those of single precision do when only the parameters and images are rounded.
+///
+/// How far rounding turns a gradient depends on the network (units at zero, batch norm over a few images), not on the
+/// kernels, so a fixed bound would say nothing.
+fn bf16_follows(name: &str, network: &Network, views: &Views, images: &Tensor, labels: &Tensor) {
+    let step = |mut network: Network, images: &Tensor| {
+        let output = cross_entropy_step(&mut network, views, images, labels, 0.0).unwrap();
+        let gradients = output.gradients.unwrap();
+        let all: Vec<f64> = (0..network.parameters().len())
+            .filter_map(|i| gradients.get(i))
+            .flat_map(|g| g.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+            .map(f64::from)
+            .collect();
+        (output.loss, all)
+    };
+    let round = |t: &Tensor| t.to_dtype(DType::BF16).and_then(|t| t.to_dtype(DType::F32));
+    let (loss, gradient) = step(network.clone(), images);
+    let mut half = network.clone();
+    half.set_precision(Precision::Bf16);
+    let (half_loss, half_gradient) = step(half.clone(), images);
+    let mut rounded = network.clone();
+    let state = network.state().unwrap().into_iter();
+    let state = state.map(|(name, t)| match t.dtype() {
+        DType::F32 => (name, round(&t).unwrap()),
+        _ => (name, t),
+    });
+    rounded.load(&state.collect()).unwrap();
+    let (_, rounded_gradient) = step(rounded, &round(images).unwrap());
+
+    assert!(half_loss != loss, "{name}: nothing was stored as bfloat16");
+    assert!(
+        (half_loss - loss).abs() < 0.02 * loss,
+        "{name}: loss {half_loss} for {loss}"
+    );
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let angle = |other: &[f64]| {
+        let norms = dot(&gradient, &gradient) * dot(other, other);
+        (dot(&gradient, other) / norms.sqrt())
+            .clamp(-1.0, 1.0)
+            .acos()
+    };
+    let (angle, allowed) = (angle(&half_gradient), 3.0 * angle(&rounded_gradient));
+    assert!(
+        angle < allowed,
+        "{name}: the gradient turns by {angle:.4} rad, expected at most {allowed:.4}"
+    );
+
+    // Evaluation is of single precision whatever the setting.
+    let logits = |network: &Network| {
+        let (logits, _) = network.forward(images, views, Mode::Eval).unwrap();
+        logits.to_vec2::<f32>().unwrap()
+    };
+    assert_eq!(logits(&half), logits(network), "{name}");
 }
 
 macro_rules! architectures {

@@ -49,7 +49,9 @@ impl std::str::FromStr for Precision {
     fn from_str(name: &str) -> candle_core::Result<Self> {
         let found = Self::ALL.iter().find(|(_, known)| *known == name);
         let Some(&(precision, _)) = found else {
-            candle_core::bail!("expected one of f32, bf16, got '{name}'");
+            // Without the backtrace that `bail!` adds: a user typed this.
+            let message = format!("expected one of f32, bf16, got '{name}'");
+            return Err(candle_core::Error::Msg(message));
         };
         Ok(precision)
     }

@@ -10,6 +10,9 @@
 //! vectors whatever the number of channels and the size of the map, and neighbouring pixels are
 //! neighbouring vectors. Parameters and statistics are plain `f32` tensors.
 //!
+//! Maps are stored in `f32` or, at half the memory and half the traffic, in bfloat16
+//! ([`Precision`]); whatever is computed or summed is `f32` or wider, and rounded once when stored.
+//!
 //! 3x3 convolutions of stride 1 go through Winograd's transforms, whose error is two to five times
 //! that of direct sums, about 1e-6 of the result; [`Convolution::Direct`] does without.
 //!
