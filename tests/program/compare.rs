@@ -13,7 +13,7 @@ fn workshop() -> (tempfile::TempDir, PathBuf) {
     (dir, images)
 }
 
-/// A comparison of four runs: two criteria, two seeds.
+/// A comparison of four runs: two criteria, two pipelines.
 fn compare(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
     let mut args: Vec<String> = [
         "--threads",
@@ -27,8 +27,8 @@ fn compare(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
         "select",
         "--temperature",
         "stretched,published",
-        "--seeds",
-        "2",
+        "--pipeline",
+        "scratch,prune",
         "--no-estimate",
     ]
     .map(str::to_owned)
@@ -59,10 +59,10 @@ fn compare(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
 }
 
 const RUNS: [&str; 4] = [
-    "resnet20-l1-norm-select-seed1",
-    "resnet20-random-select-seed1",
-    "resnet20-l1-norm-select-seed2",
-    "resnet20-random-select-seed2",
+    "resnet20-scratch-l1-norm-select-seed1",
+    "resnet20-scratch-random-select-seed1",
+    "resnet20-prune-l1-norm-seed1",
+    "resnet20-prune-random-seed1",
 ];
 
 fn succeeded(outcome: Outcome) -> Outcome {
@@ -100,8 +100,13 @@ fn a_killed_comparison_goes_on_to_the_same_report() {
         "{}",
         outcome.stderr
     );
-    for name in RUNS {
-        assert!(whole.join(name).join("summary.json").exists(), "{name}");
+    for (name, reused) in RUNS.into_iter().zip([false, false, false, true]) {
+        let summary = std::fs::read_to_string(whole.join(name).join("summary.json")).unwrap();
+        assert_eq!(summary.contains("\"reused\": true"), reused, "{name}");
+        assert!(
+            whole.join(name).join("events.out.tfevents.dcff").exists(),
+            "{name}"
+        );
     }
 
     let mut child = dcff()
@@ -144,9 +149,12 @@ fn a_killed_comparison_goes_on_to_the_same_report() {
         "a finished run was touched"
     );
     for name in RUNS {
-        for file in ["config.toml", "metrics.jsonl", "compact/model.safetensors"] {
-            let [a, b] =
-                [&whole, &broken].map(|out| std::fs::read(out.join(name).join(file)).unwrap());
+        // What the last run says of itself names the folder whose dense network it started from.
+        let own = ["config.toml", "compact/model.safetensors"];
+        let own = &own[..if name == RUNS[3] { 0 } else { 2 }];
+        for file in ["metrics.jsonl", "selection.jsonl"].iter().chain(own) {
+            let path = |out: &Path| out.join(name).join(file);
+            let [a, b] = [&whole, &broken].map(|out| std::fs::read(path(out)).unwrap());
             assert!(a == b, "{name}/{file}");
         }
     }

@@ -144,3 +144,75 @@ fn same_recipe(a: &Group<'_>, b: &Group<'_>) -> bool {
     };
     of(a) == of(b)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::seeds;
+    use crate::group::sections;
+
+    #[test]
+    fn differences_are_paired_over_seeds() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut runs = seeds(
+            dir.path(),
+            "kl",
+            "fuse",
+            "stretched",
+            &[50.0, 52.0, 54.0, 90.0],
+        );
+        // Seed 4 has no partner.
+        runs.extend(seeds(
+            dir.path(),
+            "random",
+            "fuse",
+            "stretched",
+            &[49.0, 50.0, 51.0],
+        ));
+        let sections = sections(&runs);
+        let differences = to_random(&sections[0]);
+        assert!(differences[1].is_none(), "random is compared with nothing");
+        let difference = differences[0].clone().unwrap();
+        assert_eq!((difference.reference, difference.sample.n), (1, 3));
+        // 1, 2 and 3 points: t(2) = 4.3027, so 2 ± 4.3027 / sqrt 3.
+        assert_eq!(
+            (difference.mean().as_str(), difference.interval().as_str()),
+            ("+2.00", "-0.48 to +4.48")
+        );
+        assert_eq!(difference.excludes_zero(LEVEL), Some(false));
+        assert_eq!(difference.excludes_zero(0.9), Some(true));
+    }
+
+    #[test]
+    fn the_reference_has_the_same_keep_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut runs = seeds(dir.path(), "random", "fuse", "stretched", &[40.0]);
+        runs.extend(seeds(dir.path(), "random", "select", "stretched", &[41.0]));
+        runs.extend(seeds(dir.path(), "l1-norm", "select", "published", &[43.0]));
+        let sections = sections(&runs);
+        let difference = to_random(&sections[0])[2].clone().unwrap();
+        assert_eq!(
+            (difference.reference, difference.mean().as_str()),
+            (1, "+2.00")
+        );
+        assert_eq!(difference.interval(), "-", "one pair has no interval");
+    }
+
+    #[test]
+    fn pairs_differ_in_one_setting() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut runs = seeds(dir.path(), "kl", "fuse", "published", &[40.0, 41.0]);
+        runs.extend(seeds(dir.path(), "kl", "fuse", "stretched", &[42.0, 44.0]));
+        runs.extend(seeds(dir.path(), "l1-norm", "fuse", "stretched", &[42.0]));
+        let sections = sections(&runs);
+        let found = one_change(&sections[0]);
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            (found[0].0.as_str(), found[0].1.mean().as_str()),
+            (
+                "temperature: kl, fuse, stretched(4) against kl, fuse, published",
+                "+2.50"
+            )
+        );
+    }
+}

@@ -225,3 +225,41 @@ fn label(groups: &mut [Group<'_>]) {
         groups[index].label = label;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{config, finished, seeds};
+
+    #[test]
+    fn groups_of_one_method_are_told_apart_by_what_differs() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut runs = seeds(dir.path(), "l1-norm", "select", "stretched", &[1.0, 2.0]);
+        let mut longer = config("l1-norm", "select", "stretched", 1);
+        longer.recipe.epochs = 9;
+        runs.push(finished(dir.path(), longer, 3.0));
+        let sections = sections(&runs);
+        let labels: Vec<&str> = sections[0]
+            .groups
+            .iter()
+            .map(|g| g.label.as_str())
+            .collect();
+        // No temperature: neither the L1 norm nor a selection reads it.
+        assert_eq!(
+            labels,
+            ["l1-norm, select, epochs 2", "l1-norm, select, epochs 9"]
+        );
+        assert_eq!(sections[0].groups[0].count(), "2");
+        assert_eq!(sections[0].groups[0].training_macs(), Some(3_000.0));
+    }
+
+    #[test]
+    fn other_images_are_another_section() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut other = config("kl", "fuse", "stretched", 1);
+        other.data.test_fingerprint = "c".into();
+        let mut runs = seeds(dir.path(), "kl", "fuse", "stretched", &[1.0]);
+        runs.push(finished(dir.path(), other, 2.0));
+        assert_eq!(sections(&runs).len(), 2);
+    }
+}

@@ -20,6 +20,8 @@ mod cells;
 mod comparison;
 mod error;
 mod figures;
+#[cfg(test)]
+mod fixtures;
 mod group;
 mod html;
 mod published;

@@ -76,7 +76,11 @@ fn against_random<'a>(
     let (better, worse) = (at(LEVEL, true), at(LEVEL, false));
     match (better.is_empty(), worse.is_empty()) {
         (true, true) => text.push(format!(
-            "Nothing is told from random: all {k} intervals of the difference include 0."
+            "Nothing is told from random: {} of the difference to it.",
+            match k {
+                1 => "the only interval includes 0, that".to_owned(),
+                _ => format!("0 lies in all {k} intervals"),
+            }
         )),
         (true, false) => {
             text.push("Nothing is better than random by an interval that excludes 0.".to_owned())
@@ -158,5 +162,71 @@ fn changes(section: &Section<'_>, text: &mut Vec<String>) {
             "Of {tested} pairs of groups that differ in one setting (temperature, keep mode or pipeline), these differ by an interval that excludes 0: {}.",
             told.join("; ")
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::seeds;
+    use crate::group::sections;
+
+    #[test]
+    fn says_what_is_told_from_random_and_what_chance_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut runs = seeds(
+            dir.path(),
+            "random",
+            "select",
+            "stretched",
+            &[50.0, 51.0, 52.0],
+        );
+        runs.extend(seeds(
+            dir.path(),
+            "l1-norm",
+            "select",
+            "stretched",
+            &[60.0, 61.1, 61.9],
+        ));
+        runs.extend(seeds(
+            dir.path(),
+            "fpgm",
+            "select",
+            "stretched",
+            &[40.0, 51.0, 60.0],
+        ));
+        let text = read(&sections(&runs)[0]).join("\n");
+        // 10, 10.1 and 9.9 points: 10 ± 4.3027 · 0.1 / sqrt 3.
+        assert!(
+            text.contains("Better than random, with an interval that excludes 0: l1-norm, select (+10.00 points, +9.75 to +10.25, n = 3)."),
+            "{text}"
+        );
+        assert!(
+            text.contains("Of 2 such intervals 0.10 exclude 0 on average"),
+            "{text}"
+        );
+        assert!(
+            text.contains("(Bonferroni, 97.50 %), one still does."),
+            "{text}"
+        );
+        assert!(!text.contains("Worse"), "{text}");
+    }
+
+    #[test]
+    fn says_so_when_there_is_nothing_to_tell() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = seeds(dir.path(), "kl", "fuse", "stretched", &[50.0]);
+        let text = read(&sections(&runs)[0]).join("\n");
+        assert!(
+            text.starts_with("There are no runs with the criterion random"),
+            "{text}"
+        );
+        let mut runs = seeds(dir.path(), "kl", "fuse", "stretched", &[50.0]);
+        runs.extend(seeds(dir.path(), "random", "fuse", "stretched", &[40.0]));
+        let text = read(&sections(&runs)[0]).join("\n");
+        assert!(
+            text.starts_with("Every comparison with random rests on one seed"),
+            "{text}"
+        );
     }
 }

@@ -537,3 +537,70 @@ fn latex(contents: &Contents) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::seeds;
+
+    fn report(root: &Path) -> Report {
+        let mut runs = seeds(root, "kl", "fuse", "stretched", &[50.0, 52.0]);
+        runs.extend(seeds(root, "random", "fuse", "stretched", &[49.0, 50.0]));
+        let failed = root.join("failed");
+        std::fs::create_dir(&failed).unwrap();
+        std::fs::write(failed.join(crate::ERROR), "the loss is <NaN>\n").unwrap();
+        runs.push(Run::read(&failed).unwrap());
+        Report::new(runs, Options::default()).unwrap()
+    }
+
+    #[test]
+    fn the_page_asks_nobody_for_anything() {
+        let dir = tempfile::tempdir().unwrap();
+        let page = html::page(&report(dir.path()).contents().unwrap());
+        for request in ["src=", "href=\"http", "url(", "@import", "fetch("] {
+            assert!(!page.contains(request), "{request}");
+        }
+        assert!(page.contains("default-src &#39;none&#39;") || page.contains("default-src 'none'"));
+        assert!(page.contains("failed: the loss is &lt;NaN&gt;"));
+        assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
+    }
+
+    #[test]
+    fn every_format_has_the_same_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        report(dir.path()).write(&out).unwrap();
+        let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+        let row = "| kl, fuse, stretched(4) | 2 | 51.00 ± 1.41 | 51.00 ± 1.41 (last) | +1.50 | -4.85 to +7.85 | 2 |";
+        assert!(read("report.md").contains(row), "{}", read("report.md"));
+        assert!(read("report.html").contains("<td class=\"n\">-4.85 to +7.85</td>"));
+        assert!(
+            read("report.tex").contains("51.00 $\\pm$ 1.41 & 51.00 $\\pm$ 1.41 (last) & +1.50")
+        );
+        let group = read("groups.csv");
+        assert!(group.contains("51.0000,1.4142,51.0000,1.4142"), "{group}");
+        assert!(
+            group.contains(",1.5000,-4.8531,7.8531,2,100,100,3000"),
+            "{group}"
+        );
+        assert_eq!(read("runs.csv").lines().count(), 6);
+        assert!(read("runs.csv").contains("failed: the loss is <NaN>"));
+        assert!(out.join("figures/resnet20-synthetic-entropy.svg").exists());
+    }
+
+    #[test]
+    fn refuses_an_unknown_layer_and_no_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let Report { runs, .. } = report(dir.path());
+        let options = Options {
+            layer: Some("conv99".into()),
+            command: None,
+        };
+        let message = Report::new(runs, options).unwrap_err().to_string();
+        assert!(
+            message.starts_with("layer conv99: no run has it; known: conv1, "),
+            "{message}"
+        );
+        assert!(Report::new(Vec::new(), Options::default()).is_err());
+    }
+}
