@@ -71,7 +71,12 @@ fn costs(section: &Section<'_>, figures: &mut Figures) {
             let same = |place: &&Option<u64>| place.is_some() && **place == places[index];
             let all_there = places.iter().filter(same).count() as f64;
             let before = places[..index].iter().filter(same).count() as f64;
-            let step = f64::min(18.0, 280.0 / all_there.max(1.0));
+            let alone = places
+                .iter()
+                .flatten()
+                .all(|place| Some(*place) == places[index]);
+            let room = if alone { 280.0 } else { 50.0 };
+            let step = f64::min(18.0, room / all_there.max(1.0));
             let aside = (before - 0.5 * (all_there - 1.0)) * step;
             let points: Vec<(&Run, f64, f64)> = group
                 .finished()
@@ -210,14 +215,13 @@ fn curves(section: &Section<'_>, figures: &mut Figures) {
     };
     let (what, on): (&str, &str) = if rows().any(|row| row.validation.is_some()) {
         ("validation accuracy", "on the held-out training images")
-    } else if rows().filter(|row| row.test.is_some()).count()
-        > section.groups.iter().map(|g| g.runs.len()).sum::<usize>()
-    {
+    } else if 2 * rows().filter(|row| row.test.is_some()).count() > rows().count() {
+        // Otherwise the test images were looked at at the ends of stages only.
         ("test accuracy", "on the test images")
     } else {
         (
             "training accuracy",
-            "on the augmented training images as they were seen; the test images are looked at after the last epoch only",
+            "on the augmented training images as they were seen; the test images are looked at after the last epoch of a stage only",
         )
     };
     let values = |run: &Run| {

@@ -183,7 +183,7 @@ pub fn marks(name: &str, x: Axis<'_>, y: Axis<'_>, marks: &[Mark]) -> Plot {
         [m.y - d, m.y + d]
     });
     let frame = Frame::new(
-        Scale::of(x, marks.iter().map(|m| m.x), 0.08),
+        Scale::of(x, marks.iter().map(|m| m.x), 0.12),
         Scale::of(y, ys, 0.06),
     );
     let mut body = frame.axes(x, y);
