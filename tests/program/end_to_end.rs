@@ -115,7 +115,7 @@ fn trains_writes_reloads_and_evaluates() {
 
     let report = succeeded(run(["report".as_ref(), out.as_os_str()]));
     assert!(
-        report.stdout.contains("| resnet20 | kl, fuse, stretched"),
+        report.stdout.contains("| kl, fuse, stretched(4) | 1 | "),
         "{}",
         report.stdout
     );
