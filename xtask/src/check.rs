@@ -2,9 +2,15 @@
 
 use anyhow::Result;
 
-use crate::{cargo, succeed, tidy};
+use crate::{cargo, cuda, succeed, tidy};
 
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(with_toolkit: bool) -> Result<()> {
+    if with_toolkit {
+        step("CUDA: kernels and program");
+        let program = cuda::build()?;
+        step(&format!("built {}", program.display()));
+        return Ok(());
+    }
     step("format");
     succeed(&mut cargo(["fmt", "--all", "--check"]))?;
     step("house rules");
@@ -19,6 +25,8 @@ pub(crate) fn run() -> Result<()> {
         "--deny",
         "warnings",
     ]))?;
+    step("lints of the CUDA code");
+    cuda::lint()?;
     step("documentation");
     succeed(
         cargo(["doc", "--workspace", "--no-deps", "--quiet"])

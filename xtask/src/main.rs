@@ -1,9 +1,10 @@
-//! Project tasks: `cargo xtask reproduce|fixtures|bench|interop|check`.
+//! Project tasks: `cargo xtask reproduce|fixtures|bench|interop|check|gpu-test`.
 //!
 //! It builds and drives the `dcff` program for people and holds no logic that a user of the crates would miss.
 
 mod bench;
 mod check;
+mod cuda;
 mod interop;
 mod publish;
 mod python;
@@ -39,8 +40,22 @@ enum Task {
     Interop(interop::Args),
     /// Publish every finished run of a results folder, a repository each
     PublishAll(publish::Args),
+    /// On a machine with a card: parity with the CPU, speed beside PyTorch, and a slice of a training run
+    GpuTest {
+        /// Flags of dcff gpu-test; --out is results/gpu unless given
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "FLAGS"
+        )]
+        flags: Vec<String>,
+    },
     /// Everything but the tests: format, lints, documentation, house rules
-    Check,
+    Check {
+        /// Instead compile all CUDA kernels and build the program with an installed toolkit; needs no card
+        #[arg(long)]
+        cuda: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -82,7 +97,15 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Bench(args) => bench::run(&args),
         Task::Interop(args) => interop::run(&args).map(|()| ExitCode::SUCCESS),
         Task::PublishAll(args) => publish::run(&args).map(|()| ExitCode::SUCCESS),
-        Task::Check => check::run().map(|()| ExitCode::SUCCESS),
+        Task::GpuTest { flags } => {
+            let mut command = Command::new(cuda::program()?);
+            command.current_dir(root()).arg("gpu-test").args(&flags);
+            if !flags.iter().any(|flag| flag.starts_with("--out")) {
+                command.args(["--out", "results/gpu"]);
+            }
+            succeed(&mut command).map(|()| ExitCode::SUCCESS)
+        }
+        Task::Check { cuda } => check::run(cuda).map(|()| ExitCode::SUCCESS),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use dcff_fusion::{KeepMode, Reselect, TemperatureSchedule};
 
@@ -41,6 +42,9 @@ pub(crate) enum Command {
     Data(DataArgs),
     /// Measure speed and memory on images of noise
     Bench(BenchArgs),
+    /// Compare a card with the CPU and with PyTorch, and train on it for a while
+    #[command(hide = true)]
+    GpuTest(GpuTestArgs),
     /// What a compact network sees in images: the most probable classes
     Predict(PredictArgs),
     /// Write a compact network for PyTorch or as an ONNX file
@@ -57,6 +61,29 @@ pub(crate) struct DataDir {
     /// Folder with data sets; looked in before DCFF_DATA_DIR, the Hub's cache and a download
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// Where to compute.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DeviceArgs {
+    /// Device: auto, cpu, cuda or cuda:N; auto takes the first card that works, or the CPU
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: String,
+}
+
+impl DeviceArgs {
+    /// Opens the device; says in a line why there is no card where one was to be expected.
+    pub(crate) fn open(&self) -> anyhow::Result<candle_core::Device> {
+        let choice: dcff_nn::DeviceChoice = self
+            .device
+            .parse()
+            .map_err(|message: String| anyhow::anyhow!("--device: {message}"))?;
+        let (device, note) = choice.open().context("--device")?;
+        if let Some(note) = note {
+            eprintln!("computing on the cpu: {note}");
+        }
+        Ok(device)
+    }
 }
 
 /// How a network becomes compact.
@@ -181,8 +208,13 @@ pub(crate) struct TrainArgs {
     /// Convolve without Winograd's transforms: slower, with the rounding of an ordinary convolution
     #[arg(long)]
     pub(crate) direct_convolution: bool,
-    #[arg(long, value_name = "TYPE", help = choices("What feature maps are stored in while training (weights, sums and evaluation are f32)", dcff_train::Precision::ALL.iter().map(|(_, name)| *name)))]
+    #[arg(long, value_name = "TYPE", help = choices("What feature maps are stored in while training (weights, sums and evaluation are f32)", dcff_train::Precision::ALL.iter().map(|(_, name)| *name).chain(["tf32 (f32, on cards with shorter factors of convolutions)"])))]
     pub(crate) precision: Option<String>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+    /// Have a card give the same bits every time; the CPU does anyway
+    #[arg(long)]
+    pub(crate) deterministic: bool,
     /// Seeds everything that is random
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
@@ -245,6 +277,8 @@ pub(crate) struct CompareArgs {
 pub(crate) struct EvalArgs {
     /// A folder with model.safetensors and config.json, a run's folder, or hf://USER/NAME[@REVISION]
     pub(crate) artefact: PathBuf,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
     /// Data set whose test images are used
     #[arg(long, value_name = "NAME")]
     pub(crate) data: String,
@@ -322,6 +356,29 @@ pub(crate) struct DataArgs {
     /// JSON instead of text
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GpuTestArgs {
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+    /// Folder for summary.json, scripts and runs; what is done in it is not repeated
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// A Python with PyTorch for this card
+    #[arg(long, value_name = "PYTHON")]
+    pub(crate) pytorch: Option<PathBuf>,
+    /// Minutes of training in this call; 0 trains nothing
+    #[arg(long, value_name = "N", default_value_t = 9)]
+    pub(crate) minutes: u64,
+    /// Precision of the training run, as for train
+    #[arg(long, value_name = "TYPE", default_value = "bf16")]
+    pub(crate) precision: String,
+    /// Data set of the training run
+    #[arg(long, value_name = "NAME", default_value = "cifar10")]
+    pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) data_dir: DataDir,
 }
 
 #[derive(Args, Debug)]

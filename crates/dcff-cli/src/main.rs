@@ -73,6 +73,7 @@ fn run(cli: Cli) -> anyhow::Result<Ended> {
         Command::Criteria(args) => commands::lists::criteria(&args),
         Command::Data(args) => commands::data::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::GpuTest(args) => commands::gpu_test::run(&args),
         Command::Predict(args) => commands::predict::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Publish(args) => commands::publish::run(&args),

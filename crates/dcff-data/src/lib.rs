@@ -41,7 +41,7 @@ pub use augment::{Augmentation, Normalisation};
 pub use baseline::linear_baseline;
 pub use dataset::{Dataset, Splits};
 pub use error::{Error, Result};
-pub use loader::{Batch, Epoch, Loader, LoaderOptions};
+pub use loader::{Assembler, Batch, Epoch, Loader, LoaderOptions, Placed};
 pub use locate::{Loaded, Located, Source, locate};
 pub use manifest::{
     DatasetInfo, Fingerprints, Generator, HubFile, HubFiles, find, known, known_names,

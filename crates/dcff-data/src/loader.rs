@@ -13,7 +13,7 @@ use crate::{Augmentation, Dataset, DatasetInfo, Error, Normalisation, Result};
 /// Batches that may wait to be taken. With the one being assembled, at most three exist beside the one in use.
 const PREFETCH: usize = 2;
 
-/// One batch, on the CPU.
+/// One batch; on the CPU, unless an [`Assembler`] made it.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// `f32` `[N, C, H, W]`, augmented and normalised.
@@ -55,6 +55,28 @@ impl LoaderOptions {
     }
 }
 
+/// Where an image of a batch is in the dataset, and how it is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    /// Position in the dataset.
+    pub index: usize,
+    /// Rows by which the crop window lies below the image (negative: above).
+    pub down: isize,
+    /// Columns by which it lies to the right of the image (negative: to the left).
+    pub right: isize,
+    /// Whether it is mirrored, left and right.
+    pub flip: bool,
+}
+
+/// Makes batches of images elsewhere than on the CPU, from a copy of the dataset that it has.
+pub trait Assembler: std::fmt::Debug + Send + Sync {
+    /// The images `[N, C, H, W]`, changed and normalised; called on the loader's background thread.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn assemble(&self, images: &[Placed]) -> candle_core::Result<Tensor>;
+}
+
 /// Makes passes over a dataset, or over some of its images.
 #[derive(Debug, Clone)]
 pub struct Loader {
@@ -62,6 +84,7 @@ pub struct Loader {
     indices: Arc<[usize]>,
     options: LoaderOptions,
     tables: Arc<[[f32; 256]]>,
+    assembler: Option<Arc<dyn Assembler>>,
 }
 
 impl Loader {
@@ -96,6 +119,7 @@ impl Loader {
             indices: indices.into(),
             options,
             tables,
+            assembler: None,
         };
         if loader.batches() == 0 {
             let detail = format!(
@@ -106,6 +130,18 @@ impl Loader {
             return Err(Error::invalid(loader.dataset.name(), detail));
         }
         Ok(loader)
+    }
+
+    /// Has `assembler` make the images of batches; labels stay on the CPU.
+    #[must_use]
+    pub fn assembled_by(mut self, assembler: Arc<dyn Assembler>) -> Self {
+        self.assembler = Some(assembler);
+        self
+    }
+
+    /// What each byte of a channel becomes: a row of 256 values per channel.
+    pub fn tables(&self) -> &[[f32; 256]] {
+        &self.tables
     }
 
     /// The dataset the images come from.
@@ -179,21 +215,38 @@ impl Loader {
     fn assemble(&self, indices: &[usize], augment_seed: u64) -> Result<Batch> {
         let shape @ [channels, height, width] = self.dataset.shape();
         let len = self.dataset.image_len();
+        let change = |index: usize| {
+            if self.options.augmentation == Augmentation::NONE {
+                return Change::NONE;
+            }
+            let mut stream = Stream::indexed(augment_seed, index as u64);
+            self.options.augmentation.draw(&mut stream)
+        };
+        let labels: Vec<u32> = indices.iter().map(|&i| self.dataset.labels()[i]).collect();
+        let labels = Tensor::from_vec(labels, indices.len(), &Device::Cpu)?;
+        if let Some(assembler) = &self.assembler {
+            let placed = |&index: &usize| {
+                let Change { down, right, flip } = change(index);
+                Placed {
+                    index,
+                    down,
+                    right,
+                    flip,
+                }
+            };
+            let placed: Vec<_> = indices.iter().map(placed).collect();
+            let images = assembler.assemble(&placed)?;
+            return Ok(Batch { images, labels });
+        }
         let mut images = vec![0.0; indices.len() * len];
         for (&index, out) in indices.iter().zip(images.chunks_exact_mut(len)) {
-            let change = if self.options.augmentation == Augmentation::NONE {
-                Change::NONE
-            } else {
-                let mut stream = Stream::indexed(augment_seed, index as u64);
-                self.options.augmentation.draw(&mut stream)
-            };
+            let change = change(index);
             write_image(self.dataset.image(index), shape, change, &self.tables, out);
         }
-        let labels: Vec<u32> = indices.iter().map(|&i| self.dataset.labels()[i]).collect();
         let count = indices.len();
         Ok(Batch {
             images: Tensor::from_vec(images, (count, channels, height, width), &Device::Cpu)?,
-            labels: Tensor::from_vec(labels, count, &Device::Cpu)?,
+            labels,
         })
     }
 }
@@ -326,6 +379,49 @@ mod tests {
         };
         assert_eq!(by_label(3, Some(1), 5), by_label(8, None, 5));
         assert_ne!(by_label(3, Some(1), 5), by_label(3, Some(1), 6));
+    }
+
+    #[test]
+    fn an_assembler_is_told_what_the_loader_would_do() {
+        #[derive(Debug)]
+        struct Recorder;
+        impl Assembler for Recorder {
+            fn assemble(&self, images: &[Placed]) -> candle_core::Result<Tensor> {
+                let fields = |p: &Placed| {
+                    [
+                        p.index as f32,
+                        p.down as f32,
+                        p.right as f32,
+                        f32::from(p.flip),
+                    ]
+                };
+                let all: Vec<f32> = images.iter().flat_map(fields).collect();
+                Tensor::from_vec(all, (images.len(), 4, 1, 1), &Device::Cpu)
+            }
+        }
+        let options = LoaderOptions {
+            augmentation: Augmentation { pad: 2, flip: true },
+            ..options(3, false)
+        };
+        let set = loader(5, 1, false).dataset().clone();
+        let loader = Loader::new(set, options)
+            .unwrap()
+            .assembled_by(Arc::new(Recorder));
+        for batch in loader.epoch(Some(1), 7) {
+            let batch = batch.unwrap();
+            for (i, &label) in batch.labels.to_vec1::<u32>().unwrap().iter().enumerate() {
+                let got = batch.images.get(i).unwrap().flatten_all().unwrap();
+                let mut stream = Stream::indexed(7, u64::from(label));
+                let change = Augmentation { pad: 2, flip: true }.draw(&mut stream);
+                let expected = [
+                    label as f32,
+                    change.down as f32,
+                    change.right as f32,
+                    f32::from(change.flip),
+                ];
+                assert_eq!(got.to_vec1::<f32>().unwrap(), expected);
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{Device, Tensor};
-use dcff_nn::{Activation, BatchStatistics, Features, MaxIndices, Precision};
+use dcff_nn::{Activation, BatchStatistics, Blend, Features, MaxIndices, Precision};
 
 use crate::architecture::{Architecture, Layer, LayerKind};
 use crate::initialisation::initial_values;
@@ -328,8 +328,8 @@ impl Network {
         };
         let mut trace = Trace {
             image: Features::from_nchw(images)
-                .map_err(Error::from)?
-                .to_precision(precision),
+                .and_then(|maps| maps.to_precision(precision))
+                .map_err(Error::from)?,
             values: vec![None; self.compact.layers.len()],
             saved: Vec::with_capacity(self.steps.len()),
         };
@@ -503,6 +503,7 @@ impl Network {
     /// # Errors
     /// Those of the tensor operations.
     pub fn update_statistics(&mut self, trace: &Trace) -> Result<()> {
+        let (mut blends, mut places) = (Vec::new(), Vec::new());
         for (step, saved) in self.steps.iter().zip(&trace.saved) {
             let (
                 Operation::Norm {
@@ -518,11 +519,18 @@ impl Network {
             };
             // PyTorch normalises by the biased variance and remembers the unbiased one; momentum weighs the new value.
             let unbiased = batch.count as f64 / (batch.count as f64 - 1.0).max(1.0);
-            let blend = |old: &Tensor, new: &Tensor, scale: f64| {
-                old.affine(1.0 - momentum, 0.0)? + new.affine(momentum * scale, 0.0)?
-            };
-            self.tensors[*mean] = blend(&self.tensors[*mean], &batch.mean, 1.0)?;
-            self.tensors[*var] = blend(&self.tensors[*var], &batch.var, unbiased)?;
+            for (place, new, scale) in [(*mean, &batch.mean, 1.0), (*var, &batch.var, unbiased)] {
+                places.push(place);
+                blends.push(Blend {
+                    old: &self.tensors[place],
+                    new,
+                    keep: 1.0 - momentum,
+                    add: momentum * scale,
+                });
+            }
+        }
+        for (place, blended) in places.into_iter().zip(dcff_nn::blend(&blends)?) {
+            self.tensors[place] = blended;
         }
         self.batches_tracked += 1;
         Ok(())
@@ -541,7 +549,7 @@ impl Network {
         let (n, k) = logits.dims2()?;
         let precision = trace.value(Some(last.output))?.precision();
         let gradient = dcff_nn::unflatten(logits, (n, k, 1, 1))?;
-        pending[last.output] = Some(gradient.to_precision(precision));
+        pending[last.output] = Some(gradient.to_precision(precision)?);
         for (i, step) in self.steps.iter().enumerate().rev() {
             let Some(gradient) = pending[step.output].take() else {
                 continue;
@@ -687,7 +695,7 @@ impl Network {
                     .ok_or_else(|| internal("linear returned no input gradient"))?;
                 let input = dcff_nn::unflatten(&input, input_dims(0))?;
                 // The layer itself works in single precision, whatever its input was stored in.
-                vec![Some(input.to_precision(x()?.precision()))]
+                vec![Some(input.to_precision(x()?.precision())?)]
             }
             Operation::Add(function) => {
                 let gradient = dcff_nn::activation_backward(y()?, *function, &dy)?;
@@ -714,7 +722,12 @@ impl Network {
     /// When a view's width is not that of the compact architecture.
     pub fn collapse(&self, views: &Views) -> Result<Self> {
         let mut plain = Self::new(&self.compact, &self.compact, 0, &self.device)?;
-        plain.tensors = self.tensors.clone();
+        // Copies: gradient descent goes on in place.
+        plain.tensors = self
+            .tensors
+            .iter()
+            .map(Tensor::copy)
+            .collect::<candle_core::Result<_>>()?;
         plain.batches_tracked = self.batches_tracked;
         for step in &self.steps {
             if let Operation::Conv { weight, bias, .. } = step.operation {

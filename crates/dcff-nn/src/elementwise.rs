@@ -7,6 +7,7 @@ use crate::args;
 use crate::cpu::{Isa, Kernel, Simd};
 use crate::element::{Element, by_element};
 use crate::features::{Features, LANES};
+use crate::gpu::{self, Rule};
 use crate::threads::{self, Out};
 
 /// What follows a layer, number by number.
@@ -22,18 +23,6 @@ pub enum Activation {
 
 /// Numbers that one task works on: a few pages, so that threads share large maps evenly.
 const CHUNK: usize = 64 * 1024;
-
-#[derive(Clone, Copy)]
-enum Rule {
-    /// `relu(a)`.
-    Relu,
-    /// `b` where `a > 0`.
-    Mask,
-    /// `a + b`.
-    Add,
-    /// `relu(a + b)`.
-    AddRelu,
-}
 
 struct Elementwise<E> {
     rule: Rule,
@@ -68,10 +57,13 @@ impl<E: Element> Kernel for Elementwise<E> {
     }
 }
 
-fn apply(rule: Rule, a: &Features, b: &Features) -> Features {
+fn apply(rule: Rule, a: &Features, b: &Features) -> Result<Features> {
+    if let Some(gpu) = a.card() {
+        return gpu::elementwise(&gpu, rule, a, b);
+    }
     let mut out = Features::uninit(a.dims(), a.precision());
     by_element!(a.precision(), E => apply_to::<E>(rule, a, b, &mut out));
-    out
+    Ok(out)
 }
 
 fn apply_to<E: Element>(rule: Rule, a: &Features, b: &Features, out: &mut Features) {
@@ -97,12 +89,12 @@ fn apply_to<E: Element>(rule: Rule, a: &Features, b: &Features, out: &mut Featur
 ///
 /// # Errors
 ///
-/// None on the CPU.
+/// Those of the device; none on the CPU.
 pub fn activation(x: &Features, act: Activation) -> Result<Features> {
-    Ok(match act {
-        Activation::Identity => x.clone(),
+    match act {
+        Activation::Identity => Ok(x.clone()),
         Activation::Relu => apply(Rule::Relu, x, x),
-    })
+    }
 }
 
 /// The gradient of [`activation`] with respect to its input, from its output `y`.
@@ -114,10 +106,10 @@ pub fn activation_backward(y: &Features, act: Activation, dy: &Features) -> Resu
     const OP: &str = "activation_backward";
     args::same(OP, "a gradient of dimensions", y.dims(), dy.dims())?;
     args::precision(OP, &[y, dy])?;
-    Ok(match act {
-        Activation::Identity => dy.clone(),
+    match act {
+        Activation::Identity => Ok(dy.clone()),
         Activation::Relu => apply(Rule::Mask, y, dy),
-    })
+    }
 }
 
 /// `act(a + b)`. Both inputs have the gradient [`activation_backward`] gives.
@@ -128,10 +120,10 @@ pub fn activation_backward(y: &Features, act: Activation, dy: &Features) -> Resu
 pub fn add(a: &Features, b: &Features, act: Activation) -> Result<Features> {
     args::same("add", "a second input of dimensions", a.dims(), b.dims())?;
     args::precision("add", &[a, b])?;
-    Ok(match act {
+    match act {
         Activation::Identity => apply(Rule::Add, a, b),
         Activation::Relu => apply(Rule::AddRelu, a, b),
-    })
+    }
 }
 
 /// `a + b`, for gradients that meet; written over `a` where nothing else shares its memory.
@@ -143,8 +135,11 @@ pub fn accumulate(mut a: Features, b: &Features) -> Result<Features> {
     const OP: &str = "accumulate";
     args::same(OP, "a second gradient of dimensions", a.dims(), b.dims())?;
     let precision = args::precision(OP, &[&a, b])?;
+    if let Some(gpu) = a.card() {
+        return gpu::accumulate(&gpu, a, b);
+    }
     if !a.is_unique() {
-        return Ok(apply(Rule::Add, &a, b));
+        return apply(Rule::Add, &a, b);
     }
     by_element!(precision, E => apply_in_place::<E>(Rule::Add, &mut a, Some(b)));
     Ok(a)
@@ -220,6 +215,9 @@ pub fn concat(parts: &[&Features]) -> Result<Features> {
     }
     let precision = args::precision("concat", parts)?;
     let channels = parts.iter().map(|part| part.channels()).sum();
+    if let Some(gpu) = first.card() {
+        return gpu::concat(&gpu, parts, (n, channels, h, w));
+    }
     let mut out = Features::uninit((n, channels, h, w), precision);
     by_element!(precision, E => concat_to::<E>(parts, &mut out));
     Ok(out)
@@ -252,6 +250,9 @@ pub fn split_channels(dy: &Features, channels: &[usize]) -> Result<Vec<Features>
     let sum: usize = channels.iter().sum();
     if sum != c || channels.contains(&0) {
         bail!("split_channels: expected numbers of channels that add up to {c}, got {channels:?}");
+    }
+    if let Some(gpu) = dy.card() {
+        return gpu::split_channels(&gpu, dy, channels);
     }
     let mut at = 0;
     Ok(channels

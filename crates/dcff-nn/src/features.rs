@@ -8,6 +8,7 @@ use crate::args;
 use crate::buffer::Buffer;
 use crate::cpu::{Isa, Kernel, Simd};
 use crate::element::{self, Bf16, Element, Precision, by_element};
+use crate::gpu::{Gpu, Maps};
 use crate::threads::{self, Out};
 
 /// Images that lie side by side in the CPU's layout.
@@ -19,7 +20,7 @@ const STREAM: usize = 4 * 1024 * 1024;
 
 /// Feature maps `[N, C, H, W]` of a batch, in the device's own layout.
 ///
-/// On the CPU this is `[ceil(N / 16), C, H, W, 16]`, the last axis being sixteen images. If `N` is
+/// On graphics cards this is channels-last, `[N, H, W, C]`. On the CPU this is `[ceil(N / 16), C, H, W, 16]`, the last axis being sixteen images. If `N` is
 /// no multiple of sixteen, the last group has lanes without an image: their values mean nothing
 /// (but are finite), and in gradients they are zero. Clones share memory.
 ///
@@ -36,6 +37,7 @@ pub struct Features {
 pub(crate) enum Storage {
     Cpu(Arc<Buffer<f32>>),
     CpuBf16(Arc<Buffer<Bf16>>),
+    Gpu(Maps),
 }
 
 impl std::fmt::Debug for Storage {
@@ -43,6 +45,7 @@ impl std::fmt::Debug for Storage {
         match self {
             Self::Cpu(buffer) => write!(f, "Cpu({} numbers)", buffer.len()),
             Self::CpuBf16(buffer) => write!(f, "CpuBf16({} numbers)", buffer.len()),
+            Self::Gpu(maps) => write!(f, "{:?}({})", maps.gpu(), maps.precision()),
         }
     }
 }
@@ -64,6 +67,9 @@ impl Features {
         if n * c * h * w == 0 {
             bail!("features: expected a tensor without empty dimensions, got {dims:?}");
         }
+        if let Some(gpu) = Gpu::of(t.device())? {
+            return Ok(Self::from_gpu(Maps::from_nchw(&gpu, t, dims)?, dims));
+        }
         args::with_any("features", "the tensor", t, |x| {
             let mut out = Self::uninit(dims, Precision::F32);
             pack(x, out.cpu_mut::<f32>(), dims);
@@ -77,6 +83,9 @@ impl Features {
     ///
     /// Passes candle's on.
     pub fn to_nchw(&self) -> Result<Tensor> {
+        if let Storage::Gpu(maps) = &self.storage {
+            return maps.to_nchw(self.dims);
+        }
         let (n, c, h, w) = self.dims;
         let mut out = vec![0f32; n * c * h * w];
         by_element!(self.precision(), E => unpack::<E>(self.cpu(), &mut out, self.dims));
@@ -84,15 +93,22 @@ impl Features {
     }
 
     /// The feature maps in another precision: rounded to nearest, ties to even.
-    pub fn to_precision(&self, precision: Precision) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// Those of the device; none on the CPU.
+    pub fn to_precision(&self, precision: Precision) -> Result<Self> {
         if precision == self.precision() {
-            return self.clone();
+            return Ok(self.clone());
+        }
+        if let Storage::Gpu(maps) = &self.storage {
+            return Ok(Self::from_gpu(maps.cast(precision)?, self.dims));
         }
         let mut out = Self::uninit(self.dims, precision);
         by_element!(self.precision(), A => by_element!(precision, B => {
             convert::<A, B>(self.cpu(), out.cpu_mut());
         }));
-        out
+        Ok(out)
     }
 
     /// Zeros of the dimensions `(N, C, H, W)` on `device`.
@@ -101,12 +117,15 @@ impl Features {
     ///
     /// An empty dimension, or a device without kernels.
     pub fn zeros(dims: (usize, usize, usize, usize), device: &Device) -> Result<Self> {
-        if !device.is_cpu() {
-            bail!("features: expected the cpu, got {device:?}");
-        }
         let (n, c, h, w) = dims;
         if n * c * h * w == 0 {
             bail!("features: expected dimensions other than zero, got {dims:?}");
+        }
+        if let Some(gpu) = Gpu::of(device)? {
+            return Ok(Self::from_gpu(
+                Maps::zeros(&gpu, Precision::F32, dims)?,
+                dims,
+            ));
         }
         let mut out = Self::uninit(dims, Precision::F32);
         out.cpu_mut::<f32>().fill(0.0);
@@ -142,7 +161,29 @@ impl Features {
     pub fn device(&self) -> Device {
         match &self.storage {
             Storage::Cpu(_) | Storage::CpuBf16(_) => Device::Cpu,
+            Storage::Gpu(maps) => maps.gpu().device(),
         }
+    }
+
+    /// Maps on a card.
+    pub(crate) fn from_gpu(maps: Maps, dims: (usize, usize, usize, usize)) -> Self {
+        Self {
+            storage: Storage::Gpu(maps),
+            dims,
+        }
+    }
+
+    /// The numbers on a card; `None` on the CPU.
+    pub(crate) fn gpu(&self) -> Option<&Maps> {
+        match &self.storage {
+            Storage::Cpu(_) | Storage::CpuBf16(_) => None,
+            Storage::Gpu(maps) => Some(maps),
+        }
+    }
+
+    /// The card that holds the numbers; `None` on the CPU.
+    pub(crate) fn card(&self) -> Option<Gpu> {
+        self.gpu().map(|maps| maps.gpu().clone())
     }
 
     /// What the numbers are stored in.
@@ -150,6 +191,7 @@ impl Features {
         match &self.storage {
             Storage::Cpu(_) => Precision::F32,
             Storage::CpuBf16(_) => Precision::Bf16,
+            Storage::Gpu(maps) => maps.precision(),
         }
     }
 
@@ -192,11 +234,12 @@ impl Features {
             // Lines of the cache are written in halves, which only pairs of pixels complete.
             Storage::CpuBf16(_) if self.dims.3 % 2 == 1 => 0,
             Storage::CpuBf16(buffer) => size_of_val(&buffer[..]),
+            Storage::Gpu(_) => 0,
         };
         bytes >= STREAM
     }
 
-    /// The numbers in the CPU's layout; `E` must be what [`Features::precision`] says.
+    /// The numbers in the CPU's layout; the map must be there, and `E` what [`Features::precision`] says.
     pub(crate) fn cpu<E: Element>(&self) -> &[E] {
         E::of(&self.storage).expect("operations ask for the map's own type")
     }
@@ -217,6 +260,8 @@ impl Features {
         match &mut self.storage {
             Storage::Cpu(buffer) => Arc::get_mut(buffer).is_some(),
             Storage::CpuBf16(buffer) => Arc::get_mut(buffer).is_some(),
+            // The card's own operations ask the maps.
+            Storage::Gpu(_) => false,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Training layers for Candle with their own CPU kernels.
+//! Training layers for Candle with their own kernels, on the CPU and on NVIDIA cards.
 //!
 //! Convolution, batch norm with activation and residual, pooling, the parameter-free shortcut,
 //! linear, softmax cross-entropy and SGD with momentum, each with a forward and an explicit
@@ -15,6 +15,9 @@
 //!
 //! 3x3 convolutions of stride 1 go through Winograd's transforms, whose error is two to five times
 //! that of direct sums, about 1e-6 of the result; [`Convolution::Direct`] does without.
+//!
+//! On NVIDIA cards (feature `cuda`) the same functions work on `[N, H, W, C]`; [`DeviceChoice`] says
+//! which device a user means, [`configure`] how it computes.
 //!
 //! The kernels use AVX-512, AVX2, NEON or portable code, chosen when the program runs ([`Isa`]),
 //! and rayon's current thread pool. Results do not depend on the number of threads, to the bit.
@@ -38,10 +41,12 @@ mod args;
 mod buffer;
 mod conv;
 mod cpu;
+mod device;
 mod element;
 mod elementwise;
 mod features;
 mod gemm;
+mod gpu;
 pub mod inference;
 mod linear;
 mod loss;
@@ -56,18 +61,24 @@ mod threads;
 pub use buffer::release_memory;
 pub use conv::{ConvConfig, ConvGrads, Convolution, conv2d, conv2d_backward};
 pub use cpu::Isa;
+pub use device::DeviceChoice;
 pub use element::Precision;
 pub use elementwise::{
     Activation, accumulate, activation, activation_backward, add, concat, split_channels,
 };
 pub use features::{Features, LANES, flatten, unflatten};
+#[cfg(feature = "emulator")]
+pub use gpu::emulator;
+pub use gpu::{ByteImages, Change, DeviceSettings, configure, device_name, synchronize};
 pub use linear::{LinearGrads, linear, linear_backward};
 pub use loss::{Loss, cross_entropy};
 pub use mix::{mix, mix_backward};
-pub use norm::{BatchStatistics, NormGrads, batch_norm, batch_norm_backward, batch_norm_inference};
+pub use norm::{
+    BatchStatistics, Blend, NormGrads, batch_norm, batch_norm_backward, batch_norm_inference, blend,
+};
 pub use pool::{
     MaxIndices, PoolConfig, avg_pool2d, avg_pool2d_backward, global_avg_pool,
     global_avg_pool_backward, max_pool2d, max_pool2d_backward,
 };
-pub use sgd::{SgdConfig, sgd_step};
+pub use sgd::{SgdConfig, sgd_step, sgd_steps};
 pub use shortcut::{shortcut, shortcut_backward};

@@ -8,6 +8,7 @@ use candle_core::{Result, Tensor, bail};
 
 use crate::args;
 use crate::gemm::{Matrix, product};
+use crate::gpu::{self, Gpu};
 
 /// Gradients of a linear layer.
 #[derive(Clone, Debug)]
@@ -45,6 +46,9 @@ fn sizes(op: &str, x: &Tensor, w: &Tensor) -> Result<(usize, usize, usize)> {
 pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     const OP: &str = "linear";
     let (n, f, k) = sizes(OP, x, w)?;
+    if Gpu::of(x.device())?.is_some() {
+        return gpu::linear(x, w, b);
+    }
     let mut y = args::with_any(OP, "an input", x, |x| {
         args::with_any(OP, "a weight", w, |w| {
             product(n, k, f, Matrix::new(x, f), Matrix::new(w, f).t())
@@ -72,6 +76,9 @@ pub fn linear_backward(
 ) -> Result<LinearGrads> {
     const OP: &str = "linear_backward";
     let (n, f, k) = sizes(OP, x, w)?;
+    if Gpu::of(x.device())?.is_some() {
+        return gpu::linear_backward(x, w, dy, need_input);
+    }
     args::with(OP, "a gradient", dy, &[n, k], |dy| {
         let input = if need_input {
             let dx = args::with_any(OP, "a weight", w, |w| {

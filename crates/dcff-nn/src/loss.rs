@@ -11,6 +11,7 @@
 use candle_core::{DType, Result, Tensor, bail};
 
 use crate::args;
+use crate::gpu::{self, Gpu};
 
 /// A loss, its gradient, and how many predictions were right.
 #[derive(Clone, Debug)]
@@ -49,6 +50,9 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result
             labels.dims(),
             labels.dtype().as_str()
         );
+    }
+    if let Some(gpu) = Gpu::of(logits.device())? {
+        return gpu::cross_entropy(&gpu, logits, labels, smoothing);
     }
     let labels = labels.to_vec1::<u32>()?;
     if let Some(label) = labels.iter().find(|&&label| label as usize >= k) {

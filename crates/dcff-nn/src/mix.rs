@@ -11,6 +11,7 @@ use candle_core::{Result, Tensor, bail};
 
 use crate::args;
 use crate::gemm::{Matrix, product};
+use crate::gpu::{self, Gpu};
 
 fn rows(op: &str, p: &Tensor, w: &Tensor, transposed: bool) -> Result<(usize, usize, usize)> {
     let Ok((m, c)) = p.dims2() else {
@@ -40,6 +41,9 @@ fn with_rows(w: &Tensor, rows: usize) -> Vec<usize> {
 pub fn mix(p: &Tensor, w: &Tensor) -> Result<Tensor> {
     const OP: &str = "mix";
     let (m, c, rest) = rows(OP, p, w, false)?;
+    if Gpu::of(w.device())?.is_some() {
+        return gpu::mix(p, w, rest, &with_rows(w, m));
+    }
     let mixed = args::with_any(OP, "coefficients", p, |p| {
         args::with_any(OP, "filters", w, |w| {
             product(m, rest, c, Matrix::new(p, c), Matrix::new(w, rest))
@@ -56,6 +60,9 @@ pub fn mix(p: &Tensor, w: &Tensor) -> Result<Tensor> {
 pub fn mix_backward(p: &Tensor, dw: &Tensor) -> Result<Tensor> {
     const OP: &str = "mix_backward";
     let (m, c, rest) = rows(OP, p, dw, true)?;
+    if Gpu::of(dw.device())?.is_some() {
+        return gpu::mix_backward(p, dw, rest, &with_rows(dw, c));
+    }
     let gradient = args::with_any(OP, "coefficients", p, |p| {
         args::with_any(OP, "a gradient", dw, |dw| {
             product(c, rest, m, Matrix::new(p, c).t(), Matrix::new(dw, rest))

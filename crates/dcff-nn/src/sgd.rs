@@ -12,6 +12,8 @@
 
 use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor, bail};
 
+use crate::gpu::{self, Gpu};
+
 /// Settings of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SgdConfig {
@@ -109,12 +111,36 @@ impl InplaceOp3 for Parameter {
 ///
 /// Different shapes, a tensor that is not contiguous or not `f32`, or tensors that share memory.
 pub fn sgd_step(param: &Tensor, velocity: &Tensor, grad: &Tensor, cfg: &SgdConfig) -> Result<()> {
+    sgd_steps(&[[param, velocity, grad]], cfg)
+}
+
+/// [`sgd_step`] for any number of parameters, each `[parameter, velocity, gradient]`; on cards in as few launches as
+/// possible.
+///
+/// # Errors
+///
+/// Those of [`sgd_step`].
+pub fn sgd_steps(triples: &[[&Tensor; 3]], cfg: &SgdConfig) -> Result<()> {
+    for [param, velocity, grad] in triples {
+        check(param, velocity, grad)?;
+    }
+    if let Some([first, ..]) = triples.first()
+        && let Some(gpu) = Gpu::of(first.device())?
+    {
+        return gpu::sgd(&gpu, triples, cfg);
+    }
+    for [param, velocity, grad] in triples {
+        let grad = grad.contiguous()?;
+        velocity.inplace_op3(&grad, param, &Velocity(*cfg))?;
+        param.inplace_op3(velocity, &grad, &Parameter(*cfg))?;
+    }
+    Ok(())
+}
+
+fn check(param: &Tensor, velocity: &Tensor, grad: &Tensor) -> Result<()> {
     const OP: &str = "sgd_step";
     crate::args::same(OP, "a velocity of shape", param.dims(), velocity.dims())?;
-    crate::args::same(OP, "a gradient of shape", param.dims(), grad.dims())?;
-    let grad = grad.contiguous()?;
-    velocity.inplace_op3(&grad, param, &Velocity(*cfg))?;
-    param.inplace_op3(velocity, &grad, &Parameter(*cfg))
+    crate::args::same(OP, "a gradient of shape", param.dims(), grad.dims())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use candle_core::{Result, bail};
 use crate::args;
 use crate::element::{Element, by_element};
 use crate::features::{Features, LANES};
+use crate::gpu;
 use crate::threads::{self, Out};
 
 /// Channels of zeros before the input's (negative: channels cropped).
@@ -34,8 +35,12 @@ pub(crate) fn check(op: &str, stride: usize, out_channels: usize) -> Result<()> 
 /// A stride or number of channels of zero.
 pub fn shortcut(x: &Features, stride: usize, out_channels: usize) -> Result<Features> {
     check("shortcut", stride, out_channels)?;
-    let (n, _, h, w) = x.dims();
+    let (n, c, h, w) = x.dims();
     let (oh, ow) = (h.div_ceil(stride), w.div_ceil(stride));
+    if let Some(gpu) = x.card() {
+        let before = before(c, out_channels);
+        return gpu::shortcut(&gpu, x, (n, out_channels, oh, ow), stride, before);
+    }
     let mut y = Features::uninit((n, out_channels, oh, ow), x.precision());
     by_element!(x.precision(), E => take::<E>(x, stride, &mut y));
     Ok(y)
@@ -78,7 +83,7 @@ pub fn shortcut_backward(
     const OP: &str = "shortcut_backward";
     let (n, c, h, w) = dims;
     check(OP, stride, c)?;
-    let (dn, _, oh, ow) = dy.dims();
+    let (dn, out_channels, oh, ow) = dy.dims();
     let expected = (n, h.div_ceil(stride), w.div_ceil(stride));
     args::same(
         OP,
@@ -86,6 +91,9 @@ pub fn shortcut_backward(
         expected,
         (dn, oh, ow),
     )?;
+    if let Some(gpu) = dy.card() {
+        return gpu::shortcut_backward(&gpu, dims, stride, before(c, out_channels), dy);
+    }
     let mut dx = Features::uninit(dims, dy.precision());
     by_element!(dy.precision(), E => put_back::<E>(dy, stride, &mut dx));
     Ok(dx)

@@ -23,13 +23,13 @@ const BOUND: f64 = 1.0 / 256.0;
 const SINGLE: f64 = 2e-5;
 
 fn bf16(x: &Features) -> Features {
-    x.to_precision(Precision::Bf16)
+    x.to_precision(Precision::Bf16).unwrap()
 }
 
 /// Random maps in both precisions, the same numbers.
 fn pair(random: &mut Random, dims: [usize; 4]) -> (Features, Features) {
     let half = bf16(&features(&random.numbers(product(&dims)), dims));
-    (half.to_precision(Precision::F32), half)
+    (half.to_precision(Precision::F32).unwrap(), half)
 }
 
 #[track_caller]
@@ -72,7 +72,10 @@ fn keeps_every_number_that_it_can_hold() {
     let x = features(&[1.0, -0.5, 3.0, 1.0 / 3.0], [1, 1, 2, 2]);
     let half = bf16(&x);
     assert_eq!(maps(&half), [1.0, -0.5, 3.0, 171.0 / 512.0]);
-    assert_eq!(maps(&half.to_precision(Precision::F32)), maps(&half));
+    assert_eq!(
+        maps(&half.to_precision(Precision::F32).unwrap()),
+        maps(&half)
+    );
     assert_eq!(numbers(&flatten(&half).unwrap()), maps(&half));
 }
 
@@ -212,7 +215,7 @@ fn batch_norm_measures_what_is_stored() {
             stored("inference", &infer(&x_half, &r_half), &infer(&x, &r));
 
             // Masks of the same output, so that no rounding turns a small number to zero.
-            let y = y_half.to_precision(Precision::F32);
+            let y = y_half.to_precision(Precision::F32).unwrap();
             let backward = |x: &Features, y: &Features, dy: &Features| -> NormGrads {
                 batch_norm_backward(x, y, &gamma, &stats, 1e-5, has_residual, act, dy).unwrap()
             };
@@ -324,7 +327,9 @@ fn what_only_moves_numbers_keeps_them() {
         let own = accumulate(
             x_half
                 .to_precision(Precision::F32)
-                .to_precision(Precision::Bf16),
+                .unwrap()
+                .to_precision(Precision::Bf16)
+                .unwrap(),
             &y_half,
         );
         assert_eq!(
@@ -351,7 +356,10 @@ fn everything(x: &Features, other: &Features) -> Vec<Vec<u32>> {
         max_pool2d_backward(&indices, &max).unwrap(),
         shortcut(x, 2, 12).unwrap(),
         global_avg_pool(x).unwrap(),
-        x.to_precision(Precision::F32).to_precision(Precision::Bf16),
+        x.to_precision(Precision::F32)
+            .unwrap()
+            .to_precision(Precision::Bf16)
+            .unwrap(),
     ]
     .iter()
     .map(|map| bits(&maps(map)))

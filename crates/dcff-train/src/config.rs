@@ -1,8 +1,9 @@
 //! `config.toml`: everything that decides a run's numbers.
 
+use candle_core::Device;
 use dcff_data::Augmentation;
 use dcff_models::Architecture;
-use dcff_nn::{Precision, SgdConfig};
+use dcff_nn::{DeviceSettings, Precision, SgdConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::dense::DenseFrom;
@@ -158,6 +159,12 @@ pub struct Recipe {
     /// evaluation are single precision.
     #[serde(default)]
     pub precision: Precision,
+    /// Whether a card may multiply the `f32` maps of convolutions in TensorFloat-32.
+    #[serde(default)]
+    pub tf32: bool,
+    /// Whether a card must give the same bits every time; the CPU does anyway.
+    #[serde(default)]
+    pub deterministic: bool,
     /// How the learning rate falls.
     pub schedule: Schedule,
 }
@@ -178,6 +185,8 @@ impl Recipe {
             select_on_test: false,
             direct_convolution: false,
             precision: Precision::F32,
+            tf32: false,
+            deterministic: false,
             schedule: Schedule::MultiStep {
                 milestones: vec![150, 225],
                 gamma: 0.1,
@@ -204,6 +213,19 @@ impl Recipe {
             schedule: self.schedule.scaled(self.epochs, epochs),
             ..self.clone()
         }
+    }
+
+    /// Has `device` compute as this recipe says.
+    ///
+    /// # Errors
+    /// When the device cannot.
+    pub fn configure(&self, device: &Device) -> Result<()> {
+        let settings = DeviceSettings {
+            tf32: self.tf32,
+            deterministic: self.deterministic,
+        };
+        dcff_nn::configure(device, settings)
+            .map_err(|error| Error::setting("recipe.tf32", crate::error::first_line(&error)))
     }
 
     /// The optimiser's settings at `step` of `steps` in `epoch`.

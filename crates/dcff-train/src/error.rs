@@ -77,3 +77,9 @@ impl Error {
         }
     }
 }
+
+/// A message without the backtrace that candle may append.
+pub(crate) fn first_line(error: &candle_core::Error) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
+}

@@ -27,6 +27,7 @@ mod evaluate;
 mod event;
 mod method;
 pub mod methods;
+mod on_card;
 mod optimizer;
 mod run;
 mod schedule;

@@ -46,12 +46,13 @@ impl Sgd {
         gradients: &Gradients,
         config: &SgdConfig,
     ) -> Result<()> {
-        for (i, velocity) in self.velocities.iter().enumerate() {
-            if let (Some(velocity), Some(gradient)) = (velocity, gradients.get(i)) {
-                dcff_nn::sgd_step(network.tensor(i), velocity, gradient, config)?;
-            }
-        }
-        Ok(())
+        let given = self.velocities.iter().enumerate();
+        let triples: Vec<_> = given
+            .filter_map(|(i, velocity)| {
+                Some([network.tensor(i), velocity.as_ref()?, gradients.get(i)?])
+            })
+            .collect();
+        Ok(dcff_nn::sgd_steps(&triples, config)?)
     }
 
     /// The velocities under their parameters' names.

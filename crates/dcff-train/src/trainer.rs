@@ -18,6 +18,7 @@ use crate::checkpoint::{
 use crate::collect::Probe;
 use crate::dense::DenseStage;
 use crate::evaluate::{Tally, evaluate};
+use crate::on_card::on_device;
 use crate::seed::{Purpose, derive_seed};
 use crate::selection::{self, SELECTION, SelectionRow};
 use crate::stage::{DENSE, Stage, StageCost};
@@ -135,6 +136,7 @@ impl Trainer {
             Convolution::Fast
         };
         convolution.set();
+        config.recipe.configure(device)?;
         let mut method = config
             .method
             .build(derive_seed(config.seed, Purpose::Method, 0))?;
@@ -178,10 +180,12 @@ impl Trainer {
                 options(Augmentation::NONE, false),
             )?),
         };
+        let (train, validation) = on_device(train, validation, device)?;
         let test = Loader::new(
             Arc::new(data.splits.test.clone()),
             options(Augmentation::NONE, false),
         )?;
+        let (test, _) = on_device(test, None, device)?;
 
         let preprocessing = Preprocessing {
             input_size: full.input,
@@ -624,11 +628,7 @@ impl Trainer {
             .map(|timing| timing.images_per_second)
             .collect();
         rates.sort_by(f64::total_cmp);
-        let device = if self.network.device().is_cpu() {
-            "cpu".to_owned()
-        } else {
-            format!("{:?}", self.network.device().location())
-        };
+        let device = dcff_nn::device_name(self.network.device())?;
         let summary = Summary {
             config: self.config.clone(),
             last,

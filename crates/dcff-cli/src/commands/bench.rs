@@ -33,14 +33,14 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<Ended> {
 }
 
 /// The method and both architectures that the arguments ask for.
-struct Subject {
+pub(crate) struct Subject {
     method: MethodConfig,
-    full: Architecture,
-    compact: Architecture,
+    pub(crate) full: Architecture,
+    pub(crate) compact: Architecture,
 }
 
 impl Subject {
-    fn new(args: &BenchNetwork) -> anyhow::Result<Self> {
+    pub(crate) fn new(args: &BenchNetwork) -> anyhow::Result<Self> {
         let full = dcff_models::by_name(&args.arch).context("--arch")?;
         let rates = dcff_fusion::rates_for(&args.rates, &args.arch).context("--rates")?;
         let method = MethodConfig::Dcff(FilterFusionConfig::new(rates));
@@ -53,9 +53,9 @@ impl Subject {
     }
 
     /// The network as it trains, with the views of an epoch.
-    fn fused(&self) -> anyhow::Result<(Network, Views)> {
-        let network = Network::new(&self.full, &self.compact, SEED, &Device::Cpu)?;
-        let mut method = self.method.build(SEED)?;
+    pub(crate) fn fused(&self, device: &Device) -> anyhow::Result<(Network, Views)> {
+        let network = Network::new(&self.full, &self.compact, SEED, device)?;
+        let mut method = self.method()?;
         let start = EpochStart {
             epoch: 0,
             epochs: EPOCHS,
@@ -66,6 +66,11 @@ impl Subject {
         };
         let views = method.epoch_start(&start)?.views;
         Ok((network, views))
+    }
+
+    /// The method that trains it.
+    pub(crate) fn method(&self) -> anyhow::Result<Box<dyn dcff_train::Method>> {
+        Ok(self.method.build(SEED)?)
     }
 }
 
@@ -100,7 +105,7 @@ fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
     check("--rounds", args.rounds)?;
     let precision = args.precision.parse().context("--precision")?;
     let mut method = subject.method.build(SEED)?;
-    let (mut network, views) = subject.fused()?;
+    let (mut network, views) = subject.fused(&Device::Cpu)?;
     network.set_precision(precision);
     let mut optimizer = Sgd::new(&network)?;
     let sgd = Recipe::published_cifar().sgd(0, 0, 1);
@@ -132,7 +137,7 @@ fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
 fn infer(args: &BenchInferArgs) -> anyhow::Result<()> {
     let subject = Subject::new(&args.network)?;
     check("--rounds", args.rounds)?;
-    let (network, views) = subject.fused()?;
+    let (network, views) = subject.fused(&Device::Cpu)?;
     let compact = InferenceNetwork::new(&network, &views)?;
     drop(network);
     let dense = Network::new(&subject.full, &subject.full, SEED, &Device::Cpu)?;
@@ -238,7 +243,7 @@ fn median(times: &mut [f64]) -> f64 {
 }
 
 /// Images `[N, C, H, W]` of noise, uniform in -1.7 to 1.7, which has mean 0 and deviation 1.
-fn noise(batch: usize, [c, h, w]: [usize; 3]) -> anyhow::Result<Tensor> {
+pub(crate) fn noise(batch: usize, [c, h, w]: [usize; 3]) -> anyhow::Result<Tensor> {
     let mut state = SEED;
     let values: Vec<f32> = (0..batch * c * h * w)
         .map(|_| {
@@ -253,7 +258,7 @@ fn noise(batch: usize, [c, h, w]: [usize; 3]) -> anyhow::Result<Tensor> {
 }
 
 /// Labels `[N]` that take all classes in turn.
-fn labels(batch: usize, classes: usize) -> anyhow::Result<Tensor> {
+pub(crate) fn labels(batch: usize, classes: usize) -> anyhow::Result<Tensor> {
     let labels: Vec<u32> = (0..batch).map(|i| (i % classes) as u32).collect();
     Ok(Tensor::from_vec(labels, batch, &Device::Cpu)?)
 }

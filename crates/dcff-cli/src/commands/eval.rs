@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::ensure;
-use candle_core::Device;
 use dcff_compact::Artefact;
 use dcff_data::{Augmentation, Loader, LoaderOptions, Normalisation};
 use dcff_models::{InferenceNetwork, Views};
@@ -48,12 +47,16 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Ended> {
         drop_last: false,
     };
     let images = test.len();
-    let network = artefact.network(&Device::Cpu)?;
-    let score = dcff_train::evaluate_finished(
-        &InferenceNetwork::new(&network, &Views::dense())?,
-        network.device(),
-        &Loader::new(Arc::new(test), options)?,
-    )?;
+    let device = args.device.open()?;
+    let network = artefact.network(&device)?;
+    let loader = Loader::new(Arc::new(test), options)?;
+    // The prepared network's kernels are the processor's.
+    let score = if device.is_cpu() {
+        let prepared = InferenceNetwork::new(&network, &Views::dense())?;
+        dcff_train::evaluate_finished(&prepared, &device, &loader)?
+    } else {
+        dcff_train::evaluate(&network, &Views::dense(), &loader)?
+    };
     if args.json {
         let accuracy = score.accuracy;
         println!(

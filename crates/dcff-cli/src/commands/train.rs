@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
-use candle_core::Device;
 use dcff_data::Loaded;
 use dcff_models::Architecture;
 use dcff_train::{
-    Augment, Data, DataConfig, Ending, MethodConfig, Recipe, RunConfig, RunFolder, Schedule,
-    Summary, Trainer,
+    Augment, Data, DataConfig, Ending, MethodConfig, Precision, Recipe, RunConfig, RunFolder,
+    Schedule, Summary, Trainer,
 };
 
 use super::method;
@@ -27,7 +26,6 @@ const QUICK_EPOCHS: usize = 15;
 const ESTIMATE_STEPS: usize = 8;
 
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
-    let device = Device::Cpu;
     let saved = match (&args.resume, &args.config) {
         (Some(folder), _) => Some(RunFolder::open(folder)?.1),
         (None, Some(file)) => Some(read_config(file)?),
@@ -36,6 +34,8 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
     // Everything that needs no images is checked before they are read.
     let draft = configure(args, saved.as_ref(), None)?;
     draft.validate()?;
+    let device = args.device.open()?;
+    draft.recipe.configure(&device)?;
     if let (Some(folder), Some(saved)) = (&args.resume, &saved)
         && let Some(difference) = saved.difference(&draft)
     {
@@ -169,8 +169,13 @@ fn configure(
     recipe.nesterov |= args.nesterov;
     recipe.select_on_test |= args.select_on_test;
     recipe.direct_convolution |= args.direct_convolution;
+    recipe.deterministic |= args.deterministic;
     if let Some(precision) = &args.precision {
-        recipe.precision = precision.parse().context("--precision")?;
+        recipe.tf32 = precision == "tf32";
+        recipe.precision = match precision.as_str() {
+            "tf32" => Precision::F32,
+            name => name.parse().context("--precision")?,
+        };
     }
     match args.schedule.as_deref() {
         None => {}

@@ -26,6 +26,7 @@ use crate::args;
 use crate::element::{Element, by_element};
 use crate::elementwise::{self, Activation};
 use crate::features::Features;
+use crate::gpu;
 use crate::threads;
 pub use algorithm::Convolution;
 use direct::{Shape, Weights};
@@ -66,7 +67,7 @@ pub struct ConvGrads {
 }
 
 /// The sizes of one convolution, checked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Sizes {
     pub(crate) c_in: usize,
     pub(crate) c_out: usize,
@@ -186,6 +187,9 @@ pub(crate) fn conv2d_then(
 ) -> Result<Features> {
     const OP: &str = "conv2d";
     let sizes = Sizes::new(OP, (x.channels(), x.height(), x.width()), w, cfg)?;
+    if let Some(gpu) = x.card() {
+        return gpu::conv2d(&gpu, x, w, bias, cfg, &sizes);
+    }
     let bias = bias
         .map(|bias| args::numbers(OP, "a bias", bias, &[sizes.c_out]))
         .transpose()?;
@@ -265,6 +269,9 @@ pub fn conv2d_backward(
         dy.dims(),
     )?;
     let precision = args::precision(OP, &[x, dy])?;
+    if let Some(gpu) = x.card() {
+        return gpu::conv2d_backward(&gpu, x, w, has_bias, cfg, &sizes, dy, need_input);
+    }
     by_element!(precision, E => {
         let input = need_input
             .then(|| args::with_any(OP, "a weight", w, |w| input_gradient::<E>(w, cfg, &sizes, dy)))

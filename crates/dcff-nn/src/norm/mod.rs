@@ -25,6 +25,7 @@ use crate::cpu::Isa;
 use crate::element::{Element, by_element};
 use crate::elementwise::Activation;
 use crate::features::Features;
+use crate::gpu::{self, Gpu};
 use crate::threads::{self, Out};
 use kernels::{Apply, Backward, Measure, Moments, Sums};
 
@@ -141,9 +142,12 @@ pub fn batch_norm(
 ) -> Result<(Features, BatchStatistics)> {
     const OP: &str = "batch_norm";
     let (n, c, h, w) = x.dims();
+    check_residual(OP, x, residual)?;
+    if let Some(gpu) = x.card() {
+        return gpu::batch_norm(&gpu, x, gamma, beta, eps, residual, act);
+    }
     let gamma = args::numbers(OP, "gamma", gamma, &[c])?;
     let beta = args::numbers(OP, "beta", beta, &[c])?;
-    check_residual(OP, x, residual)?;
     let count = n * h * w;
     let mut y = Features::uninit(x.dims(), x.precision());
     let (mean, var) = by_element!(x.precision(), E => {
@@ -219,11 +223,14 @@ pub fn batch_norm_inference(
 ) -> Result<Features> {
     const OP: &str = "batch_norm_inference";
     let c = x.channels();
+    check_residual(OP, x, residual)?;
+    if let Some(gpu) = x.card() {
+        return gpu::batch_norm_inference(&gpu, x, gamma, beta, mean, var, eps, residual, act);
+    }
     let gamma = args::numbers(OP, "gamma", gamma, &[c])?;
     let beta = args::numbers(OP, "beta", beta, &[c])?;
     let mean = args::numbers(OP, "mean", mean, &[c])?;
     let var = args::numbers(OP, "var", var, &[c])?;
-    check_residual(OP, x, residual)?;
     let mut y = Features::uninit(x.dims(), x.precision());
     by_element!(x.precision(), E => {
         let out = Out::new(y.cpu_mut::<E>());
@@ -265,13 +272,16 @@ pub fn batch_norm_backward(
 ) -> Result<NormGrads> {
     const OP: &str = "batch_norm_backward";
     let (n, c, h, w) = x.dims();
-    let gamma = args::numbers(OP, "gamma", gamma, &[c])?;
-    let mean = args::numbers(OP, "the mean", &stats.mean, &[c])?;
-    let var = args::numbers(OP, "the variance", &stats.var, &[c])?;
     args::same(OP, "an output of dimensions", x.dims(), y.dims())?;
     args::same(OP, "a gradient of dimensions", x.dims(), dy.dims())?;
     args::same(OP, "statistics of a count", n * h * w, stats.count)?;
     let precision = args::precision(OP, &[x, y, dy])?;
+    if let Some(gpu) = x.card() {
+        return gpu::batch_norm_backward(&gpu, x, y, gamma, stats, eps, has_residual, act, dy);
+    }
+    let gamma = args::numbers(OP, "gamma", gamma, &[c])?;
+    let mean = args::numbers(OP, "the mean", &stats.mean, &[c])?;
+    let var = args::numbers(OP, "the variance", &stats.var, &[c])?;
     let masked = act != Activation::Identity;
     let mut dx = Features::uninit(x.dims(), precision);
     // Without an activation the residual's gradient is `dy` itself.
@@ -361,4 +371,35 @@ fn backward<E: Element>(
             });
         },
     )
+}
+
+/// A running statistic to be moved towards a new value: `keep old + add new`.
+#[derive(Clone, Copy, Debug)]
+pub struct Blend<'a> {
+    /// What it was.
+    pub old: &'a Tensor,
+    /// What was measured, of the same shape.
+    pub new: &'a Tensor,
+    /// The weight of the old value.
+    pub keep: f64,
+    /// The weight of the new value.
+    pub add: f64,
+}
+
+/// Blends of any number of tensors, on cards in as few launches as possible. The old values stay as they are.
+///
+/// # Errors
+///
+/// Different shapes, or those of the device.
+pub fn blend(blends: &[Blend<'_>]) -> Result<Vec<Tensor>> {
+    for Blend { old, new, .. } in blends {
+        args::same("blend", "a new value of shape", old.dims(), new.dims())?;
+    }
+    if let Some(first) = blends.first()
+        && let Some(gpu) = Gpu::of(first.old.device())?
+    {
+        return gpu::blend(&gpu, blends);
+    }
+    let blend = |b: &Blend<'_>| b.old.affine(b.keep, 0.0)? + b.new.affine(b.add, 0.0)?;
+    blends.iter().map(blend).collect()
 }

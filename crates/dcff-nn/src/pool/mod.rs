@@ -19,6 +19,7 @@ use crate::buffer::Buffer;
 use crate::cpu::Isa;
 use crate::element::{Element, Precision, by_element, through_f32};
 use crate::features::Features;
+use crate::gpu;
 use crate::threads::{self, Out};
 use kernels::{Average, AverageBackward, Map, Max, MaxBackward, Mean, Spread};
 
@@ -39,8 +40,14 @@ pub struct MaxIndices {
     dims: (usize, usize, usize, usize),
     output: (usize, usize),
     cfg: PoolConfig,
-    /// Row times kernel plus column within the window, a byte each, in the layout of the output.
-    taps: Arc<Buffer<u8>>,
+    taps: Taps,
+}
+
+/// Row times kernel plus column within the window, a byte each, in the layout of the output.
+#[derive(Clone)]
+enum Taps {
+    Cpu(Arc<Buffer<u8>>),
+    Gpu(gpu::Taps),
 }
 
 impl std::fmt::Debug for MaxIndices {
@@ -110,6 +117,16 @@ fn planes<E: Element>(
 pub fn max_pool2d(x: &Features, cfg: PoolConfig) -> Result<(Features, MaxIndices)> {
     let (n, c, h, w) = x.dims();
     let (oh, ow) = output("max_pool2d", (h, w), cfg)?;
+    if let Some(gpu) = x.card() {
+        let (y, taps) = gpu::max_pool2d(&gpu, x, cfg, (oh, ow))?;
+        let indices = MaxIndices {
+            dims: x.dims(),
+            output: (oh, ow),
+            cfg,
+            taps: Taps::Gpu(taps),
+        };
+        return Ok((y, indices));
+    }
     let mut y = Features::uninit((n, c, oh, ow), x.precision());
     let mut taps = Buffer::new(y.groups() * y.group_len());
     let (bytes, plane_len) = (Out::new(&mut taps), y.plane());
@@ -132,7 +149,7 @@ pub fn max_pool2d(x: &Features, cfg: PoolConfig) -> Result<(Features, MaxIndices
         dims: x.dims(),
         output: (oh, ow),
         cfg,
-        taps: Arc::new(taps),
+        taps: Taps::Cpu(Arc::new(taps)),
     };
     Ok((y, indices))
 }
@@ -165,14 +182,17 @@ pub(crate) fn maxima(x: &Features, cfg: PoolConfig) -> Result<Features> {
 ///
 /// Other dimensions than those of the output.
 pub fn max_pool2d_backward(indices: &MaxIndices, dy: &Features) -> Result<Features> {
+    const OP: &str = "max_pool2d_backward";
     let (n, c, h, w) = indices.dims;
     let (oh, ow) = indices.output;
-    args::same(
-        "max_pool2d_backward",
-        "a gradient of dimensions",
-        (n, c, oh, ow),
-        dy.dims(),
-    )?;
+    args::same(OP, "a gradient of dimensions", (n, c, oh, ow), dy.dims())?;
+    let all = match (&indices.taps, dy.card()) {
+        (Taps::Cpu(taps), None) => taps,
+        (Taps::Gpu(taps), Some(gpu)) => {
+            return gpu::max_pool2d_backward(&gpu, taps, indices.dims, indices.cfg, dy);
+        }
+        _ => bail!("{OP}: expected a gradient on the device of the maxima"),
+    };
     let isa = Isa::current();
     let map = Map {
         input: (h, w),
@@ -182,7 +202,7 @@ pub fn max_pool2d_backward(indices: &MaxIndices, dy: &Features) -> Result<Featur
     let mut dx = Features::uninit(indices.dims, dy.precision());
     let stream = dx.streams();
     by_element!(dy.precision(), E => planes::<E>(dy, &mut dx, |dy, dx, plane| {
-        let taps = indices.taps[plane * dy.len()..].as_ptr();
+        let taps = all[plane * dy.len()..].as_ptr();
         if map.tiles() {
             isa.run(MaxBackward { map, taps, dy, dx, stream });
         } else {
@@ -201,6 +221,9 @@ pub fn max_pool2d_backward(indices: &MaxIndices, dy: &Features) -> Result<Featur
 pub fn avg_pool2d(x: &Features, cfg: PoolConfig) -> Result<Features> {
     let (n, c, h, w) = x.dims();
     let output = output("avg_pool2d", (h, w), cfg)?;
+    if let Some(gpu) = x.card() {
+        return gpu::avg_pool2d(&gpu, x, cfg, output);
+    }
     Ok(average(x, cfg, output, n, c, (h, w)))
 }
 
@@ -235,6 +258,9 @@ pub fn avg_pool2d_backward(
     let (n, c, oh, ow) = dy.dims();
     let output = output(OP, input, cfg)?;
     args::same(OP, "a gradient of height and width", output, (oh, ow))?;
+    if let Some(gpu) = dy.card() {
+        return gpu::avg_pool2d_backward(&gpu, input, cfg, dy);
+    }
     let isa = Isa::current();
     let map = Map { input, output, cfg };
     let mut dx = Features::uninit((n, c, input.0, input.1), dy.precision());
@@ -250,8 +276,11 @@ pub fn avg_pool2d_backward(
 ///
 /// # Errors
 ///
-/// None on the CPU.
+/// Those of the device; none on the CPU.
 pub fn global_avg_pool(x: &Features) -> Result<Features> {
+    if let Some(gpu) = x.card() {
+        return gpu::global_avg_pool(&gpu, x);
+    }
     let isa = Isa::current();
     let mut y = Features::uninit((x.batch(), x.channels(), 1, 1), x.precision());
     by_element!(x.precision(), E => planes::<E>(x, &mut y, |x, y, _| isa.run(Mean { x, y })));
@@ -277,6 +306,9 @@ pub fn global_avg_pool_backward(input: (usize, usize), dy: &Features) -> Result<
             input.0,
             input.1
         );
+    }
+    if let Some(gpu) = dy.card() {
+        return gpu::global_avg_pool_backward(&gpu, input, dy);
     }
     let isa = Isa::current();
     let dims = (dy.batch(), dy.channels(), input.0, input.1);

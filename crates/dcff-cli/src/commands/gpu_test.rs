@@ -1,0 +1,408 @@
+//! `dcff gpu-test`: what must hold on a card, in one command of a copied program.
+//!
+//! Parity of every operation with the CPU, speed beside PyTorch, and a slice of a full training run. Each part's results
+//! go to `summary.json` as soon as they are there; a part that is done is not repeated, a training run goes on where the
+//! last call left it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use candle_core::{Device, Tensor};
+use dcff_models::{Mode, Views};
+use dcff_nn::{Activation, ConvConfig, DeviceSettings, Features, PoolConfig, Precision, SgdConfig};
+use dcff_train::{Recipe, Sgd};
+use serde_json::{Map, Value, json};
+
+use super::bench::{Subject, labels, noise};
+use crate::Ended;
+use crate::args::{BenchNetwork, GpuTestArgs};
+
+/// The scripts travel with the program.
+const SCRIPTS: [(&str, &str); 2] = [
+    (
+        "network.py",
+        include_str!("../../../../benches/pytorch/network.py"),
+    ),
+    (
+        "train_cuda.py",
+        include_str!("../../../../benches/pytorch/train_cuda.py"),
+    ),
+];
+const NETWORKS: [&str; 2] = ["vgg16", "resnet56"];
+/// Steps timed together, so that the host may run ahead as in training.
+const GROUP: usize = 20;
+const WARM_UP: usize = 10;
+/// Seconds that an interrupted run has for its checkpoint.
+const GRACE: u64 = 30;
+
+/// Name, bits of the arithmetic, and the largest error allowed relative to the root mean square.
+const ARITHMETICS: [(&str, Precision, bool, f64); 3] = [
+    ("f32", Precision::F32, false, 1e-4),
+    ("tf32", Precision::F32, true, 1e-3),
+    ("bf16", Precision::Bf16, false, 1e-2),
+];
+
+pub(crate) fn run(args: &GpuTestArgs) -> anyhow::Result<Ended> {
+    let device = args.device.open()?;
+    ensure!(!device.is_cpu(), "--device: expected a card, got the cpu");
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let mut report = Report::open(&args.out)?;
+    report.set("device", json!(dcff_nn::device_name(&device)?))?;
+    if !report.has("parity") {
+        eprintln!("== parity with the cpu");
+        let parity = parity(&device)?;
+        report.set("parity", parity)?;
+    }
+    for arch in NETWORKS {
+        for (name, precision, tf32, _) in ARITHMETICS {
+            let key = format!("speed_{arch}_{name}");
+            if report.has(&key) {
+                continue;
+            }
+            eprintln!("== speed of {arch}, {name}");
+            let ours = speed(&device, arch, precision, tf32)?;
+            let theirs = match &args.pytorch {
+                Some(python) => pytorch(python, &args.out, arch, name)?,
+                None => json!("--pytorch was not given"),
+            };
+            report.set(
+                &key,
+                json!({ "dcff_images_per_s": ours, "pytorch": theirs }),
+            )?;
+        }
+    }
+    if args.minutes > 0 {
+        for arch in NETWORKS {
+            let done = reproduce(args, arch, &mut report)?;
+            if !done {
+                eprintln!("time is over: the same command goes on with {arch}");
+                break;
+            }
+        }
+    }
+    println!("{}", report.path.display());
+    Ok(Ended::Done)
+}
+
+/// `summary.json`, written after every part.
+struct Report {
+    path: PathBuf,
+    values: Map<String, Value>,
+}
+
+impl Report {
+    fn open(folder: &Path) -> anyhow::Result<Self> {
+        let path = folder.join("summary.json");
+        let values = match std::fs::read(&path) {
+            Ok(text) => {
+                serde_json::from_slice(&text).with_context(|| path.display().to_string())?
+            }
+            Err(_) => Map::new(),
+        };
+        Ok(Self { path, values })
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    fn set(&mut self, key: &str, value: Value) -> anyhow::Result<()> {
+        self.values.insert(key.to_owned(), value);
+        let text = serde_json::to_vec_pretty(&self.values)?;
+        dcff_compact::file::write(&self.path, &text)?;
+        Ok(())
+    }
+}
+
+/// Every operation on both devices; the largest error of each.
+fn parity(device: &Device) -> anyhow::Result<Value> {
+    let mut all = Map::new();
+    let mut sound = true;
+    for (name, precision, tf32, bound) in ARITHMETICS {
+        let settings = DeviceSettings {
+            tf32,
+            deterministic: false,
+        };
+        dcff_nn::configure(device, settings)?;
+        let expected = operations(&Device::Cpu, precision)?;
+        let got = operations(device, precision)?;
+        let mut errors = Map::new();
+        for ((operation, got), (_, expected)) in got.iter().zip(&expected) {
+            let error = relative_error(got, expected);
+            let good = error <= bound;
+            sound &= good;
+            errors.insert(operation.clone(), json!({ "error": error, "within": good }));
+        }
+        all.insert(
+            name.to_owned(),
+            json!({ "bound": bound, "operations": errors }),
+        );
+    }
+    all.insert("all_within".to_owned(), json!(sound));
+    Ok(Value::Object(all))
+}
+
+/// The largest difference over the root mean square of what is expected.
+fn relative_error(got: &[f32], expected: &[f32]) -> f64 {
+    let square: f64 = expected.iter().map(|&e| f64::from(e).powi(2)).sum();
+    let scale = (square / expected.len().max(1) as f64).sqrt().max(1e-6);
+    let largest = got
+        .iter()
+        .zip(expected)
+        .map(|(&g, &e)| (f64::from(g) - f64::from(e)).abs())
+        .fold(0.0, |a: f64, b| if b > a || b.is_nan() { b } else { a });
+    largest / scale
+}
+
+/// Every operation, forward and gradients, on the same numbers.
+fn operations(device: &Device, precision: Precision) -> anyhow::Result<Vec<(String, Vec<f32>)>> {
+    let mut all = Vec::new();
+    let tensor = |seed: usize, dims: &[usize]| -> anyhow::Result<Tensor> {
+        let count = dims.iter().product::<usize>();
+        let values: Vec<f32> = (0..count)
+            // Few enough bits for bfloat16, so that both sides start from the same numbers.
+            .map(|i| (((i + seed) * 7919 % 251) as f32 - 125.0) / 64.0)
+            .collect();
+        Ok(Tensor::from_vec(values, dims, device)?)
+    };
+    let maps = |seed: usize, dims: &[usize]| -> anyhow::Result<Features> {
+        Ok(Features::from_nchw(&tensor(seed, dims)?)?.to_precision(precision)?)
+    };
+    let numbers = |t: &Tensor| -> anyhow::Result<Vec<f32>> {
+        Ok(t.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+    };
+    // Batch, channels in and out, size, kernel, stride, padding, groups.
+    for [n, c, o, h, k, stride, padding, groups] in [
+        [64, 3, 32, 32, 3, 1, 1, 1],
+        [64, 38, 76, 16, 3, 1, 1, 1],
+        [32, 128, 128, 8, 3, 1, 1, 1],
+        [32, 16, 32, 32, 3, 2, 1, 1],
+        [32, 64, 96, 8, 1, 1, 0, 1],
+        [16, 12, 24, 9, 5, 1, 2, 3],
+    ] {
+        let cfg = ConvConfig {
+            stride,
+            padding,
+            groups,
+        };
+        let out = (h + 2 * padding - k) / stride + 1;
+        let (x, w) = (maps(1, &[n, c, h, h])?, tensor(2, &[o, c / groups, k, k])?);
+        let (b, dy) = (tensor(3, &[o])?, maps(4, &[n, o, out, out])?);
+        let y = dcff_nn::conv2d(&x, &w, Some(&b), cfg)?;
+        let grads = dcff_nn::conv2d_backward(&x, &w, true, cfg, &dy, true)?;
+        let name = format!("conv {c}->{o} {k}x{k} stride {stride} groups {groups}");
+        all.push((name.clone(), numbers(&y.to_nchw()?)?));
+        if let (Some(input), Some(bias)) = (&grads.input, &grads.bias) {
+            all.push((format!("{name}: input"), numbers(&input.to_nchw()?)?));
+            all.push((format!("{name}: bias"), numbers(bias)?));
+        }
+        all.push((format!("{name}: weight"), numbers(&grads.weight)?));
+    }
+    for [n, c, h] in [[64, 16, 32], [64, 38, 16], [64, 7, 9]] {
+        let dims = [n, c, h, h];
+        let (x, residual, dy) = (maps(5, &dims)?, maps(6, &dims)?, maps(7, &dims)?);
+        let (gamma, beta) = (tensor(8, &[c])?, tensor(9, &[c])?);
+        let relu = Activation::Relu;
+        let (y, stats) = dcff_nn::batch_norm(&x, &gamma, &beta, 1e-5, Some(&residual), relu)?;
+        // The mask is given, since rounding may turn a sign.
+        let mask = maps(10, &dims)?;
+        let grads = dcff_nn::batch_norm_backward(&x, &mask, &gamma, &stats, 1e-5, true, relu, &dy)?;
+        let name = format!("batch norm {c} channels");
+        all.push((name.clone(), numbers(&y.to_nchw()?)?));
+        all.push((format!("{name}: variance"), numbers(&stats.var)?));
+        all.push((format!("{name}: input"), numbers(&grads.input.to_nchw()?)?));
+        all.push((format!("{name}: gamma"), numbers(&grads.gamma)?));
+    }
+    let dims = [32, 24, 16, 16];
+    let (x, dy) = (maps(11, &dims)?, maps(12, &[32, 24, 8, 8])?);
+    let cfg = PoolConfig {
+        kernel: 2,
+        stride: 2,
+        padding: 0,
+    };
+    let (y, indices) = dcff_nn::max_pool2d(&x, cfg)?;
+    let pools = [
+        ("max pool", y),
+        (
+            "max pool: input",
+            dcff_nn::max_pool2d_backward(&indices, &dy)?,
+        ),
+        ("average pool", dcff_nn::avg_pool2d(&x, cfg)?),
+        (
+            "average pool: input",
+            dcff_nn::avg_pool2d_backward((16, 16), cfg, &dy)?,
+        ),
+        ("global pool", dcff_nn::global_avg_pool(&x)?),
+        ("shortcut", dcff_nn::shortcut(&x, 2, 48)?),
+        (
+            "sum",
+            dcff_nn::add(&x, &maps(13, &dims)?, Activation::Relu)?,
+        ),
+        ("channels side by side", dcff_nn::concat(&[&x, &x])?),
+    ];
+    for (name, maps) in pools {
+        all.push((name.to_owned(), numbers(&maps.to_nchw()?)?));
+    }
+    let (logits, weight) = (tensor(14, &[256, 10])?, tensor(15, &[10, 64])?);
+    let classes = Tensor::from_vec((0..256u32).map(|i| i % 10).collect(), 256, device)?;
+    let loss = dcff_nn::cross_entropy(&logits, &classes, 0.1)?;
+    all.push(("cross-entropy".to_owned(), vec![loss.value as f32]));
+    all.push(("cross-entropy: logits".to_owned(), numbers(&loss.grad)?));
+    let rows = tensor(16, &[256, 64])?;
+    let grads = dcff_nn::linear_backward(&rows, &weight, &logits, true)?;
+    all.push((
+        "linear".to_owned(),
+        numbers(&dcff_nn::linear(&rows, &weight, None)?)?,
+    ));
+    all.push(("linear: weight".to_owned(), numbers(&grads.weight)?));
+    let (p, w) = (tensor(17, &[20, 64])?, tensor(18, &[64, 16, 3, 3])?);
+    all.push(("P.W".to_owned(), numbers(&dcff_nn::mix(&p, &w)?)?));
+    let (param, velocity) = (tensor(19, &[5000])?, tensor(20, &[5000])?);
+    let cfg = SgdConfig {
+        lr: 0.1,
+        momentum: 0.9,
+        weight_decay: 5e-4,
+        nesterov: true,
+    };
+    dcff_nn::sgd_step(&param, &velocity, &tensor(21, &[5000])?, &cfg)?;
+    all.push(("gradient descent".to_owned(), numbers(&param)?));
+    Ok(all)
+}
+
+/// Images per second of training steps, and how far fused and compact logits are apart.
+fn speed(device: &Device, arch: &str, precision: Precision, tf32: bool) -> anyhow::Result<Value> {
+    const BATCH: usize = 256;
+    let network = BenchNetwork {
+        arch: arch.to_owned(),
+        rates: "published".to_owned(),
+        json: false,
+    };
+    let subject = Subject::new(&network)?;
+    let settings = DeviceSettings {
+        tf32,
+        deterministic: false,
+    };
+    dcff_nn::configure(device, settings)?;
+    let (mut network, views) = subject.fused(device)?;
+    network.set_precision(precision);
+    let mut method = subject.method()?;
+    let mut optimizer = Sgd::new(&network)?;
+    let sgd = Recipe::published_cifar().sgd(0, 0, 1);
+    let images = noise(BATCH, subject.full.input)?.to_device(device)?;
+    let labels = labels(BATCH, subject.compact.shapes()?.classes())?.to_device(device)?;
+    let mut step = || -> anyhow::Result<()> {
+        let output = method.step(&mut network, &views, &images, &labels, 0.0)?;
+        let gradients = output.gradients.context("the loss is not finite")?;
+        Ok(optimizer.step(&network, &gradients, &sgd)?)
+    };
+    for _ in 0..WARM_UP {
+        step()?;
+    }
+    let mut times = Vec::new();
+    for _ in 0..7 {
+        dcff_nn::synchronize(device)?;
+        let start = Instant::now();
+        for _ in 0..GROUP {
+            step()?;
+        }
+        dcff_nn::synchronize(device)?;
+        times.push(start.elapsed().as_secs_f64() / GROUP as f64);
+    }
+    times.sort_by(f64::total_cmp);
+    let (fused, _) = network.forward(&images, &views, Mode::Eval)?;
+    let plain = network.collapse(&views)?;
+    let (compact, _) = plain.forward(&images, &Views::dense(), Mode::Eval)?;
+    let host = |t: &Tensor| -> anyhow::Result<Vec<f32>> {
+        Ok(t.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+    };
+    let median = times[times.len() / 2];
+    Ok(json!({
+        "images_per_s": BATCH as f64 / median,
+        "median_step_ms": 1e3 * median,
+        "fused_against_compact_logits": relative_error(&host(&fused)?, &host(&compact)?),
+    }))
+}
+
+/// PyTorch's lines for the same network and precision.
+fn pytorch(python: &Path, out: &Path, arch: &str, precision: &str) -> anyhow::Result<Value> {
+    let folder = out.join("pytorch");
+    std::fs::create_dir_all(&folder)?;
+    for (name, text) in SCRIPTS {
+        std::fs::write(folder.join(name), text)?;
+    }
+    let description = Command::new(std::env::current_exe()?)
+        .args(["bench", "train", "--describe", "--arch", arch])
+        .output()?;
+    let file = folder.join(format!("{arch}.json"));
+    std::fs::write(&file, description.stdout)?;
+    let output = Command::new(python)
+        .arg(folder.join("train_cuda.py"))
+        .arg(&file)
+        .args(["--precision", precision])
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| python.display().to_string())?;
+    let lines = String::from_utf8_lossy(&output.stdout);
+    Ok(lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| json!(line)))
+        .collect())
+}
+
+/// Trains at the published recipe for the minutes given, from where the last call stopped; whether it is done.
+fn reproduce(args: &GpuTestArgs, arch: &str, report: &mut Report) -> anyhow::Result<bool> {
+    let folder = args.out.join("runs").join(arch);
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["train", "--device", &args.device.device]);
+    if folder.join(dcff_train::CONFIG).exists() {
+        command.arg("--resume").arg(&folder);
+    } else {
+        command
+            .args(["--arch", arch, "--rates", "published", "--data", &args.data])
+            .args(["--precision", &args.precision])
+            .arg("--out")
+            .arg(&folder);
+    }
+    if let Some(data) = &args.data_dir.data_dir {
+        command.arg("--data-dir").arg(data);
+    }
+    eprintln!("== training {arch} for at most {} minutes", args.minutes);
+    let end = Instant::now() + Duration::from_secs(60 * args.minutes);
+    let mut child = command.stdout(Stdio::null()).spawn()?;
+    let mut asked = false;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if !asked && Instant::now() >= end {
+            // The same as Ctrl-C: it writes a checkpoint and ends.
+            Command::new("kill")
+                .args(["-INT", &child.id().to_string()])
+                .status()?;
+            asked = true;
+        }
+        if Instant::now() >= end + Duration::from_secs(GRACE) {
+            child.kill()?;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    let summary = folder.join(dcff_train::SUMMARY);
+    let result = match std::fs::read(&summary) {
+        Ok(text) => serde_json::from_slice(&text)?,
+        Err(_) => {
+            let metrics = std::fs::read_to_string(folder.join(dcff_train::METRICS));
+            let metrics = metrics.unwrap_or_default();
+            let last: Value = metrics
+                .lines()
+                .last()
+                .and_then(|line| serde_json::from_str(line).ok())
+                .unwrap_or(Value::Null);
+            json!({ "unfinished": { "exit": status.to_string(), "last_epoch": last } })
+        }
+    };
+    let done = summary.exists();
+    report.set(&format!("run_{arch}"), result)?;
+    Ok(done)
+}

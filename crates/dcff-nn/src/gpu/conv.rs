@@ -1,0 +1,316 @@
+//! Convolution on a card: by cuDNN where the program has it, else products of matrices gathered on the way, by kernels
+//! of our own.
+
+use candle_core::{Result, Tensor};
+
+use super::kernel::{
+    ADD_BIAS, CONV_FORWARD_16, CONV_FORWARD_32, CONV_FORWARD_64, CONV_INPUT_16, CONV_INPUT_32,
+    CONV_INPUT_64, CONV_WEIGHT_16, CONV_WEIGHT_32, CONV_WEIGHT_64, CONV_WEIGHT_JOIN, Kernel,
+    PERMUTE_IN, PERMUTE_OUT,
+};
+use super::maps::{Dims, Maps, permute};
+use super::memory::Block;
+use super::norm::bias_gradient;
+use super::{Gpu, bytes, ints, parameters, take};
+use crate::conv::{ConvConfig, ConvGrads, Sizes};
+use crate::element::Precision;
+use crate::features::Features;
+
+/// Rows of a block's tile.
+const ROWS: usize = 64;
+/// Pixels that a part of a weight gradient sums at least, if there are that many.
+const PIXELS: usize = 256;
+
+/// The kernel for so many columns, and how many columns its blocks have.
+fn by_columns(
+    columns: usize,
+    kernels: [Kernel<parameters::Conv>; 3],
+) -> (Kernel<parameters::Conv>, usize) {
+    let [narrow, middle, wide] = kernels;
+    match columns {
+        0..=16 => (narrow, 16),
+        17..=32 => (middle, 32),
+        _ => (wide, 64),
+    }
+}
+
+/// What cuDNN is asked for: addresses of x, of the weight and of y, or of their gradients.
+#[cfg_attr(
+    not(feature = "cudnn"),
+    expect(dead_code, reason = "without cuDNN nobody reads the addresses")
+)]
+enum Asked {
+    Forward { x: u64, w: u64, y: u64 },
+    Input { w: u64, dy: u64, dx: u64 },
+    Weight { x: u64, dy: u64, dw: u64 },
+}
+
+/// Has cuDNN compute; `false` where there is none, or it cannot.
+#[cfg(feature = "cudnn")]
+fn by_cudnn(gpu: &Gpu, x: &Features, sizes: &Sizes, cfg: ConvConfig, asked: Asked) -> Result<bool> {
+    use super::cuda::cudnn::{Key, Pass, Places, run};
+    let settings = gpu.settings();
+    let key = Key {
+        batch: x.batch(),
+        sizes: *sizes,
+        cfg,
+        precision: x.precision(),
+        tf32: settings.tf32,
+        deterministic: settings.deterministic,
+    };
+    let (pass, x, w, y) = match asked {
+        Asked::Forward { x, w, y } => (Pass::Forward, x, w, y),
+        Asked::Input { w, dy, dx } => (Pass::Input, dx, w, dy),
+        Asked::Weight { x, dy, dw } => (Pass::Weight, x, dw, dy),
+    };
+    // SAFETY: the callers' maps and weights have the sizes given.
+    unsafe { run(gpu, &key, pass, Places { x, w, y }) }
+}
+
+#[cfg(not(feature = "cudnn"))]
+fn by_cudnn(_: &Gpu, _: &Features, _: &Sizes, _: ConvConfig, _: Asked) -> Result<bool> {
+    Ok(false)
+}
+
+/// The sizes, without addresses.
+fn shape(x: &Features, sizes: &Sizes, cfg: ConvConfig) -> Result<parameters::Conv> {
+    let [n, h, wide, c, x_channels, oh, ow, o] = ints([
+        x.batch(),
+        sizes.input.0,
+        sizes.input.1,
+        sizes.c_in / cfg.groups,
+        sizes.c_in,
+        sizes.output.0,
+        sizes.output.1,
+        sizes.c_out / cfg.groups,
+    ])?;
+    let [y_channels, kh, kw, stride, padding, groups] = ints([
+        sizes.c_out,
+        sizes.kernel.0,
+        sizes.kernel.1,
+        cfg.stride,
+        cfg.padding,
+        cfg.groups,
+    ])?;
+    Ok(parameters::Conv {
+        x: 0,
+        w: 0,
+        y: 0,
+        bias: 0,
+        n,
+        h,
+        wide,
+        c,
+        x_channels,
+        oh,
+        ow,
+        o,
+        y_channels,
+        kh,
+        kw,
+        stride,
+        padding,
+        groups,
+        splits: 1,
+    })
+}
+
+/// Weights `[C_out, C_in / groups, K_h, K_w]` as `[C_out, K_h, K_w, C_in / groups]` in the type of maps.
+pub(super) fn filters(gpu: &Gpu, op: &str, w: &Tensor, precision: Precision) -> Result<Block> {
+    let (o, c, kh, kw) = w.dims4()?;
+    let w = w.contiguous()?;
+    let from = gpu.numbers(op, "a weight", &w, &[o, c, kh, kw])?;
+    let block = gpu.block(o * c * kh * kw * bytes(precision))?;
+    permute(
+        gpu,
+        PERMUTE_IN,
+        precision,
+        from,
+        block.address(),
+        [o, c, kh * kw],
+    )?;
+    Ok(block)
+}
+
+/// See [`crate::conv2d`].
+pub(crate) fn conv2d(
+    gpu: &Gpu,
+    x: &Features,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    cfg: ConvConfig,
+    sizes: &Sizes,
+) -> Result<Features> {
+    const OP: &str = "conv2d";
+    let maps = take(gpu, OP, x)?;
+    let w = filters(gpu, OP, w, x.precision())?;
+    let bias = bias.map(Tensor::contiguous).transpose()?;
+    let bias_at = match &bias {
+        Some(bias) => gpu.numbers(OP, "a bias", bias, &[sizes.c_out])?,
+        None => 0,
+    };
+    let dims = (x.batch(), sizes.c_out, sizes.output.0, sizes.output.1);
+    let y = Maps::new(gpu, maps.precision(), dims)?;
+    let asked = Asked::Forward {
+        x: maps.address(),
+        w: w.address(),
+        y: y.address(),
+    };
+    if by_cudnn(gpu, x, sizes, cfg, asked)? {
+        if bias.is_some() {
+            add_bias(gpu, &y, bias_at, dims)?;
+        }
+        return Ok(Features::from_gpu(y, dims));
+    }
+    let parameters = parameters::Conv {
+        x: maps.address(),
+        w: w.address(),
+        y: y.address(),
+        bias: bias_at,
+        ..shape(x, sizes, cfg)?
+    };
+    let columns = sizes.c_out / cfg.groups;
+    let kernels = [CONV_FORWARD_16, CONV_FORWARD_32, CONV_FORWARD_64];
+    let (kernel, width) = by_columns(columns, kernels);
+    let pixels = dims.0 * dims.2 * dims.3;
+    let grid = [pixels.div_ceil(ROWS), columns.div_ceil(width), cfg.groups];
+    // SAFETY: the maps, weights and bias have the sizes given.
+    unsafe { gpu.launch(kernel, maps.precision(), grid, &parameters) }?;
+    Ok(Features::from_gpu(y, dims))
+}
+
+/// `y += bias`.
+fn add_bias(gpu: &Gpu, y: &Maps, bias: u64, (n, c, h, w): Dims) -> Result<()> {
+    let count = n * c * h * w;
+    let parameters = parameters::AddBias {
+        y: y.address(),
+        bias,
+        count: count as i64,
+        channels: super::int(c)?,
+    };
+    // SAFETY: the maps have these dimensions, the bias a number for each channel.
+    unsafe { gpu.launch(ADD_BIAS, y.precision(), gpu.grid(count), &parameters) }
+}
+
+fn input_gradient(
+    gpu: &Gpu,
+    x: &Features,
+    w: &Block,
+    cfg: ConvConfig,
+    sizes: &Sizes,
+    dy: &Maps,
+) -> Result<Features> {
+    let dx = Maps::new(gpu, dy.precision(), x.dims())?;
+    let asked = Asked::Input {
+        w: w.address(),
+        dy: dy.address(),
+        dx: dx.address(),
+    };
+    if by_cudnn(gpu, x, sizes, cfg, asked)? {
+        return Ok(Features::from_gpu(dx, x.dims()));
+    }
+    let parameters = parameters::Conv {
+        x: dy.address(),
+        w: w.address(),
+        y: dx.address(),
+        ..shape(x, sizes, cfg)?
+    };
+    let columns = sizes.c_in / cfg.groups;
+    let (kernel, width) = by_columns(columns, [CONV_INPUT_16, CONV_INPUT_32, CONV_INPUT_64]);
+    let pixels = x.batch() * sizes.input.0 * sizes.input.1;
+    let grid = [pixels.div_ceil(ROWS), columns.div_ceil(width), cfg.groups];
+    // SAFETY: the maps and weights have the sizes given.
+    unsafe { gpu.launch(kernel, dy.precision(), grid, &parameters) }?;
+    Ok(Features::from_gpu(dx, x.dims()))
+}
+
+fn weight_gradient(
+    gpu: &Gpu,
+    x: &Features,
+    w: &Tensor,
+    cfg: ConvConfig,
+    sizes: &Sizes,
+    dy: &Maps,
+) -> Result<Tensor> {
+    let maps = take(gpu, "conv2d_backward", x)?;
+    let taps = sizes.kernel.0 * sizes.kernel.1;
+    let (from, to) = (sizes.c_in / cfg.groups, sizes.c_out / cfg.groups);
+    let columns = taps * from;
+    let (dw, at) = gpu.tensor(w.dims())?;
+    if cfg!(feature = "cudnn") {
+        let block = gpu.block(sizes.c_out * columns * bytes(maps.precision()))?;
+        let asked = Asked::Weight {
+            x: maps.address(),
+            dy: dy.address(),
+            dw: block.address(),
+        };
+        if by_cudnn(gpu, x, sizes, cfg, asked)? {
+            let turned = [sizes.c_out, from, taps];
+            permute(
+                gpu,
+                PERMUTE_OUT,
+                maps.precision(),
+                block.address(),
+                at,
+                turned,
+            )?;
+            return Ok(dw);
+        }
+    }
+    let (kernel, width) = by_columns(columns, [CONV_WEIGHT_16, CONV_WEIGHT_32, CONV_WEIGHT_64]);
+    let (rows, across) = (to.div_ceil(ROWS), columns.div_ceil(width));
+    let pixels = x.batch() * sizes.output.0 * sizes.output.1;
+    // Enough parts to keep the card busy, each of a reasonable length.
+    let wanted = (4 * gpu.0.machine.processors()).div_ceil(rows * across * cfg.groups);
+    let splits = wanted.clamp(1, pixels.div_ceil(PIXELS));
+    let parts = gpu.block(splits * sizes.c_out * columns * size_of::<f32>())?;
+    let parameters = parameters::Conv {
+        x: maps.address(),
+        w: dy.address(),
+        y: parts.address(),
+        splits: super::int(splits)?,
+        ..shape(x, sizes, cfg)?
+    };
+    let grid = [rows, across, cfg.groups * splits];
+    // SAFETY: the maps have the sizes given; every part has as many numbers as the weight.
+    unsafe { gpu.launch(kernel, maps.precision(), grid, &parameters) }?;
+    let join = parameters::Join {
+        parts: parts.address(),
+        dw: at,
+        o: sizes.c_out as i64,
+        c: from as i64,
+        taps: taps as i64,
+        splits: parameters.splits,
+    };
+    let grid = gpu.grid(sizes.c_out * columns);
+    // SAFETY: as above.
+    unsafe { gpu.launch(CONV_WEIGHT_JOIN, maps.precision(), grid, &join) }?;
+    Ok(dw)
+}
+
+/// See [`crate::conv2d_backward`].
+#[expect(clippy::too_many_arguments, reason = "a convolution has this many")]
+pub(crate) fn conv2d_backward(
+    gpu: &Gpu,
+    x: &Features,
+    w: &Tensor,
+    has_bias: bool,
+    cfg: ConvConfig,
+    sizes: &Sizes,
+    dy: &Features,
+    need_input: bool,
+) -> Result<ConvGrads> {
+    const OP: &str = "conv2d_backward";
+    let dy_maps = take(gpu, OP, dy)?;
+    let input = if need_input {
+        let filters = filters(gpu, OP, w, x.precision())?;
+        Some(input_gradient(gpu, x, &filters, cfg, sizes, &dy_maps)?)
+    } else {
+        None
+    };
+    Ok(ConvGrads {
+        input,
+        weight: weight_gradient(gpu, x, w, cfg, sizes, &dy_maps)?,
+        bias: has_bias.then(|| bias_gradient(gpu, dy)).transpose()?,
+    })
+}

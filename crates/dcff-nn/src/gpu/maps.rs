@@ -1,0 +1,316 @@
+//! Maps on a card: layouts, activations, sums, channels side by side, the shortcut.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Result, Tensor, bail};
+
+use super::kernel::{
+    COPY_CHANNELS, ELEMENTWISE, Kernel, PERMUTE_IN, PERMUTE_OUT, SHORTCUT, SHORTCUT_BACKWARD,
+};
+use super::memory::Block;
+use super::{Gpu, bytes, int, ints, parameters, take};
+use crate::element::Precision;
+use crate::features::Features;
+
+pub(crate) type Dims = (usize, usize, usize, usize);
+
+/// Feature maps on a card, `[N, H, W, C]`.
+#[derive(Clone)]
+pub(crate) struct Maps {
+    gpu: Gpu,
+    block: Arc<Block>,
+    precision: Precision,
+    count: usize,
+}
+
+impl Maps {
+    /// Maps of `dims` (`(N, C, H, W)`) with arbitrary contents.
+    pub(crate) fn new(gpu: &Gpu, precision: Precision, dims: Dims) -> Result<Self> {
+        let count = dims.0 * dims.1 * dims.2 * dims.3;
+        let block = match gpu.block(count * bytes(precision)) {
+            Ok(block) => block,
+            Err(error) => bail!("{precision} maps of {} images: {error}", dims.0),
+        };
+        Ok(Self {
+            gpu: gpu.clone(),
+            block: Arc::new(block),
+            precision,
+            count,
+        })
+    }
+
+    /// As [`Maps::new`], of zeros.
+    pub(crate) fn zeros(gpu: &Gpu, precision: Precision, dims: Dims) -> Result<Self> {
+        let maps = Self::new(gpu, precision, dims)?;
+        // SAFETY: the block holds that many bytes.
+        unsafe {
+            gpu.0
+                .machine
+                .zero(maps.address(), maps.count * bytes(precision))
+        }?;
+        Ok(maps)
+    }
+
+    /// The numbers of a tensor `[N, C, H, W]`, in single precision.
+    pub(crate) fn from_nchw(gpu: &Gpu, t: &Tensor, dims: Dims) -> Result<Self> {
+        let precision = Precision::F32;
+        let maps = Self::new(gpu, precision, dims)?;
+        let t = t.contiguous()?;
+        let from = gpu.address("features", "the tensor", &t, DType::F32)?;
+        permute(
+            gpu,
+            PERMUTE_IN,
+            precision,
+            from,
+            maps.address(),
+            [dims.0, dims.1, dims.2 * dims.3],
+        )?;
+        Ok(maps)
+    }
+
+    /// A tensor `[N, C, H, W]` of the numbers.
+    pub(crate) fn to_nchw(&self, dims: Dims) -> Result<Tensor> {
+        let (n, c, h, w) = dims;
+        let (t, to) = self.gpu.tensor(&[n, c, h, w])?;
+        permute(
+            &self.gpu,
+            PERMUTE_OUT,
+            self.precision,
+            self.address(),
+            to,
+            [n, c, h * w],
+        )?;
+        Ok(t)
+    }
+
+    /// The same numbers stored as `precision`.
+    pub(crate) fn cast(&self, precision: Precision) -> Result<Self> {
+        if precision == self.precision {
+            return Ok(self.clone());
+        }
+        let dims = (1, self.count, 1, 1);
+        let maps = Self::new(&self.gpu, precision, dims)?;
+        let sizes = [1, self.count, 1];
+        let (from, to) = (self.address(), maps.address());
+        // Of the two types, one is float: the other's kernels convert.
+        match precision {
+            Precision::F32 => permute(&self.gpu, PERMUTE_OUT, self.precision, from, to, sizes),
+            Precision::Bf16 => permute(&self.gpu, PERMUTE_IN, precision, from, to, sizes),
+        }?;
+        Ok(maps)
+    }
+
+    pub(crate) fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        self.block.address()
+    }
+
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Whether nobody else reads these numbers.
+    fn is_unique(&mut self) -> bool {
+        Arc::get_mut(&mut self.block).is_some()
+    }
+}
+
+/// `[a, c, p]` to `[a, p, c]`, or back.
+pub(crate) fn permute(
+    gpu: &Gpu,
+    kernel: Kernel<parameters::Permute>,
+    precision: Precision,
+    from: u64,
+    to: u64,
+    [a, c, p]: [usize; 3],
+) -> Result<()> {
+    let parameters = parameters::Permute {
+        from,
+        to,
+        a: a as i64,
+        c: c as i64,
+        p: p as i64,
+    };
+    // SAFETY: the callers' blocks have a c p numbers.
+    unsafe { gpu.launch(kernel, precision, gpu.grid(a * c * p), &parameters) }
+}
+
+/// What [`elementwise`] does, with the numbers that the kernel knows.
+#[derive(Clone, Copy)]
+pub(crate) enum Rule {
+    /// `relu(a)`.
+    Relu = 0,
+    /// `b` where `a > 0`.
+    Mask = 1,
+    /// `a + b`.
+    Add = 2,
+    /// `relu(a + b)`.
+    AddRelu = 3,
+}
+
+/// Works number by number, for maps of the same dimensions.
+pub(crate) fn elementwise(gpu: &Gpu, rule: Rule, a: &Features, b: &Features) -> Result<Features> {
+    let a_maps = take(gpu, "elementwise", a)?;
+    let y = Maps::new(gpu, a_maps.precision(), a.dims())?;
+    elementwise_into(gpu, rule, &a_maps, b, &y)?;
+    Ok(Features::from_gpu(y, a.dims()))
+}
+
+/// `a + b` for maps of the same dimensions, written over `a` where nobody else reads it.
+pub(crate) fn accumulate(gpu: &Gpu, a: Features, b: &Features) -> Result<Features> {
+    let dims = a.dims();
+    let mut a_maps = take(gpu, "accumulate", &a)?;
+    drop(a);
+    let y = match a_maps.is_unique() {
+        true => a_maps.clone(),
+        false => Maps::new(gpu, a_maps.precision(), dims)?,
+    };
+    elementwise_into(gpu, Rule::Add, &a_maps, b, &y)?;
+    Ok(Features::from_gpu(y, dims))
+}
+
+fn elementwise_into(gpu: &Gpu, rule: Rule, a_maps: &Maps, b: &Features, y: &Maps) -> Result<()> {
+    let b_maps = take(gpu, "elementwise", b)?;
+    let parameters = parameters::Elementwise {
+        a: a_maps.address(),
+        b: b_maps.address(),
+        y: y.address(),
+        count: a_maps.count as i64,
+        rule: rule as i32,
+    };
+    let grid = gpu.grid(a_maps.count.div_ceil(4));
+    // SAFETY: all three have the same dimensions, which the callers check.
+    unsafe { gpu.launch(ELEMENTWISE, a_maps.precision(), grid, &parameters) }
+}
+
+/// Copies `count` channels of `x` from `from` on to those of `y` from `to` on.
+fn copy_channels(
+    gpu: &Gpu,
+    (x, x_channels, from): (&Maps, usize, usize),
+    (y, y_channels, to): (&Maps, usize, usize),
+    rows: usize,
+    count: usize,
+) -> Result<()> {
+    let [x_channels, y_channels, from, to, width] =
+        ints([x_channels, y_channels, from, to, count])?;
+    let parameters = parameters::CopyChannels {
+        x: x.address(),
+        y: y.address(),
+        rows: rows as i64,
+        x_channels,
+        y_channels,
+        from,
+        to,
+        count: width,
+    };
+    // SAFETY: the channels lie within both maps, of equally many pixels.
+    unsafe {
+        gpu.launch(
+            COPY_CHANNELS,
+            x.precision(),
+            gpu.grid(rows * count),
+            &parameters,
+        )
+    }
+}
+
+/// See [`crate::concat`].
+pub(crate) fn concat(gpu: &Gpu, parts: &[&Features], dims: Dims) -> Result<Features> {
+    let (n, c, h, w) = dims;
+    let y = Maps::new(gpu, parts[0].precision(), dims)?;
+    let mut at = 0;
+    for part in parts {
+        let x = take(gpu, "concat", part)?;
+        let count = part.channels();
+        copy_channels(gpu, (&x, count, 0), (&y, c, at), n * h * w, count)?;
+        at += count;
+    }
+    Ok(Features::from_gpu(y, dims))
+}
+
+/// See [`crate::split_channels`].
+pub(crate) fn split_channels(
+    gpu: &Gpu,
+    dy: &Features,
+    channels: &[usize],
+) -> Result<Vec<Features>> {
+    let (n, c, h, w) = dy.dims();
+    let x = take(gpu, "split_channels", dy)?;
+    let mut at = 0;
+    channels
+        .iter()
+        .map(|&count| {
+            let dims = (n, count, h, w);
+            let y = Maps::new(gpu, x.precision(), dims)?;
+            copy_channels(gpu, (&x, c, at), (&y, count, 0), n * h * w, count)?;
+            at += count;
+            Ok(Features::from_gpu(y, dims))
+        })
+        .collect()
+}
+
+fn shortcut_parameters(
+    from: &Maps,
+    to: &Maps,
+    large: Dims,
+    small: Dims,
+    stride: usize,
+    before: isize,
+) -> Result<parameters::Shortcut> {
+    let [n, c, h, w, oc, oh, ow, stride] = ints([
+        large.0, large.1, large.2, large.3, small.1, small.2, small.3, stride,
+    ])?;
+    Ok(parameters::Shortcut {
+        from: from.address(),
+        to: to.address(),
+        n,
+        h,
+        w,
+        c,
+        oh,
+        ow,
+        oc,
+        stride,
+        before: match before {
+            before if before < 0 => -int(before.unsigned_abs())?,
+            before => int(before.unsigned_abs())?,
+        },
+    })
+}
+
+/// See [`crate::shortcut`]; `before` is the number of channels of zeros before the input's.
+pub(crate) fn shortcut(
+    gpu: &Gpu,
+    x: &Features,
+    dims: Dims,
+    stride: usize,
+    before: isize,
+) -> Result<Features> {
+    let from = take(gpu, "shortcut", x)?;
+    let y = Maps::new(gpu, from.precision(), dims)?;
+    let parameters = shortcut_parameters(&from, &y, x.dims(), dims, stride, before)?;
+    let grid = gpu.grid(y.count);
+    // SAFETY: the sizes are those of the two maps.
+    unsafe { gpu.launch(SHORTCUT, from.precision(), grid, &parameters) }?;
+    Ok(Features::from_gpu(y, dims))
+}
+
+/// See [`crate::shortcut_backward`].
+pub(crate) fn shortcut_backward(
+    gpu: &Gpu,
+    dims: Dims,
+    stride: usize,
+    before: isize,
+    dy: &Features,
+) -> Result<Features> {
+    let from = take(gpu, "shortcut_backward", dy)?;
+    let dx = Maps::new(gpu, from.precision(), dims)?;
+    let parameters = shortcut_parameters(&from, &dx, dims, dy.dims(), stride, before)?;
+    let grid = gpu.grid(dx.count);
+    // SAFETY: the sizes are those of the two maps.
+    unsafe { gpu.launch(SHORTCUT_BACKWARD, from.precision(), grid, &parameters) }?;
+    Ok(Features::from_gpu(dx, dims))
+}

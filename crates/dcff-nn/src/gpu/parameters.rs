@@ -1,0 +1,83 @@
+//! What kernels take, field by field as in their text: addresses on the card are 64-bit numbers.
+
+use super::kernel::Parameters;
+
+/// Tensors that one launch can work on; a launch's parameters are limited to 4 KiB.
+pub(crate) const TENSORS: usize = 96;
+/// Numbers of a tensor that one block works on.
+pub(crate) const NUMBERS: usize = 2048;
+
+macro_rules! parameters {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty,)* })*) => {
+        $(
+            $(#[$doc])*
+            #[repr(C)]
+            #[derive(Clone, Copy)]
+            pub(crate) struct $name {
+                $(pub(crate) $field: $type,)*
+            }
+        )*
+    };
+}
+
+parameters! {
+    /// `[a, c, p]` to `[a, p, c]`, or back.
+    Permute { from: u64, to: u64, a: i64, c: i64, p: i64, }
+    /// Number by number.
+    Elementwise { a: u64, b: u64, y: u64, count: i64, rule: i32, }
+    /// Channels of one map into another.
+    CopyChannels { x: u64, y: u64, rows: i64, x_channels: i32, y_channels: i32, from: i32, to: i32, count: i32, }
+    /// The shortcut without parameters, and its gradient.
+    Shortcut { from: u64, to: u64, n: i32, h: i32, w: i32, c: i32, oh: i32, ow: i32, oc: i32, stride: i32, before: i32, }
+    /// How threads share pixels and channels.
+    Rows { rows: i64, channels: i32, vector: i32, lanes: i32, }
+    /// Statistics of a batch.
+    Measure { x: u64, gamma: u64, parts: u64, counter: u64, mean: u64, var: u64, scale: u64, eps: f64, rows: Rows, }
+    /// The factor of a batch norm with given variance.
+    Scale { gamma: u64, var: u64, scale: u64, eps: f64, channels: i32, }
+    /// The second half of a batch norm.
+    Apply { x: u64, residual: u64, y: u64, mean: u64, scale: u64, beta: u64, rows: Rows, relu: i32, }
+    /// Sums over pixels for gradients.
+    Sums { x: u64, y: u64, dy: u64, gamma: u64, mean: u64, var: u64, parts: u64, counter: u64, d_gamma: u64, d_beta: u64, factors: u64, eps: f64, rows: Rows, }
+    /// The second half of a batch norm's gradient.
+    Backward { x: u64, y: u64, dy: u64, dx: u64, dz: u64, mean: u64, factors: u64, rows: Rows, }
+    /// Pooling and its gradients.
+    Pool { from: u64, to: u64, taps: u64, n: i32, h: i32, w: i32, c: i32, oh: i32, ow: i32, kernel: i32, stride: i32, padding: i32, }
+    /// A convolution or one of its gradients.
+    Conv { x: u64, w: u64, y: u64, bias: u64, n: i32, h: i32, wide: i32, c: i32, x_channels: i32, oh: i32, ow: i32, o: i32, y_channels: i32, kh: i32, kw: i32, stride: i32, padding: i32, groups: i32, splits: i32, }
+    /// The parts of a weight gradient.
+    Join { parts: u64, dw: u64, o: i64, c: i64, taps: i64, splits: i32, }
+    /// A bias, where the convolution does not add it.
+    AddBias { y: u64, bias: u64, count: i64, channels: i32, }
+    /// A batch from bytes.
+    Images { data: u64, tables: u64, order: u64, to: u64, n: i32, c: i32, h: i32, w: i32, }
+    /// The loss.
+    CrossEntropy { logits: u64, labels: u64, grad: u64, loss: u64, smoothing: f64, n: i32, k: i32, }
+    /// Up to [`TENSORS`] triples of tensors.
+    Tensors { a: [u64; TENSORS], b: [u64; TENSORS], c: [u64; TENSORS], length: [u32; TENSORS], first: [u32; TENSORS], count: i32, }
+    /// A step of gradient descent.
+    Sgd { tensors: Tensors, rate: f32, momentum: f32, decay: f32, nesterov: i32, }
+    /// Running statistics.
+    Blend { tensors: Tensors, keep: [f32; TENSORS], add: [f32; TENSORS], }
+}
+
+const _: () = assert!(size_of::<Sgd>() <= 4096 && size_of::<Blend>() <= 4096);
+
+// SAFETY (of all): `repr(C)`, and field by field the structure of that name in the kernels' text.
+unsafe impl Parameters for Permute {}
+unsafe impl Parameters for Elementwise {}
+unsafe impl Parameters for CopyChannels {}
+unsafe impl Parameters for Shortcut {}
+unsafe impl Parameters for Measure {}
+unsafe impl Parameters for Scale {}
+unsafe impl Parameters for Apply {}
+unsafe impl Parameters for Sums {}
+unsafe impl Parameters for Backward {}
+unsafe impl Parameters for Pool {}
+unsafe impl Parameters for Conv {}
+unsafe impl Parameters for Join {}
+unsafe impl Parameters for AddBias {}
+unsafe impl Parameters for Images {}
+unsafe impl Parameters for CrossEntropy {}
+unsafe impl Parameters for Sgd {}
+unsafe impl Parameters for Blend {}

@@ -1,0 +1,310 @@
+//! The ends of a training step on a card: images from bytes, products of small matrices, the loss, running
+//! statistics, and gradient descent over all parameters at once.
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use super::kernel::{BLEND, CROSS_ENTROPY, IMAGES, Kernel, Parameters, SGD};
+use super::memory::Block;
+use super::parameters::{self, NUMBERS, TENSORS};
+use super::{Gpu, int, ints};
+use crate::element::Precision;
+use crate::linear::LinearGrads;
+use crate::loss::Loss;
+use crate::sgd::SgdConfig;
+
+/// See [`crate::linear()`].
+pub(crate) fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    let y = x.matmul(&w.t()?)?;
+    match b {
+        Some(b) => y.broadcast_add(b),
+        None => Ok(y),
+    }
+}
+
+/// See [`crate::linear_backward`].
+pub(crate) fn linear_backward(
+    x: &Tensor,
+    w: &Tensor,
+    dy: &Tensor,
+    need_input: bool,
+) -> Result<LinearGrads> {
+    Ok(LinearGrads {
+        input: need_input.then(|| dy.matmul(w)).transpose()?,
+        weight: dy.t()?.matmul(x)?,
+        bias: dy.sum(0)?,
+    })
+}
+
+/// `P W` for `w` `[C, ...]`; `rest` is the product of the dimensions behind the first.
+pub(crate) fn mix(p: &Tensor, w: &Tensor, rest: usize, dims: &[usize]) -> Result<Tensor> {
+    p.matmul(&w.reshape((w.dim(0)?, rest))?)?.reshape(dims)
+}
+
+/// `Pᵀ dŴ` for `dw` `[M, ...]`.
+pub(crate) fn mix_backward(p: &Tensor, dw: &Tensor, rest: usize, dims: &[usize]) -> Result<Tensor> {
+    p.t()?
+        .matmul(&dw.reshape((dw.dim(0)?, rest))?)?
+        .reshape(dims)
+}
+
+/// See [`crate::cross_entropy`]; the caller has checked shapes and smoothing.
+pub(crate) fn cross_entropy(
+    gpu: &Gpu,
+    logits: &Tensor,
+    labels: &Tensor,
+    smoothing: f64,
+) -> Result<Loss> {
+    const OP: &str = "cross_entropy";
+    let (n, k) = logits.dims2()?;
+    let (logits, labels) = (logits.contiguous()?, labels.contiguous()?);
+    let (grad, grad_at) = gpu.tensor(&[n, k])?;
+    let loss = gpu.block(2 * size_of::<f64>())?;
+    let [rows, classes] = ints([n, k])?;
+    let parameters = parameters::CrossEntropy {
+        logits: gpu.address(OP, "logits", &logits, DType::F32)?,
+        labels: gpu.address(OP, "labels", &labels, DType::U32)?,
+        grad: grad_at,
+        loss: loss.address(),
+        smoothing,
+        n: rows,
+        k: classes,
+    };
+    // SAFETY: the tensors have the sizes given.
+    unsafe { gpu.launch(CROSS_ENTROPY, Precision::F32, [1, 1, 1], &parameters) }?;
+    let mut bytes = [0; 16];
+    // SAFETY: the kernel wrote two numbers.
+    unsafe { gpu.0.machine.download(loss.address(), &mut bytes) }?;
+    let (value, correct) = bytes.split_at(8);
+    let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().unwrap_or_default());
+    Ok(Loss {
+        value: number(value),
+        grad,
+        correct: number(correct) as usize,
+    })
+}
+
+/// Runs `kernel` over all `triples` of tensors of equal shapes, as many at once as a launch takes.
+fn over_tensors<P: Parameters>(
+    gpu: &Gpu,
+    op: &str,
+    kernel: fn() -> Kernel<P>,
+    triples: &[[&Tensor; 3]],
+    parameters: impl Fn(parameters::Tensors, usize) -> P,
+) -> Result<()> {
+    for (chunk, triples) in triples.chunks(TENSORS).enumerate() {
+        let mut tensors = parameters::Tensors {
+            a: [0; TENSORS],
+            b: [0; TENSORS],
+            c: [0; TENSORS],
+            length: [0; TENSORS],
+            first: [0; TENSORS],
+            count: int(triples.len())?,
+        };
+        let mut blocks = 0u32;
+        for (i, [a, b, c]) in triples.iter().enumerate() {
+            tensors.a[i] = gpu.numbers(op, "a tensor", a, a.dims())?;
+            tensors.b[i] = gpu.numbers(op, "a tensor", b, a.dims())?;
+            tensors.c[i] = gpu.numbers(op, "a tensor", c, a.dims())?;
+            tensors.first[i] = blocks;
+            tensors.length[i] = int(a.elem_count())?.unsigned_abs();
+            blocks += tensors.length[i].div_ceil(NUMBERS as u32);
+        }
+        let grid = [blocks.max(1) as usize, 1, 1];
+        let parameters = parameters(tensors, chunk * TENSORS);
+        // SAFETY: the tensors are contiguous and of the lengths given.
+        unsafe { gpu.launch(kernel(), Precision::F32, grid, &parameters) }?;
+    }
+    Ok(())
+}
+
+/// See [`crate::sgd_steps`]: triples of parameter, velocity and gradient.
+pub(crate) fn sgd(gpu: &Gpu, triples: &[[&Tensor; 3]], cfg: &SgdConfig) -> Result<()> {
+    let gradients = triples
+        .iter()
+        .map(|[_, _, gradient]| gradient.contiguous())
+        .collect::<Result<Vec<_>>>()?;
+    let triples: Vec<[&Tensor; 3]> = triples
+        .iter()
+        .zip(&gradients)
+        .map(|(&[parameter, velocity, _], gradient)| [parameter, velocity, gradient])
+        .collect();
+    over_tensors(
+        gpu,
+        "sgd_step",
+        || SGD,
+        &triples,
+        |tensors, _| parameters::Sgd {
+            tensors,
+            rate: cfg.lr as f32,
+            momentum: cfg.momentum as f32,
+            decay: cfg.weight_decay as f32,
+            nesterov: i32::from(cfg.nesterov),
+        },
+    )
+}
+
+/// See [`crate::blend`].
+pub(crate) fn blend(gpu: &Gpu, blends: &[crate::Blend<'_>]) -> Result<Vec<Tensor>> {
+    let results = blends
+        .iter()
+        .map(|blend| Ok(gpu.tensor(blend.old.dims())?.0))
+        .collect::<Result<Vec<_>>>()?;
+    let triples: Vec<[&Tensor; 3]> = blends
+        .iter()
+        .zip(&results)
+        .map(|(blend, result)| [result, blend.old, blend.new])
+        .collect();
+    over_tensors(
+        gpu,
+        "blend",
+        || BLEND,
+        &triples,
+        |tensors, start| {
+            let weight = |of: fn(&crate::Blend<'_>) -> f64| {
+                std::array::from_fn(|i| blends.get(start + i).map_or(0.0, |blend| of(blend) as f32))
+            };
+            parameters::Blend {
+                tensors,
+                keep: weight(|blend| blend.keep),
+                add: weight(|blend| blend.add),
+            }
+        },
+    )?;
+    Ok(results)
+}
+
+/// One image of a batch: where it is in the data set, and how it is changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Position in the data set.
+    pub index: usize,
+    /// Rows by which the window lies below the image (negative: above).
+    pub down: isize,
+    /// Columns by which the window lies to the right of the image (negative: to the left).
+    pub right: isize,
+    /// Whether the window is mirrored, left and right.
+    pub flip: bool,
+}
+
+/// A whole data set as bytes on a card, where batches are cropped, mirrored and normalised.
+pub struct ByteImages {
+    gpu: Gpu,
+    data: Block,
+    tables: Block,
+    count: usize,
+    shape: [usize; 3],
+}
+
+impl std::fmt::Debug for ByteImages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ByteImages")
+            .field("count", &self.count)
+            .field("shape", &self.shape)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ByteImages {
+    /// Copies images `[count, C, H, W]` of bytes to `device`; `tables` says for each channel what a byte becomes.
+    /// `None` on the CPU, whose loader prepares batches itself.
+    ///
+    /// # Errors
+    ///
+    /// Sizes that do not fit together, or not enough memory.
+    pub fn new(
+        device: &Device,
+        pixels: &[u8],
+        shape: [usize; 3],
+        tables: &[[f32; 256]],
+    ) -> Result<Option<Self>> {
+        let Some(gpu) = Gpu::of(device)? else {
+            return Ok(None);
+        };
+        let len = shape.iter().product::<usize>();
+        if len == 0
+            || pixels.is_empty()
+            || !pixels.len().is_multiple_of(len)
+            || tables.len() != shape[0]
+        {
+            bail!(
+                "images: expected whole images of {shape:?} and a table for each channel, got {} bytes and {} tables",
+                pixels.len(),
+                tables.len()
+            );
+        }
+        let bytes: Vec<u8> = tables
+            .as_flattened()
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        let data = gpu.block(pixels.len())?;
+        let table = gpu.block(bytes.len())?;
+        // SAFETY: the blocks are as large as what is copied.
+        unsafe {
+            gpu.0.machine.upload(data.address(), pixels)?;
+            gpu.0.machine.upload(table.address(), &bytes)?;
+        }
+        Ok(Some(Self {
+            count: pixels.len() / len,
+            gpu,
+            data,
+            tables: table,
+            shape,
+        }))
+    }
+
+    /// The images that `changes` names as a tensor `[N, C, H, W]` on the card, changed and normalised. What lies beyond an image is 0 before
+    /// it is normalised.
+    ///
+    /// # Errors
+    ///
+    /// No image, or one that is not there.
+    pub fn batch(&self, changes: &[Change]) -> Result<Tensor> {
+        let [c, h, w] = self.shape;
+        if changes.is_empty() {
+            bail!("images: expected at least one image, got none");
+        }
+        let mut order = Vec::with_capacity(16 * changes.len());
+        for change in changes {
+            if change.index >= self.count {
+                bail!(
+                    "images: expected an index below {}, got {}",
+                    self.count,
+                    change.index
+                );
+            }
+            // A window that lies farther away than the image is large sees nothing of it anyway.
+            let shift = |by: isize, size: usize| {
+                let size = int(size)?;
+                Ok::<_, candle_core::Error>(i32::try_from(by).unwrap_or(size).clamp(-size, size))
+            };
+            let fields = [
+                int(change.index)?,
+                shift(change.down, h)?,
+                shift(change.right, w)?,
+                i32::from(change.flip),
+            ];
+            order.extend(fields.iter().flat_map(|field| field.to_le_bytes()));
+        }
+        let gpu = &self.gpu;
+        let block = gpu.block(order.len())?;
+        // SAFETY: the block is as large as what is copied.
+        unsafe { gpu.0.machine.upload(block.address(), &order) }?;
+        let (images, to) = gpu.tensor(&[changes.len(), c, h, w])?;
+        let [n, channels, height, width] = ints([changes.len(), c, h, w])?;
+        let parameters = parameters::Images {
+            data: self.data.address(),
+            tables: self.tables.address(),
+            order: block.address(),
+            to,
+            n,
+            c: channels,
+            h: height,
+            w: width,
+        };
+        let grid = gpu.grid(changes.len() * c * h * w);
+        // SAFETY: every index is of an image that is there.
+        unsafe { gpu.launch(IMAGES, Precision::F32, grid, &parameters) }?;
+        Ok(images)
+    }
+}

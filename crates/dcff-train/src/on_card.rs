@@ -1,0 +1,55 @@
+//! A data set that lives on a card as bytes: batches are cropped, mirrored and normalised there.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use dcff_data::{Assembler, Loader, Placed};
+use dcff_nn::{ByteImages, Change};
+
+use crate::Result;
+
+#[derive(Debug)]
+struct OnCard(ByteImages);
+
+impl Assembler for OnCard {
+    fn assemble(&self, images: &[Placed]) -> candle_core::Result<Tensor> {
+        let changes: Vec<_> = images
+            .iter()
+            .map(|image| Change {
+                index: image.index,
+                down: image.down,
+                right: image.right,
+                flip: image.flip,
+            })
+            .collect();
+        self.0.batch(&changes)
+    }
+}
+
+/// How `loader`, and others of its data set and normalisation, make batches on `device`; `None` on the CPU.
+///
+/// # Errors
+/// When the card has no room for the data set.
+fn assembler(loader: &Loader, device: &Device) -> Result<Option<Arc<dyn Assembler>>> {
+    let dataset = loader.dataset();
+    let bytes = ByteImages::new(device, dataset.pixels(), dataset.shape(), loader.tables())?;
+    Ok(bytes.map(|bytes| Arc::new(OnCard(bytes)) as Arc<dyn Assembler>))
+}
+
+/// `loader` with its batches made on `device`, and so `other`, which is of the same data set and normalisation.
+///
+/// # Errors
+/// When the card has no room for the data set.
+pub(crate) fn on_device(
+    loader: Loader,
+    other: Option<Loader>,
+    device: &Device,
+) -> Result<(Loader, Option<Loader>)> {
+    Ok(match assembler(&loader, device)? {
+        Some(assembler) => (
+            loader.assembled_by(Arc::clone(&assembler)),
+            other.map(|other| other.assembled_by(assembler)),
+        ),
+        None => (loader, other),
+    })
+}
