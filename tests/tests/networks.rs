@@ -185,3 +185,29 @@ architectures! {
     googlenet: "googlenet", 6;
     resnet50: "resnet50", 2;
 }
+
+/// What is chosen in the middle of a run must not move with the run, whose steps change parameters in place.
+#[test]
+fn a_collapsed_network_stays_as_it_was() {
+    let full = dcff_models::by_name("resnet20").unwrap();
+    let mut network = Network::new(&full, &full, 3, &Device::Cpu).unwrap();
+    let views = Views::dense();
+    let (images, labels) = batch(&full, 4);
+    let plain = network.collapse(&views).unwrap();
+    let logits = |network: &Network| {
+        let (logits, _) = network.forward(&images, &views, Mode::Eval).unwrap();
+        logits.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let before = logits(&plain);
+    let output = cross_entropy_step(&mut network, &views, &images, &labels, 0.0).unwrap();
+    let mut optimizer = Sgd::new(&network).unwrap();
+    optimizer
+        .step(
+            &network,
+            &output.gradients.unwrap(),
+            &Recipe::quick(2).sgd(0, 0, 1),
+        )
+        .unwrap();
+    assert_eq!(logits(&plain), before);
+    assert_ne!(logits(&network), before);
+}

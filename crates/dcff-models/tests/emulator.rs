@@ -80,17 +80,28 @@ fn distance(got: &[f32], expected: &[f32]) -> f64 {
     (difference / length.max(1e-12)).sqrt()
 }
 
-fn compare(name: &str, precision: Precision, tolerance: f64) {
-    const BATCH: usize = 4;
-    let expected = training_pass(name, precision, BATCH);
-    let settings = DeviceSettings::default();
-    let got = match emulator::with(settings, || training_pass(name, precision, BATCH)) {
-        Ok(got) => got,
+/// The pass on the emulated card, or none where there is no C++ compiler.
+fn on_a_card(name: &str, precision: Precision, batch: usize) -> Option<Results> {
+    match emulator::with(DeviceSettings::default(), || {
+        training_pass(name, precision, batch)
+    }) {
+        Ok(results) => Some(results),
         Err(error) if error.to_string().contains("os error 2") => {
             eprintln!("skipped: {error}");
-            return;
+            None
         }
         Err(error) => panic!("{error}"),
+    }
+}
+
+const NAME: &str = "resnet20";
+const BATCH: usize = 4;
+
+#[test]
+fn a_residual_network_trains_on_a_card_as_on_the_cpu() {
+    let expected = training_pass(NAME, Precision::F32, BATCH);
+    let Some(got) = on_a_card(NAME, Precision::F32, BATCH) else {
+        return;
     };
     assert_eq!(got.len(), expected.len());
     for ((what, got), (_, expected)) in got.iter().zip(&expected) {
@@ -99,20 +110,30 @@ fn compare(name: &str, precision: Precision, tolerance: f64) {
             continue;
         }
         let distance = distance(got, expected);
-        assert!(
-            distance < tolerance,
-            "{name}, {precision}: {what} is off by {distance:e}"
-        );
+        assert!(distance < 1e-3, "{what} is off by {distance:e}");
     }
 }
 
+/// Rounding turns the gradients of a deep network far, on either device, and single tensors by chance; on the whole the card
+/// may not turn them further than the CPU does.
 #[test]
-fn a_residual_network_trains_on_a_card_as_on_the_cpu() {
-    compare("resnet20", Precision::F32, 1e-3);
-}
-
-#[test]
-fn it_does_in_bfloat16() {
-    // Two roundings on the way make two results of a network that differ more than one operation does.
-    compare("resnet20", Precision::Bf16, 0.3);
+fn bfloat16_costs_on_a_card_what_it_costs_on_the_cpu() {
+    let exact = training_pass(NAME, Precision::F32, BATCH);
+    let cpu = training_pass(NAME, Precision::Bf16, BATCH);
+    let Some(card) = on_a_card(NAME, Precision::Bf16, BATCH) else {
+        return;
+    };
+    let mean = |results: &Results| {
+        let pairs = results.iter().zip(&exact);
+        let distances: Vec<f64> = pairs
+            .filter(|(_, (_, exact))| exact.iter().any(|e| e.abs() >= 1e-5))
+            .map(|((_, got), (_, exact))| distance(got, exact))
+            .collect();
+        distances.iter().sum::<f64>() / distances.len() as f64
+    };
+    let (card, cpu) = (mean(&card), mean(&cpu));
+    assert!(
+        card < 1.3 * cpu,
+        "off by {card:e} on the mean of all tensors, on the cpu by {cpu:e}"
+    );
 }
