@@ -275,7 +275,7 @@ pub(crate) struct CompareArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct EvalArgs {
-    /// A folder with model.safetensors and config.json, a run's folder, or hf://USER/NAME[@REVISION]
+    /// A folder with model.safetensors and config.json, a run's folder, or `hf://USER/NAME[@REVISION]`
     pub(crate) artefact: PathBuf,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
@@ -439,7 +439,7 @@ pub(crate) struct BenchInferArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct PredictArgs {
-    /// A folder with model.safetensors and config.json, a run's folder, or hf://USER/NAME[@REVISION]
+    /// A folder with model.safetensors and config.json, a run's folder, or `hf://USER/NAME[@REVISION]`
     pub(crate) artefact: PathBuf,
     /// PNG or JPEG files of any size
     #[arg(required = true, value_name = "IMAGE")]
@@ -454,7 +454,7 @@ pub(crate) struct PredictArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ExportArgs {
-    /// A folder with model.safetensors and config.json, a run's folder, or hf://USER/NAME[@REVISION]
+    /// A folder with model.safetensors and config.json, a run's folder, or `hf://USER/NAME[@REVISION]`
     pub(crate) artefact: PathBuf,
     #[arg(long, value_name = "FORMAT", help = choices("Form to write", export::FORMATS.into_iter()))]
     pub(crate) format: String,
