@@ -2,3 +2,8 @@
 
 pub mod fixtures;
 pub mod program;
+
+/// The README's Rust compiles and holds what it promises.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
