@@ -4,14 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::SystemTime;
 
-use dcff_tests::program::{Outcome, dcff, run, write_images};
-
-fn workshop() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let images = dir.path().join("images");
-    write_images(&images, 16, 8);
-    (dir, images)
-}
+use dcff_tests::program::{dcff, run, succeeded, workshop};
 
 /// A comparison of four runs: two criteria, two pipelines.
 fn compare(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
@@ -64,11 +57,6 @@ const RUNS: [&str; 4] = [
     "resnet20-prune-l1-norm-seed1",
     "resnet20-prune-random-seed1",
 ];
-
-fn succeeded(outcome: Outcome) -> Outcome {
-    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    outcome
-}
 
 /// When each file of a run was written last.
 fn written(folder: &Path) -> Vec<(PathBuf, SystemTime)> {

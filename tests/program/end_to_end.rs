@@ -1,19 +1,11 @@
 //! The built program from images to a compact network, as a user runs it.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
-use dcff_tests::program::{Outcome, dcff, run, write_images};
+use dcff_tests::program::{dcff, run, succeeded, workshop, write_images};
 use serde_json::Value;
-
-/// A folder with a small data set in `images`.
-fn workshop() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let images = dir.path().join("images");
-    write_images(&images, 16, 8);
-    (dir, images)
-}
 
 /// The arguments of a short run.
 fn train(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
@@ -41,11 +33,6 @@ fn train(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
     ]);
     args.extend(more.iter().map(|a| (*a).to_owned()));
     args
-}
-
-fn succeeded(outcome: Outcome) -> Outcome {
-    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    outcome
 }
 
 fn json(path: &Path) -> Value {

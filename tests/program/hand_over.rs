@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use dcff_tests::program::{Outcome, run, write_images};
+use dcff_tests::program::{run, succeeded, write_images};
 use serde_json::Value;
 
 /// A folder with `images` and a finished `run` on them; trained once for all tests, which must not change it.
@@ -45,11 +45,6 @@ fn workshop() -> &'static Path {
 
 fn text(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn succeeded(outcome: Outcome) -> Outcome {
-    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    outcome
 }
 
 /// The one line of a refusal.

@@ -1,18 +1,11 @@
 //! Classical pruning as a user runs it: dense stage, pruning, fine-tuning; interrupted, resumed, from another run's dense
 //! network; and budgets.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
-use dcff_tests::program::{Outcome, dcff, run, write_images};
+use dcff_tests::program::{dcff, run, succeeded, workshop};
 use serde_json::Value;
-
-fn workshop() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let images = dir.path().join("images");
-    write_images(&images, 16, 8);
-    (dir, images)
-}
 
 /// The arguments of a short run that prunes; `more` may repeat flags with other values.
 fn train(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
@@ -54,11 +47,6 @@ const PRUNE: [&str; 8] = [
 
 fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&PRUNE, more].concat()
-}
-
-fn succeeded(outcome: Outcome) -> Outcome {
-    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    outcome
 }
 
 fn json(path: &Path) -> Value {

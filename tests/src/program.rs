@@ -1,6 +1,6 @@
 //! The built `dcff`, and small data to feed it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use image::{Rgb, RgbImage};
@@ -60,6 +60,26 @@ fn outcome(output: Output) -> Outcome {
         stdout: text(output.stdout),
         stderr: text(output.stderr),
     }
+}
+
+/// `outcome`, which must be a success.
+///
+/// # Panics
+/// When it is not, with what the program said.
+pub fn succeeded(outcome: Outcome) -> Outcome {
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    outcome
+}
+
+/// A folder with a small data set in `images`.
+///
+/// # Panics
+/// When a file cannot be written.
+pub fn workshop() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("folder");
+    let images = dir.path().join("images");
+    write_images(&images, 16, 8);
+    (dir, images)
 }
 
 /// Writes a data set of three classes as folders of 32x32 PNG files: stripes across, stripes down and checks, in

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 use serde_json::Value;
 
-use crate::{cargo, python, root, succeed};
+use crate::{build, cargo, python, root, succeed};
 
 /// Memory layouts of PyTorch; the faster one is what we are compared with.
 const LAYOUTS: [&str; 2] = ["nchw", "channels-last"];
@@ -123,7 +123,7 @@ fn networks(
         given.all(|&n| n > 0),
         "--batch, --threads, --rounds and --steps: expected at least 1, got 0"
     );
-    let dcff = build()?;
+    let dcff = build(&[])?;
     let python = args.against_pytorch.then(python).transpose()?;
     let threads = match args.threads.as_slice() {
         [] => vec![std::thread::available_parallelism()?.get()],
@@ -390,16 +390,6 @@ fn print_text(
             figure.images, figure.ms
         );
     }
-}
-
-/// The program, built for release.
-fn build() -> Result<PathBuf> {
-    succeed(&mut cargo(["build", "--release", "--package", "dcff-cli"]))?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    Ok(target
-        .join("release")
-        .join(format!("dcff{}", std::env::consts::EXE_SUFFIX)))
 }
 
 /// A Python with PyTorch: the one that is named, or a virtual environment made for the purpose.

@@ -122,17 +122,5 @@ pub(crate) fn build() -> Result<PathBuf> {
 
 /// The program with CUDA and cuDNN, built for release.
 pub(crate) fn program() -> Result<PathBuf> {
-    succeed(&mut cargo([
-        "build",
-        "--release",
-        "--package",
-        "dcff-cli",
-        "--features",
-        "cudnn",
-    ]))?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    Ok(target
-        .join("release")
-        .join(format!("dcff{}", std::env::consts::EXE_SUFFIX)))
+    crate::build(&["--features", "cudnn"])
 }

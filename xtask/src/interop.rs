@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{cargo, python, root, succeed};
+use crate::{build, cargo, python, root, succeed, target};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -178,16 +178,6 @@ impl Check {
     fn run<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<()> {
         succeed(self.command().args(args))
     }
-}
-
-fn build(more: &[&str]) -> Result<PathBuf> {
-    succeed(cargo(["build", "--release", "--package", "dcff-cli"]).args(more))?;
-    let name = format!("dcff{}", std::env::consts::EXE_SUFFIX);
-    Ok(target().join("release").join(name))
-}
-
-fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 fn step(name: &str) {

@@ -123,6 +123,18 @@ fn cargo<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     command
 }
 
+/// Where cargo builds.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// The program, built for release with `more` arguments for cargo.
+fn build(more: &[&str]) -> Result<PathBuf> {
+    succeed(cargo(["build", "--release", "--package", "dcff-cli"]).args(more))?;
+    let name = format!("dcff{}", std::env::consts::EXE_SUFFIX);
+    Ok(target().join("release").join(name))
+}
+
 /// Runs `command`; an error names it.
 fn succeed(command: &mut Command) -> Result<()> {
     let status = command

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{cargo, root, succeed};
+use crate::{build, succeed};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -29,16 +29,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         "{}: expected folders of finished runs, got none",
         args.results.display()
     );
-    let mut build = cargo(["build", "--release", "--package", "dcff-cli"]);
-    if !args.dry_run {
-        build.args(["--features", "hub"]);
-    }
-    succeed(&mut build)?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let dcff = target
-        .join("release")
-        .join(format!("dcff{}", std::env::consts::EXE_SUFFIX));
+    let hub: &[&str] = match args.dry_run {
+        true => &[],
+        false => &["--features", "hub"],
+    };
+    let dcff = build(hub)?;
     for run in &runs {
         let name = repository(run);
         let mut publish = Command::new(&dcff);

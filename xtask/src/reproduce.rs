@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
-use crate::{cargo, root, succeed};
+use crate::{build, root, succeed};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         !args.compare || matches!(args.data, Data::Cifar10),
         "--compare: expected cifar10, got synthetic"
     );
-    let dcff = build(data)?;
+    let dcff = build_for(data)?;
     let name = match (args.data, args.compare, args.quick) {
         (Data::Synthetic, ..) => "synthetic",
         (Data::Cifar10, false, true) => "cifar10-quick",
@@ -302,21 +302,15 @@ fn hours(seconds: f64) -> String {
 }
 
 /// Builds the program, with the Hub's client only when the data is not there yet.
-fn build(data: &str) -> Result<PathBuf> {
-    let build = ["build", "--release", "--package", "dcff-cli"];
-    succeed(&mut cargo(build))?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let dcff = target
-        .join("release")
-        .join(format!("dcff{}", std::env::consts::EXE_SUFFIX));
+fn build_for(data: &str) -> Result<PathBuf> {
+    let dcff = build(&[])?;
     let found = Command::new(&dcff)
         .args(["data", data, "--locate"])
         .output()
         .with_context(|| dcff.display().to_string())?;
     if !found.status.success() {
         eprintln!("== {data} is not on this machine: building with the Hub's client");
-        succeed(cargo(build).args(["--features", "hub"]))?;
+        return build(&["--features", "hub"]);
     }
     Ok(dcff)
 }

@@ -1,21 +1,13 @@
 //! Batch norm folded into the convolution before it.
 //!
-//! At inference batch norm is an affine map of each channel, so it is one with the convolution it reads:
-//!
-//! ```text
-//! s = gamma / sqrt(var + eps)
-//! W'[o] = s[o] * W[o]
-//! b'[o] = beta[o] + s[o] * (b[o] - mean[o])
-//! ```
-//!
-//! computed in `f64` and rounded once. Jacob et al., *Quantization and Training of Neural Networks for Efficient
-//! Integer-Arithmetic-Only Inference*, CVPR 2018, section 3.2, <https://arxiv.org/abs/1712.05877>.
+//! At inference batch norm is an affine map of each channel, so it is one with the convolution it reads; the arithmetic is
+//! [`dcff_models::fold_norm`]'s.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use dcff_models::{LayerKind, Norm};
+use dcff_models::{LayerKind, Norm, fold_norm};
 
 use crate::{Artefact, CONFIG, Error, Result, WEIGHTS};
 
@@ -73,7 +65,7 @@ impl Artefact {
 
 /// Replaces the tensors of `conv` and `norm` by those of the folded convolution.
 fn fold(tensors: &mut BTreeMap<String, Tensor>, conv: &str, norm: &str, eps: f64) -> Result<()> {
-    let mut take = |layer: &str, suffix: &str| -> Result<Option<(Vec<usize>, Vec<f64>)>> {
+    let mut take = |layer: &str, suffix: &str| -> Result<Option<(Vec<usize>, Vec<f32>)>> {
         let Some(tensor) = tensors.remove(&format!("{layer}.{suffix}")) else {
             return Ok(None);
         };
@@ -81,38 +73,30 @@ fn fold(tensors: &mut BTreeMap<String, Tensor>, conv: &str, norm: &str, eps: f64
             .flatten_all()
             .and_then(|t| t.to_vec1::<f32>())
             .map_err(|error| Error::Model(error.into()))?;
-        Ok(Some((
-            tensor.dims().to_vec(),
-            values.into_iter().map(f64::from).collect(),
-        )))
+        Ok(Some((tensor.dims().to_vec(), values)))
     };
     let missing = |layer: &str, suffix: &str| {
         Error::content(Path::new(WEIGHTS), format!("{layer}.{suffix}: missing"))
     };
-    let (shape, mut weight) = take(conv, "weight")?.ok_or_else(|| missing(conv, "weight"))?;
-    let mut bias = match take(conv, "bias")? {
-        Some((_, bias)) => bias,
-        None => vec![0.0; shape[0]],
-    };
-    let mut of_norm = |suffix: &str| -> Result<Vec<f64>> {
+    let (shape, weight) = take(conv, "weight")?.ok_or_else(|| missing(conv, "weight"))?;
+    let bias = take(conv, "bias")?.map(|(_, bias)| bias);
+    let mut of_norm = |suffix: &str| -> Result<Vec<f32>> {
         Ok(take(norm, suffix)?.ok_or_else(|| missing(norm, suffix))?.1)
     };
-    let [gamma, beta] = [of_norm("weight")?, of_norm("bias")?];
-    let [mean, var] = [of_norm("running_mean")?, of_norm("running_var")?];
+    let parts = [
+        of_norm("weight")?,
+        of_norm("bias")?,
+        of_norm("running_mean")?,
+        of_norm("running_var")?,
+    ];
     tensors.remove(&format!("{norm}.num_batches_tracked"));
 
-    let filter: usize = shape[1..].iter().product();
-    for (o, filter) in weight.chunks_exact_mut(filter.max(1)).enumerate() {
-        let scale = gamma[o] / (var[o] + eps).sqrt();
-        filter.iter_mut().for_each(|w| *w *= scale);
-        bias[o] = beta[o] + scale * (bias[o] - mean[o]);
-    }
+    let (weight, bias) = fold_norm(&weight, bias.as_deref(), &parts, eps);
     for (suffix, shape, values) in [
         ("weight", shape.clone(), weight),
         ("bias", vec![shape[0]], bias),
     ] {
-        let values = values.into_iter().map(|v| v as f32).collect();
-        let tensor = Tensor::from_vec::<_, f32>(values, shape, &Device::Cpu)
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu)
             .map_err(|error| Error::Model(error.into()))?;
         tensors.insert(format!("{conv}.{suffix}"), tensor);
     }

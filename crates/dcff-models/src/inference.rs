@@ -378,7 +378,7 @@ fn fold(network: &Network, step: &Step, plain: Plain) -> Result<Plain> {
         [weight, bias, mean, var].map(|parameter| numbers(network.tensor(parameter)));
     let norm = [gamma?, beta?, mean?, var?];
     let old = plain.bias.as_ref().map(numbers).transpose()?;
-    let (weight, bias) = folded(&numbers(&plain.weight)?, old.as_deref(), &norm, eps);
+    let (weight, bias) = fold_norm(&numbers(&plain.weight)?, old.as_deref(), &norm, eps);
     Ok(Plain {
         bias: Some(Tensor::from_vec(bias, norm[0].len(), &Device::Cpu)?),
         weight: Tensor::from_vec(weight, plain.weight.shape(), &Device::Cpu)?,
@@ -386,8 +386,18 @@ fn fold(network: &Network, step: &Step, plain: Plain) -> Result<Plain> {
     })
 }
 
-/// Weights and bias that do the work of a norm `[γ, β, μ, σ²]` as well.
-fn folded(
+/// Weights `[C_out, …]` and bias `[C_out]` of a convolution that does the work of the norm `[γ, β, μ, σ²]` behind it as well:
+///
+/// ```text
+/// w'[o] = w[o] γ[o] / √(σ²[o] + ε)          b'[o] = β[o] + (b[o] - μ[o]) γ[o] / √(σ²[o] + ε)
+/// ```
+///
+/// in `f64`, rounded once. Jacob et al., *Quantization and Training of Neural Networks for Efficient
+/// Integer-Arithmetic-Only Inference*, CVPR 2018, section 3.2, <https://arxiv.org/abs/1712.05877>.
+///
+/// # Panics
+/// If the norm's parts or the bias have other lengths than `C_out`.
+pub fn fold_norm(
     weight: &[f32],
     bias: Option<&[f32]>,
     [gamma, beta, mean, var]: &[Vec<f32>; 4],
@@ -421,7 +431,7 @@ mod tests {
     fn folds_a_norm_by_hand() {
         // Scales: 3 / √(3 + 1) = 1.5 and -1 / √(0.25 + 0) with ε = 0 for the second: given apart.
         let norm = [vec![3.0], vec![0.5], vec![2.0], vec![3.0]];
-        let (weight, bias) = folded(&[1.0, -2.0], Some(&[4.0]), &norm, 1.0);
+        let (weight, bias) = fold_norm(&[1.0, -2.0], Some(&[4.0]), &norm, 1.0);
         assert_eq!((weight, bias), (vec![1.5, -3.0], vec![3.5]));
         let norm = [
             vec![-1.0, 2.0],
@@ -429,7 +439,7 @@ mod tests {
             vec![1.0, 0.0],
             vec![0.25, 4.0],
         ];
-        let (weight, bias) = folded(&[1.0, 2.0, 3.0, 4.0], None, &norm, 0.0);
+        let (weight, bias) = fold_norm(&[1.0, 2.0, 3.0, 4.0], None, &norm, 0.0);
         assert_eq!(weight, [-2.0, -4.0, 3.0, 4.0]);
         assert_eq!(bias, [2.0, 1.0]);
     }

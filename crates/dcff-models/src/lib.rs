@@ -45,7 +45,7 @@ pub use architecture::{
 };
 pub use error::{Error, Result};
 pub use googlenet::googlenet;
-pub use inference::InferenceNetwork;
+pub use inference::{InferenceNetwork, fold_norm};
 pub use network::{Gradients, Mode, Network, Trace};
 pub use parameters::{Parameter, ParameterKind, parameters};
 pub use prune::ChannelGroup;
