@@ -63,7 +63,13 @@ fn run(cli: Cli) -> anyhow::Result<Ended> {
             std::process::exit(130);
         });
     }
-    match cli.command {
+    // On one of the pool's own threads: work is then split where it arises, and no thread sleeps and is woken for every
+    // layer.
+    rayon::scope(|_| dispatch(cli.command))
+}
+
+fn dispatch(command: Command) -> anyhow::Result<Ended> {
+    match command {
         Command::Train(args) => commands::train::run(&args),
         Command::Compare(args) => commands::compare::run(&args),
         Command::Eval(args) => commands::eval::run(&args),

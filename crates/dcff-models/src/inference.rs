@@ -68,8 +68,8 @@ impl InferenceNetwork {
             });
         }
         match &self.program {
-            Program::Prepared(prepared) => Ok(inference::in_chunks(images, |images, load| {
-                prepared.forward(images, load)
+            Program::Prepared(prepared) => Ok(dcff_nn::awake(images.device(), || {
+                inference::in_chunks(images, |images, load| prepared.forward(images, load))
             })?),
             Program::Plain(network) => {
                 let (logits, _) = network.forward(images, &Views::dense(), Mode::Eval)?;

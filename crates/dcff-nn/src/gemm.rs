@@ -40,11 +40,25 @@ impl<'a> Matrix<'a> {
 /// the first-level cache.
 const DEPTH: usize = 256;
 
+/// The `m` rows of `a`, `k` numbers each, one behind the other.
+fn by_rows(m: usize, k: usize, a: Matrix<'_>) -> Vec<f32> {
+    /// Columns of `a` that lie side by side in memory where its rows do not.
+    const BAND: usize = 16;
+    let mut rows = vec![0f32; m * k];
+    for (band, rows) in rows.chunks_mut(BAND * k).enumerate() {
+        for j in 0..k {
+            for (i, row) in rows.chunks_exact_mut(k).enumerate() {
+                row[j] = a.data[(band * BAND + i) * a.rows + j * a.columns];
+            }
+        }
+    }
+    rows
+}
+
 /// `C = A B` with `A` `[m, k]`, `B` `[k, n]` and `C` `[m, n]`, row-major.
 pub(crate) fn product(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
-    let mut c = vec![0f32; m * n];
-    if k == 0 || c.is_empty() {
-        return c;
+    if k == 0 || m * n == 0 {
+        return vec![0f32; m * n];
     }
     let isa = Isa::current();
     let tile = isa.tile_pixels();
@@ -53,11 +67,7 @@ pub(crate) fn product(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>
     let left = if a.columns == 1 {
         Cow::Borrowed(a.data)
     } else {
-        Cow::Owned(
-            (0..m * k)
-                .map(|i| a.data[i / k * a.rows + i % k * a.columns])
-                .collect(),
-        )
+        Cow::Owned(by_rows(m, k, a))
     };
     let row = if a.columns == 1 { a.rows } else { k };
     let taps: Vec<u32> = (0..k.min(DEPTH)).map(|i| (i * tile) as u32).collect();
@@ -65,7 +75,8 @@ pub(crate) fn product(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>
     let panels = n.div_ceil(width);
     let splits = threads::parts(panels, m.div_ceil(FILTERS));
     let per_split = m.div_ceil(FILTERS).div_ceil(splits) * FILTERS;
-    let out = Out::new(&mut c);
+    let mut c = Vec::with_capacity(m * n);
+    let out = Out::new(c.spare_capacity_mut());
     threads::each(panels * splits, |task| {
         let (panel, first_row) = (task / splits, task % splits * per_split);
         if first_row >= m {
@@ -107,13 +118,15 @@ pub(crate) fn product(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>
             });
         }
         for (i, row) in target.chunks_exact(width).enumerate() {
-            // SAFETY: a task writes its own rows and columns.
-            let to = unsafe {
-                std::slice::from_raw_parts_mut(out.at((first_row + i) * n + first), valid)
-            };
-            to.copy_from_slice(&row[..valid]);
+            // SAFETY: a task writes its own rows and columns, which lie within the capacity.
+            unsafe {
+                let to = out.at((first_row + i) * n + first).cast::<f32>();
+                to.copy_from_nonoverlapping(row.as_ptr(), valid);
+            }
         }
     });
+    // SAFETY: the tasks have written every row and column.
+    unsafe { c.set_len(m * n) };
     c
 }
 

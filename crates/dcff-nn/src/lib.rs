@@ -82,3 +82,4 @@ pub use pool::{
 };
 pub use sgd::{SgdConfig, sgd_step, sgd_steps};
 pub use shortcut::{shortcut, shortcut_backward};
+pub use threads::awake;

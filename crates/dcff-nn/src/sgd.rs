@@ -10,9 +10,12 @@
 //! with the learning rate `η` outside the velocity. PyTorch's first step, `v = g`, is what a
 //! velocity of zero gives.
 
-use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor, bail};
+use std::cell::RefCell;
+
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
 
 use crate::gpu::{self, Gpu};
+use crate::threads::{self, Out};
 
 /// Settings of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,81 +30,95 @@ pub struct SgdConfig {
     pub nesterov: bool,
 }
 
-/// `v <- m v + (g + λ p)`.
-struct Velocity(SgdConfig);
+const OP: &str = "sgd_step";
 
-/// `p <- p - η (g + λ p + m v)` or `p <- p - η v`.
-struct Parameter(SgdConfig);
+/// Numbers that one thread updates at a time; with velocity and gradient they fit its second-level cache.
+const CHUNK: usize = 1 << 15;
 
-fn slice<'a>(op: &str, name: &str, s: &'a CpuStorage, l: &Layout) -> Result<&'a [f32]> {
+fn slice<'a>(name: &str, s: &'a CpuStorage, l: &Layout) -> Result<&'a [f32]> {
     let (CpuStorage::F32(data), Some((start, end))) = (s, l.contiguous_offsets()) else {
-        bail!("{op}: expected a contiguous {name} of type f32");
+        bail!("{OP}: expected a contiguous {name} of type f32");
     };
     Ok(&data[start..end])
 }
 
-fn slice_mut<'a>(op: &str, name: &str, s: &'a mut CpuStorage, l: &Layout) -> Result<&'a mut [f32]> {
+fn slice_mut<'a>(name: &str, s: &'a mut CpuStorage, l: &Layout) -> Result<&'a mut [f32]> {
     let (CpuStorage::F32(data), Some((start, end))) = (s, l.contiguous_offsets()) else {
-        bail!("{op}: expected a contiguous {name} of type f32");
+        bail!("{OP}: expected a contiguous {name} of type f32");
     };
     Ok(&mut data[start..end])
 }
 
-impl InplaceOp3 for Velocity {
+/// The step as a change of the velocity, which reaches for the parameter on its way: candle lends one storage at a time.
+struct ChangeBoth<'a> {
+    param: &'a Tensor,
+    grad: &'a Tensor,
+    cfg: &'a SgdConfig,
+}
+
+/// The step as a change of the parameter, with the velocity in hand.
+struct ChangeParameter<'a> {
+    velocity: RefCell<&'a mut [f32]>,
+    cfg: &'a SgdConfig,
+}
+
+impl InplaceOp1 for ChangeBoth<'_> {
     fn name(&self) -> &'static str {
-        "sgd_step"
+        OP
+    }
+
+    fn cpu_fwd(&self, velocity: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let velocity = slice_mut("velocity", velocity, layout)?;
+        self.param.inplace_op2(
+            self.grad,
+            &ChangeParameter {
+                velocity: RefCell::new(velocity),
+                cfg: self.cfg,
+            },
+        )
+    }
+}
+
+impl InplaceOp2 for ChangeParameter<'_> {
+    fn name(&self) -> &'static str {
+        OP
     }
 
     fn cpu_fwd(
         &self,
-        v: &mut CpuStorage,
-        v_layout: &Layout,
-        g: &CpuStorage,
-        g_layout: &Layout,
-        p: &CpuStorage,
-        p_layout: &Layout,
+        param: &mut CpuStorage,
+        param_layout: &Layout,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
     ) -> Result<()> {
-        let v = slice_mut(self.name(), "velocity", v, v_layout)?;
-        let g = slice(self.name(), "gradient", g, g_layout)?;
-        let p = slice(self.name(), "parameter", p, p_layout)?;
-        let (momentum, decay) = (self.0.momentum as f32, self.0.weight_decay as f32);
-        for ((v, g), p) in v.iter_mut().zip(g).zip(p) {
-            *v = momentum * *v + (g + decay * p);
-        }
+        let p = slice_mut("parameter", param, param_layout)?;
+        let g = slice("gradient", grad, grad_layout)?;
+        sweep(p, &mut self.velocity.borrow_mut(), g, self.cfg);
         Ok(())
     }
 }
 
-impl InplaceOp3 for Parameter {
-    fn name(&self) -> &'static str {
-        "sgd_step"
-    }
-
-    fn cpu_fwd(
-        &self,
-        p: &mut CpuStorage,
-        p_layout: &Layout,
-        v: &CpuStorage,
-        v_layout: &Layout,
-        g: &CpuStorage,
-        g_layout: &Layout,
-    ) -> Result<()> {
-        let p = slice_mut(self.name(), "parameter", p, p_layout)?;
-        let v = slice(self.name(), "velocity", v, v_layout)?;
-        let g = slice(self.name(), "gradient", g, g_layout)?;
-        let (rate, momentum) = (self.0.lr as f32, self.0.momentum as f32);
-        let decay = self.0.weight_decay as f32;
-        if self.0.nesterov {
-            for ((p, v), g) in p.iter_mut().zip(v).zip(g) {
-                *p -= rate * ((g + decay * *p) + momentum * v);
-            }
-        } else {
-            for (p, v) in p.iter_mut().zip(v) {
-                *p -= rate * v;
-            }
+/// One pass over slices of one length.
+fn sweep(p: &mut [f32], v: &mut [f32], g: &[f32], cfg: &SgdConfig) {
+    let (all_p, all_v) = (Out::new(p), Out::new(v));
+    threads::each(g.len().div_ceil(CHUNK), |chunk| {
+        let start = chunk * CHUNK;
+        let g = &g[start..g.len().min(start + CHUNK)];
+        // SAFETY: a task changes its own chunk.
+        let (p, v) = unsafe {
+            (
+                std::slice::from_raw_parts_mut(all_p.at(start), g.len()),
+                std::slice::from_raw_parts_mut(all_v.at(start), g.len()),
+            )
+        };
+        let (rate, momentum) = (cfg.lr as f32, cfg.momentum as f32);
+        let decay = cfg.weight_decay as f32;
+        for ((p, v), g) in p.iter_mut().zip(v).zip(g) {
+            let g = g + decay * *p;
+            *v = momentum * *v + g;
+            *p -= rate * if cfg.nesterov { g + momentum * *v } else { *v };
         }
-        Ok(())
-    }
+    });
 }
 
 /// One step: changes `param` and `velocity` in place. All three have one shape; start with a
@@ -131,16 +148,23 @@ pub fn sgd_steps(triples: &[[&Tensor; 3]], cfg: &SgdConfig) -> Result<()> {
     }
     for [param, velocity, grad] in triples {
         let grad = grad.contiguous()?;
-        velocity.inplace_op3(&grad, param, &Velocity(*cfg))?;
-        param.inplace_op3(velocity, &grad, &Parameter(*cfg))?;
+        let grad = &grad;
+        velocity.inplace_op1(&ChangeBoth { param, grad, cfg })?;
     }
     Ok(())
 }
 
 fn check(param: &Tensor, velocity: &Tensor, grad: &Tensor) -> Result<()> {
-    const OP: &str = "sgd_step";
     crate::args::same(OP, "a velocity of shape", param.dims(), velocity.dims())?;
+    if storage(param) == storage(velocity) {
+        bail!("{OP}: expected a velocity with memory of its own, got the parameter's");
+    }
     crate::args::same(OP, "a gradient of shape", param.dims(), grad.dims())
+}
+
+/// Where a tensor's storage lives.
+fn storage(tensor: &Tensor) -> *const candle_core::Storage {
+    &raw const *tensor.storage_and_layout().0
 }
 
 #[cfg(test)]

@@ -4,10 +4,9 @@
 //! of threads; the order in which a number's terms are added never does.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use rayon::prelude::*;
-
-use crate::buffer::Plain;
+use candle_core::Device;
 
 thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
@@ -38,14 +37,21 @@ pub(crate) fn alone<R>(f: impl FnOnce() -> R) -> R {
 }
 
 /// An address that tasks share; each writes only its own part behind it.
-#[derive(Clone, Copy)]
 pub(crate) struct Out<T = f32>(*mut T);
 
-// SAFETY: the users below write disjoint parts.
-unsafe impl<T: Plain> Send for Out<T> {}
-unsafe impl<T: Plain> Sync for Out<T> {}
+impl<T> Clone for Out<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
 
-impl<T: Plain> Out<T> {
+impl<T> Copy for Out<T> {}
+
+// SAFETY: the users write disjoint parts.
+unsafe impl<T: Send> Send for Out<T> {}
+unsafe impl<T: Send> Sync for Out<T> {}
+
+impl<T> Out<T> {
     pub(crate) fn new(data: &mut [T]) -> Self {
         Self(data.as_mut_ptr())
     }
@@ -62,11 +68,89 @@ impl<T: Plain> Out<T> {
 }
 
 /// Runs `task(0)` to `task(tasks - 1)`.
+///
+/// Every thread has its share of the numbers, the same in every call, so that what it wrote for one layer is in its cache
+/// when it reads it for the next. One that has done its share goes on with what others have left of theirs.
 pub(crate) fn each(tasks: usize, task: impl Fn(usize) + Send + Sync) {
-    if tasks <= 1 || count() == 1 {
-        (0..tasks).for_each(task);
-    } else {
-        (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+    let shares = count().min(tasks);
+    if shares <= 1 {
+        return (0..tasks).for_each(task);
+    }
+    let next: Vec<AtomicUsize> = (0..shares)
+        .map(|share| AtomicUsize::new(share * tasks / shares))
+        .collect();
+    let ended = AtomicUsize::new(0);
+    let work = || {
+        let own = rayon::current_thread_index().unwrap_or(0);
+        for share in (own..own + shares).map(|share| share % shares) {
+            let end = (share + 1) * tasks / shares;
+            loop {
+                let number = next[share].fetch_add(1, Ordering::Relaxed);
+                if number >= end {
+                    break;
+                }
+                let _ended = OnDrop(|| {
+                    ended.fetch_add(1, Ordering::Release);
+                });
+                task(number);
+            }
+        }
+    };
+    rayon::in_place_scope(|scope| {
+        for _ in 1..shares {
+            scope.spawn(|_| work());
+        }
+        work();
+        // The scope would put this thread to sleep; the others are about to end.
+        while ended.load(Ordering::Acquire) < tasks {
+            pause();
+        }
+    });
+}
+
+/// Runs `f` while the other threads of the pool stay awake between the pieces of work that `f` hands out.
+///
+/// A step of training splits its work hundreds of times, with a moment on one thread between. A thread that sleeps
+/// through that moment takes longer to wake (50 µs and more on virtual machines) than a small layer takes. Threads that
+/// wait give way to other programs, but do not rest: wrap steps, not programs. Work on a card needs no threads; with its
+/// `device`, `f` is called and nothing else happens.
+pub fn awake<R>(device: &Device, f: impl FnOnce() -> R) -> R {
+    /// Set while one call keeps the threads awake: a second would not make them more so.
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if !device.is_cpu() || count() == 1 || TAKEN.swap(true, Ordering::Acquire) {
+        return f();
+    }
+    let _free = OnDrop(|| TAKEN.store(false, Ordering::Release));
+    let over = AtomicBool::new(false);
+    rayon::in_place_scope(|scope| {
+        for _ in 1..count() {
+            scope.spawn(|_| {
+                while !over.load(Ordering::Acquire) {
+                    if rayon::yield_now() != Some(rayon::Yield::Executed) {
+                        pause();
+                    }
+                }
+            });
+        }
+        let _over = OnDrop(|| over.store(true, Ordering::Release));
+        f()
+    })
+}
+
+/// Waits for a moment that is shorter than a sleep.
+fn pause() {
+    for _ in 0..8 {
+        std::hint::spin_loop();
+    }
+    std::thread::yield_now();
+}
+
+/// Calls its function when it is dropped, by a panic too.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }
 
@@ -82,21 +166,85 @@ pub(crate) fn each_worth(tasks: usize, work: usize, task: impl Fn(usize) + Send 
 /// Runs `task(0)` to `task(tasks - 1)` and returns what they made, in order.
 pub(crate) fn map<T: Send>(tasks: usize, task: impl Fn(usize) -> T + Send + Sync) -> Vec<T> {
     if tasks <= 1 || count() == 1 {
-        (0..tasks).map(task).collect()
-    } else {
-        (0..tasks)
-            .into_par_iter()
-            .with_max_len(1)
-            .map(task)
-            .collect()
+        return (0..tasks).map(task).collect();
     }
+    let mut made: Vec<Option<T>> = (0..tasks).map(|_| None).collect();
+    let out = Out(made.as_mut_ptr());
+    // SAFETY: a task writes its own place.
+    each(tasks, |number| unsafe {
+        *out.at(number) = Some(task(number));
+    });
+    made.into_iter().flatten().collect()
 }
 
 /// Parts to split `items` of work into, per group, so that `groups` groups keep all threads busy.
+///
+/// A split costs what its parts do alike, so there are as few as leave no thread idle for long.
 pub(crate) fn parts(groups: usize, items: usize) -> usize {
-    if count() == 1 {
-        return 1;
+    let (groups, items) = (groups.max(1), items.max(1));
+    let threads = count();
+    (1..items)
+        .find(|parts| {
+            let tasks = groups * parts;
+            tasks >= 4 * threads || tasks % threads == 0
+        })
+        .unwrap_or(items)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.unwrap().install(f)
     }
-    let wanted = 4 * count();
-    wanted.div_ceil(groups.max(1)).clamp(1, items.max(1))
+
+    #[test]
+    fn every_number_has_its_turn_once() {
+        for threads in [1, 2, 5] {
+            for tasks in [0, 1, 2, 3, 7, 100] {
+                let turns: Vec<_> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                let made = with_threads(threads, || {
+                    awake(&Device::Cpu, || {
+                        each(tasks, |number| {
+                            turns[number].fetch_add(1, Ordering::Relaxed);
+                        });
+                        map(tasks, |number| number)
+                    })
+                });
+                assert!(turns.iter().all(|turns| turns.load(Ordering::Relaxed) == 1));
+                assert_eq!(made, (0..tasks).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller() {
+        for number in [0, 9] {
+            let ended = std::panic::catch_unwind(|| {
+                with_threads(2, || {
+                    awake(&Device::Cpu, || {
+                        each(10, |task| assert_ne!(task, number));
+                    });
+                });
+            });
+            assert!(ended.is_err());
+            // The threads are free again.
+            assert_eq!(with_threads(2, || map(3, |number| number)), [0, 1, 2]);
+        }
+    }
+
+    #[test]
+    fn splits_as_little_as_keeps_threads_busy() {
+        with_threads(2, || {
+            assert_eq!(parts(1, 100), 2);
+            assert_eq!(parts(2, 100), 1);
+            assert_eq!(parts(3, 100), 2);
+            assert_eq!(parts(9, 100), 1);
+            assert_eq!(parts(1, 1), 1);
+        });
+        with_threads(8, || assert_eq!(parts(3, 5), 5));
+        with_threads(1, || assert_eq!(parts(1, 100), 1));
+    }
 }

@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing};
 use dcff_data::{Augmentation, Batch, Dataset, Loader, LoaderOptions, Normalisation, Splits};
 use dcff_models::{Architecture, Network, Views};
-use dcff_nn::Convolution;
+use dcff_nn::{Convolution, SgdConfig};
 
 use crate::checkpoint::{
     Best, CHECKPOINT, CHOSEN, Checkpoint, NETWORK, Position, State, VELOCITY, tensor_name,
@@ -385,11 +385,7 @@ impl Trainer {
         // The first step warms caches and buffers up and is not counted.
         for batch in self.train.epoch(Some(0), 0).take(steps + 1) {
             let (batch, start) = (batch?, Instant::now());
-            let output = self.method_step(&batch)?;
-            if let Some(gradients) = &output.gradients {
-                self.optimizer
-                    .step(&self.network, gradients, &recipe.sgd(0, 0, all))?;
-            }
+            self.step(&batch, &recipe.sgd(0, 0, all))?;
             step_seconds.push(start.elapsed().as_secs_f64());
         }
         if step_seconds.len() > 1 {
@@ -419,13 +415,21 @@ impl Trainer {
         Ok(epochs * (overhead + step * (all as f64 + evaluated as f64 / 3.0)))
     }
 
-    /// The method's passes over one batch, on the network's device.
-    fn method_step(&mut self, batch: &Batch) -> Result<StepOutput> {
-        let images = batch.images.to_device(self.network.device())?;
-        let labels = batch.labels.to_device(self.network.device())?;
+    /// The method's passes over one batch, on the network's device, and the optimizer's step if the loss was finite.
+    fn step(&mut self, batch: &Batch, sgd: &SgdConfig) -> Result<StepOutput> {
+        let device = self.network.device().clone();
+        let images = batch.images.to_device(&device)?;
+        let labels = batch.labels.to_device(&device)?;
         let smoothing = self.config.recipe.label_smoothing;
-        self.method
-            .step(&mut self.network, &self.views, &images, &labels, smoothing)
+        dcff_nn::awake(&device, || {
+            let output =
+                self.method
+                    .step(&mut self.network, &self.views, &images, &labels, smoothing)?;
+            if let Some(gradients) = &output.gradients {
+                self.optimizer.step(&self.network, gradients, sgd)?;
+            }
+            Ok(output)
+        })
     }
 
     /// Trains the rest of the current epoch; `false` when it was asked to stop.
@@ -454,13 +458,12 @@ impl Trainer {
             if step < first {
                 continue;
             }
-            let output = self.method_step(&batch)?;
-            let Some(gradients) = output.gradients.filter(|_| output.loss.is_finite()) else {
-                return Err(self.diverged(output.loss, epoch, step));
-            };
             let sgd = stage.recipe.sgd(epoch - stage.schedule_from, step, steps);
             learning_rate = sgd.lr;
-            self.optimizer.step(&self.network, &gradients, &sgd)?;
+            let output = self.step(&batch, &sgd)?;
+            if output.gradients.is_none() {
+                return Err(self.diverged(output.loss, epoch, step));
+            }
             let count = batch.labels.elem_count();
             self.state.tally.add(output.loss, output.correct, count);
             self.state.position.step = step + 1;

@@ -114,11 +114,13 @@ fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
     let mut times = Vec::with_capacity(args.rounds);
     for step in 0..WARM_UP + args.rounds {
         let start = Instant::now();
-        let output = method.step(&mut network, &views, &images, &labels, 0.0)?;
-        let gradients = output
-            .gradients
-            .with_context(|| format!("the loss of step {step} is {}", output.loss))?;
-        optimizer.step(&network, &gradients, &sgd)?;
+        dcff_nn::awake(&Device::Cpu, || {
+            let output = method.step(&mut network, &views, &images, &labels, 0.0)?;
+            let gradients = output
+                .gradients
+                .with_context(|| format!("the loss of step {step} is {}", output.loss))?;
+            anyhow::Ok(optimizer.step(&network, &gradients, &sgd)?)
+        })?;
         if step >= WARM_UP {
             times.push(start.elapsed().as_secs_f64());
         }

@@ -225,7 +225,7 @@ fn by<E: Element, const M: usize>(x: &Features, dy: &Features, padding: usize) -
     let chunks = (PARTIAL / (points * from * to)).clamp(1, CHUNKS);
     let chunks = chunks.min(tiles.div_ceil(4 * block));
     let per_chunk = tiles.div_ceil(chunks);
-    let splits = threads::parts(2 * chunks, to.div_ceil(4 * FILTERS));
+    let splits = threads::parts(chunks, to.div_ceil(4 * FILTERS));
     let per_split = to.div_ceil(FILTERS).div_ceil(splits) * FILTERS;
     let mut sums = Buffer::new(chunks * points * to * from);
     let out = Out::new(&mut sums);
