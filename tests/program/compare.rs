@@ -194,11 +194,13 @@ fn a_failed_run_is_a_row_and_not_the_end() {
         file.as_os_str(),
         "--out".as_ref(),
         out.as_os_str(),
-        "--no-estimate".as_ref(),
         "--jobs".as_ref(),
         "2".as_ref(),
     ]);
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    // Both settings were measured beforehand.
+    let estimates = outcome.stderr.matches(" for each of 1\n").count();
+    assert_eq!(estimates, 2, "{}", outcome.stderr);
     let markdown = std::fs::read_to_string(out.join("report/report.md")).unwrap();
     assert!(markdown.contains("| failed: "), "{markdown}");
     assert!(markdown.contains("| 0 (1 failed) |"), "{markdown}");

@@ -174,7 +174,7 @@ fn estimate(
         if groups.contains_key(run.group.as_str()) {
             continue;
         }
-        let output = Command::new(std::env::current_exe()?)
+        let mut child = Command::new(std::env::current_exe()?)
             .args(&run.arguments)
             .args([
                 "--estimate",
@@ -183,8 +183,14 @@ fn estimate(
                 "--end-with-parent",
             ])
             .stdin(Stdio::piped())
-            .output()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
             .context("starting dcff train --estimate")?;
+        // Held open until it has ended: it ends with its input.
+        let input = child.stdin.take();
+        let output = child.wait_with_output()?;
+        drop(input);
         if queue.stop.load(std::sync::atomic::Ordering::Relaxed) {
             break;
         }
