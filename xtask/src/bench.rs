@@ -28,8 +28,8 @@ enum What {
     Train(TrainArgs),
     /// Forward passes of the compact and the dense network
     Infer(NetworkArgs),
-    /// Convolutions, batch norm and pooling of VGG-16 and ResNet-56, layer by layer
-    Layers,
+    /// Where the time of a training step goes, layer by layer
+    Layers(LayersArgs),
     /// The benchmarks of a crate, or of all crates
     Kernels {
         /// For example dcff-nn
@@ -49,6 +49,16 @@ struct TrainArgs {
         default_value = "f32"
     )]
     precision: Vec<String>,
+}
+
+#[derive(clap::Args)]
+struct LayersArgs {
+    /// Network
+    #[arg(long, value_name = "NAME", default_value = "vgg16")]
+    arch: String,
+    /// For dcff bench train: --rates, --batch, --threads, --precision, --rounds, --json
+    #[arg(last = true)]
+    more: Vec<String>,
 }
 
 #[derive(clap::Args)]
@@ -91,13 +101,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Train(args) => networks("train", &args.network, &[256], &args.precision),
         What::Infer(args) => networks("infer", args, &[1, 256], &[]),
-        What::Layers => succeed(&mut cargo([
-            "bench",
-            "--package",
-            "dcff-nn",
-            "--bench",
-            "layers",
-        ])),
+        What::Layers(args) => succeed(
+            Command::new(build(&[])?)
+                .args(["bench", "train", "--layers", "--arch", &args.arch])
+                .args(&args.more),
+        ),
         What::Kernels { package } => {
             let mut command = cargo(["bench"]);
             match package {
@@ -294,6 +302,8 @@ const DENSE: &str = "dense";
 struct Figures {
     images: f64,
     ms: f64,
+    /// Nominal GF/s and the limit of plain multiplication, which ours alone says.
+    gflops: Option<(f64, f64)>,
     /// The most memory resident, and how much of it the program took before it had a network; `None` where unknown.
     peak: Option<f64>,
     idle: Option<f64>,
@@ -310,6 +320,7 @@ impl Figures {
         Ok(Self {
             images: needed("images_per_s")?,
             ms: needed("median_step_ms")?,
+            gflops: median("gflops").zip(median("gemm_limit_gflops")),
             peak: median("peak_rss_mib"),
             idle: median("import_rss_mib"),
         })
@@ -378,15 +389,26 @@ fn print_text(
         );
     }
     println!(
-        "{network:<27} {:>7} {:>6} {:>10} {:>11} {:>10}",
-        "threads", "batch", "images/s", "ms a step", "peak MiB"
+        "{network:<27} {:>7} {:>6} {:>10} {:>11} {:>7} {:>9} {:>10}",
+        "threads", "batch", "images/s", "ms a step", "GF/s", "of limit", "peak MiB"
     );
     for (program, figure) in figures {
         let peak = figure
             .peak
             .map_or("-".to_owned(), |mib| format!("{mib:.0}"));
+        // Both sides compute the same network.
+        let [rate, share] = match ours.gflops {
+            Some((gflops, limit)) => {
+                let rate = gflops / ours.images * figure.images;
+                [
+                    format!("{rate:.0}"),
+                    format!("{:.0} %", 100.0 * rate / limit),
+                ]
+            }
+            None => ["-", "-"].map(str::to_owned),
+        };
         println!(
-            "{program:<27} {threads:>7} {batch:>6} {:>10.1} {:>11.2} {peak:>10}",
+            "{program:<27} {threads:>7} {batch:>6} {:>10.1} {:>11.2} {rate:>7} {share:>9} {peak:>10}",
             figure.images, figure.ms
         );
     }

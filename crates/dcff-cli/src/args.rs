@@ -420,6 +420,9 @@ pub(crate) struct BenchTrainArgs {
     /// Steps measured; their median is given
     #[arg(long, value_name = "N", default_value_t = 7)]
     pub(crate) rounds: usize,
+    /// Show where the time goes instead, layer by layer: means over the steps measured
+    #[arg(long)]
+    pub(crate) layers: bool,
     /// Only print the full and the compact architecture, for other programs to build the same network
     #[arg(long)]
     pub(crate) describe: bool,

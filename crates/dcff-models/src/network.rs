@@ -4,6 +4,7 @@
 //! maps are dropped as soon as the sweep has passed them, and a value read once costs no addition.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use dcff_nn::{Activation, BatchStatistics, Blend, Features, MaxIndices, Precision};
@@ -12,6 +13,7 @@ use crate::architecture::{Architecture, Layer, LayerKind};
 use crate::initialisation::initial_values;
 use crate::parameters::{Parameter, ParameterKind, parameters};
 use crate::plan::{Operation, Step, Value, steps};
+use crate::profile::{Pass, Profile};
 use crate::shapes::Shapes;
 use crate::view::Views;
 use crate::{Error, Result};
@@ -47,6 +49,7 @@ pub struct Network {
     batches_tracked: i64,
     /// Of feature maps in training passes.
     precision: Precision,
+    profile: Option<Arc<Profile>>,
     device: Device,
 }
 
@@ -162,6 +165,7 @@ impl Network {
             index,
             batches_tracked: 0,
             precision: Precision::F32,
+            profile: None,
             device: device.clone(),
         })
     }
@@ -175,6 +179,18 @@ impl Network {
     /// and logits stay `f32`, and so does everything in [`Mode::Eval`]: a network is evaluated as it will be used.
     pub fn set_precision(&mut self, precision: Precision) {
         self.precision = precision;
+    }
+
+    /// Books the time of every layer of the passes to come in `profile`; `None` stops that.
+    pub fn set_profile(&mut self, profile: Option<Arc<Profile>>) {
+        self.profile = profile;
+    }
+
+    fn timed<R>(&self, layer: usize, pass: Pass, f: impl FnOnce() -> R) -> R {
+        match &self.profile {
+            Some(profile) => profile.measure(layer, pass, f),
+            None => f(),
+        }
     }
 
     /// The architecture whose filters are kept.
@@ -338,7 +354,9 @@ impl Network {
                 &self.compact.layers[step.layer],
                 trace.value(step.inputs[0])?,
             )?;
-            let (output, saved) = self.step_forward(step, &trace, views, mode)?;
+            let (output, saved) = self.timed(step.layer, Pass::Forward, || {
+                self.step_forward(step, &trace, views, mode)
+            })?;
             trace.values[step.output] = Some(output);
             trace.saved.push(saved);
             if mode == Mode::Eval {
@@ -369,7 +387,9 @@ impl Network {
                 bias,
                 config,
             } => {
-                let (w, b) = self.effective(step.layer, *weight, *bias, views)?;
+                let (w, b) = self.timed(step.layer, Pass::Fusion, || {
+                    self.effective(step.layer, *weight, *bias, views)
+                })?;
                 let y = dcff_nn::conv2d(x, &w, b.as_ref(), *config)?;
                 (
                     y,
@@ -555,8 +575,9 @@ impl Network {
                 continue;
             };
             let saved = std::mem::replace(&mut trace.saved[i], Saved::Nothing);
-            let inputs =
-                self.step_backward(step, &trace, saved, gradient, views, &mut gradients)?;
+            let inputs = self.timed(step.layer, Pass::Backward, || {
+                self.step_backward(step, &trace, saved, gradient, views, &mut gradients)
+            })?;
             trace.values[step.output] = None;
             for (&input, gradient) in step.inputs.iter().zip(inputs) {
                 let (Some(position), Some(gradient)) = (input, gradient) else {
@@ -603,10 +624,13 @@ impl Network {
                     dcff_nn::conv2d_backward(x()?, &w, bias.is_some(), *config, &dy, need_input)?;
                 let filters = self.tensors[*weight].dim(0)?;
                 let view = views.get(&self.compact.layers[step.layer].name);
-                gradients.0[*weight] = Some(view.weight_gradient(filters, grads.weight)?);
-                if let (Some(bias), Some(gradient)) = (bias, grads.bias) {
-                    gradients.0[*bias] = Some(view.weight_gradient(filters, gradient)?);
-                }
+                self.timed(step.layer, Pass::Fusion, || {
+                    gradients.0[*weight] = Some(view.weight_gradient(filters, grads.weight)?);
+                    if let (Some(bias), Some(gradient)) = (bias, grads.bias) {
+                        gradients.0[*bias] = Some(view.weight_gradient(filters, gradient)?);
+                    }
+                    Ok::<_, Error>(())
+                })?;
                 vec![grads.input]
             }
             Operation::Norm {

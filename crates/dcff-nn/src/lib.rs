@@ -67,6 +67,7 @@ pub use elementwise::{
     Activation, accumulate, activation, activation_backward, add, concat, split_channels,
 };
 pub use features::{Features, LANES, flatten, unflatten};
+pub use gemm::gemm_limit;
 #[cfg(feature = "emulator")]
 pub use gpu::emulator;
 pub use gpu::{ByteImages, Change, DeviceSettings, configure, device_name, synchronize};

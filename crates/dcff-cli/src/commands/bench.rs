@@ -3,12 +3,15 @@
 //! Speed does not depend on what the images show, so no data set is read. Times are wall-clock medians of single steps
 //! after a few that are not counted.
 
+mod layers;
+
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use candle_core::{Device, Tensor};
 use dcff_flops::Convention;
-use dcff_models::{Architecture, InferenceNetwork, Network, Views};
+use dcff_models::{Architecture, InferenceNetwork, Network, Profile, Views};
 use dcff_train::methods::FilterFusionConfig;
 use dcff_train::{EpochStart, MethodConfig, Precision, Recipe, Sgd};
 use serde_json::json;
@@ -87,8 +90,31 @@ impl Measured {
         self.batch as f64 / self.seconds
     }
 
-    fn gflops(&self) -> f64 {
-        2.0 * self.macs as f64 / self.seconds / 1e9
+    /// Nominal operations per second: what fast convolution saves counts as done.
+    fn rate(&self) -> f64 {
+        2.0 * self.macs as f64 / self.seconds
+    }
+}
+
+/// How fast the processor is with all threads at work.
+#[derive(Clone, Copy)]
+struct Speed {
+    threads: usize,
+    /// Operations per second of all threads, were they to do nothing but multiply.
+    limit: f64,
+}
+
+impl Speed {
+    fn measured() -> Self {
+        let threads = rayon::current_num_threads();
+        Self {
+            threads,
+            limit: threads as f64 * dcff_nn::gemm_limit(),
+        }
+    }
+
+    fn share(self, rate: f64) -> f64 {
+        rate / self.limit
     }
 }
 
@@ -111,19 +137,41 @@ fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
     let sgd = Recipe::published_cifar().sgd(0, 0, 1);
     let images = noise(args.batch, subject.full.input)?;
     let labels = labels(args.batch, subject.compact.shapes()?.classes())?;
+    let profile = args.layers.then(Arc::<Profile>::default);
+    network.set_profile(profile.clone());
     let mut times = Vec::with_capacity(args.rounds);
+    let mut sgd_seconds = 0.0;
     for step in 0..WARM_UP + args.rounds {
+        if let (WARM_UP, Some(profile)) = (step, &profile) {
+            profile.reset();
+            sgd_seconds = 0.0;
+        }
         let start = Instant::now();
         dcff_nn::awake(&Device::Cpu, || {
             let output = method.step(&mut network, &views, &images, &labels, 0.0)?;
             let gradients = output
                 .gradients
                 .with_context(|| format!("the loss of step {step} is {}", output.loss))?;
-            anyhow::Ok(optimizer.step(&network, &gradients, &sgd)?)
+            let start = Instant::now();
+            optimizer.step(&network, &gradients, &sgd)?;
+            sgd_seconds += start.elapsed().as_secs_f64();
+            anyhow::Ok(())
         })?;
         if step >= WARM_UP {
             times.push(start.elapsed().as_secs_f64());
         }
+    }
+    if let Some(profile) = &profile {
+        return layers::Step {
+            compact: &subject.compact,
+            profile,
+            total: times.iter().sum(),
+            sgd: sgd_seconds,
+            steps: times.len(),
+            batch: args.batch,
+            speed: Speed::measured(),
+        }
+        .print(args.network.json);
     }
     let measured = Measured {
         label: "compact",
@@ -176,7 +224,8 @@ fn infer(args: &BenchInferArgs) -> anyhow::Result<()> {
 }
 
 fn print(task: &str, network: &BenchNetwork, precision: Precision, all: &[Measured]) {
-    let (threads, peak) = (rayon::current_num_threads(), peak_mib());
+    let (peak, speed) = (peak_mib(), Speed::measured());
+    let threads = speed.threads;
     if network.json {
         for one in all {
             println!(
@@ -193,7 +242,9 @@ fn print(task: &str, network: &BenchNetwork, precision: Precision, all: &[Measur
                     "images_per_s": one.images_per_second(),
                     "median_step_ms": 1e3 * one.seconds,
                     "peak_rss_mib": peak,
-                    "gflops": one.gflops(),
+                    "gflops": one.rate() / 1e9,
+                    "gemm_limit_gflops": speed.limit / 1e9,
+                    "share_of_gemm_limit": speed.share(one.rate()),
                 })
             );
         }
@@ -207,6 +258,7 @@ fn print(task: &str, network: &BenchNetwork, precision: Precision, all: &[Measur
         ("images/s", Align::Right),
         ("ms a step", Align::Right),
         ("GF/s", Align::Right),
+        ("of limit", Align::Right),
         ("peak MiB", Align::Right),
     ]);
     for one in all {
@@ -217,7 +269,8 @@ fn print(task: &str, network: &BenchNetwork, precision: Precision, all: &[Measur
             precision.to_string(),
             format!("{:.1}", one.images_per_second()),
             format!("{:.2}", 1e3 * one.seconds),
-            format!("{:.1}", one.gflops()),
+            format!("{:.0}", one.rate() / 1e9),
+            format!("{:.0} %", 100.0 * speed.share(one.rate())),
             peak.map_or_else(|| "-".to_owned(), |mib| format!("{mib:.0}")),
         ]);
     }
