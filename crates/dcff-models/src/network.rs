@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use dcff_nn::{Activation, BatchStatistics, Blend, Features, MaxIndices, Precision};
+use dcff_nn::{Activation, BatchStatistics, Blend, Features, InputGradient, MaxIndices, Precision};
 
 use crate::architecture::{Architecture, Layer, LayerKind};
 use crate::initialisation::initial_values;
@@ -575,8 +575,13 @@ impl Network {
                 continue;
             };
             let saved = std::mem::replace(&mut trace.saved[i], Saved::Nothing);
+            // A convolution adds its input's gradient to what other readers of the same maps gave, as it stores it.
+            let sum = match (&step.operation, step.inputs[0]) {
+                (Operation::Conv { .. }, Some(input)) => pending[input].take(),
+                _ => None,
+            };
             let inputs = self.timed(step.layer, Pass::Backward, || {
-                self.step_backward(step, &trace, saved, gradient, views, &mut gradients)
+                self.step_backward(step, &trace, saved, (gradient, sum), views, &mut gradients)
             })?;
             trace.values[step.output] = None;
             for (&input, gradient) in step.inputs.iter().zip(inputs) {
@@ -592,13 +597,14 @@ impl Network {
         Ok(gradients)
     }
 
-    /// The gradients of a step's inputs; those of its parameters go to `gradients`.
+    /// The gradients of a step's inputs, the first of them added to a `sum`, from that of its output; those of its
+    /// parameters go to `gradients`.
     fn step_backward(
         &self,
         step: &Step,
         trace: &Trace,
         saved: Saved,
-        dy: Features,
+        (dy, sum): (Features, Option<Features>),
         views: &Views,
         gradients: &mut Gradients,
     ) -> Result<Vec<Option<Features>>> {
@@ -618,10 +624,14 @@ impl Network {
                 let Saved::Weight(w) = saved else {
                     return Err(untraced());
                 };
-                // The images need no gradient.
-                let need_input = step.inputs[0].is_some();
+                let input = match (step.inputs[0], sum) {
+                    // The images need no gradient.
+                    (None, _) => InputGradient::Skip,
+                    (Some(_), None) => InputGradient::Compute,
+                    (Some(_), Some(sum)) => InputGradient::AddTo(sum),
+                };
                 let grads =
-                    dcff_nn::conv2d_backward(x()?, &w, bias.is_some(), *config, &dy, need_input)?;
+                    dcff_nn::conv2d_backward(x()?, &w, bias.is_some(), *config, &dy, input)?;
                 let filters = self.tensors[*weight].dim(0)?;
                 let view = views.get(&self.compact.layers[step.layer].name);
                 self.timed(step.layer, Pass::Fusion, || {

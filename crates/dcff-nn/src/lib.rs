@@ -59,7 +59,7 @@ pub mod tape;
 mod threads;
 
 pub use buffer::release_memory;
-pub use conv::{ConvConfig, ConvGrads, Convolution, conv2d, conv2d_backward};
+pub use conv::{ConvConfig, ConvGrads, Convolution, InputGradient, conv2d, conv2d_backward};
 pub use cpu::Isa;
 pub use device::DeviceChoice;
 pub use element::Precision;

@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use dcff_nn::{Isa, conv2d, conv2d_backward};
+use dcff_nn::{InputGradient, Isa, accumulate, conv2d, conv2d_backward};
 
 /// Of the root mean square of the result, for sums of up to some thousand terms.
 const TOLERANCE: f64 = 2e-5;
@@ -34,12 +34,18 @@ fn check(s: &Conv, random: &mut Random) {
     close(&name("output"), &maps(&got), &y, TOLERANCE);
     let dyf = features(&dy, s.y_dims());
     let grads = conv2d_backward(&xf, &wt, true, s.cfg(), &dyf, true).unwrap();
-    close(
-        &name("input gradient"),
-        &maps(&grads.input.unwrap()),
-        &dx,
-        TOLERANCE,
+    let dx_got = grads.input.unwrap();
+    // Added to another gradient on the way, it is the same sum as afterwards.
+    let other = features(&x, s.x_dims());
+    let add_to = InputGradient::AddTo(other.clone());
+    let summed = conv2d_backward(&xf, &wt, false, s.cfg(), &dyf, add_to).unwrap();
+    assert_eq!(
+        maps(&summed.input.unwrap()),
+        maps(&accumulate(other, &dx_got).unwrap()),
+        "{}",
+        name("sum of input gradients")
     );
+    close(&name("input gradient"), &maps(&dx_got), &dx, TOLERANCE);
     close(
         &name("weight gradient"),
         &numbers(&grads.weight),

@@ -244,9 +244,24 @@ fn forward<E: Element>(
     elementwise::finish(y, residual, act)
 }
 
+/// What becomes of the gradient of a convolution's input. `true` computes it, `false` skips it.
+#[derive(Clone, Debug)]
+pub enum InputGradient {
+    /// It is not computed: the first layer of a network has no use for it.
+    Skip,
+    /// It is computed.
+    Compute,
+    /// It is added to another gradient of the same maps, where they have several readers, before it is stored.
+    AddTo(Features),
+}
+
+impl From<bool> for InputGradient {
+    fn from(compute: bool) -> Self {
+        if compute { Self::Compute } else { Self::Skip }
+    }
+}
+
 /// Gradients of [`conv2d`] from the output's gradient `dy` `[N, C_out, H', W']`.
-///
-/// The input's is left out unless `need_input`: the first layer of a network has no use for it.
 ///
 /// # Errors
 ///
@@ -257,9 +272,14 @@ pub fn conv2d_backward(
     has_bias: bool,
     cfg: ConvConfig,
     dy: &Features,
-    need_input: bool,
+    input: impl Into<InputGradient>,
 ) -> Result<ConvGrads> {
     const OP: &str = "conv2d_backward";
+    let (need_input, sum) = match input.into() {
+        InputGradient::Skip => (false, None),
+        InputGradient::Compute => (true, None),
+        InputGradient::AddTo(sum) => (true, Some(sum)),
+    };
     let sizes = Sizes::new(OP, (x.channels(), x.height(), x.width()), w, cfg)?;
     let (oh, ow) = sizes.output;
     args::same(
@@ -269,12 +289,21 @@ pub fn conv2d_backward(
         dy.dims(),
     )?;
     let precision = args::precision(OP, &[x, dy])?;
+    if let Some(sum) = &sum {
+        args::same(OP, "a second gradient of dimensions", x.dims(), sum.dims())?;
+        args::precision(OP, &[x, sum])?;
+    }
     if let Some(gpu) = x.card() {
-        return gpu::conv2d_backward(&gpu, x, w, has_bias, cfg, &sizes, dy, need_input);
+        let mut grads = gpu::conv2d_backward(&gpu, x, w, has_bias, cfg, &sizes, dy, need_input)?;
+        if let (Some(sum), Some(input)) = (sum, &grads.input) {
+            grads.input = Some(elementwise::accumulate(sum, input)?);
+        }
+        return Ok(grads);
     }
     by_element!(precision, E => {
+        let gradient = |w: &[f32]| input_gradient::<E>(w, cfg, &sizes, dy, sum.as_ref());
         let input = need_input
-            .then(|| args::with_any(OP, "a weight", w, |w| input_gradient::<E>(w, cfg, &sizes, dy)))
+            .then(|| args::with_any(OP, "a weight", w, gradient)?)
             .transpose()?;
         let bias = has_bias.then(|| direct::bias_gradient::<E>(dy));
         Ok(ConvGrads {
@@ -290,19 +319,24 @@ fn input_gradient<E: Element>(
     cfg: ConvConfig,
     sizes: &Sizes,
     dy: &Features,
-) -> Features {
+    sum: Option<&Features>,
+) -> Result<Features> {
     let (h, width) = sizes.input;
     let mut dx = Features::uninit((dy.batch(), sizes.c_in, h, width), dy.precision());
     let turned = sizes.turned();
     // The convolution of dy with the turned kernel, padded by what reaches beyond it.
     let padding = 2usize.wrapping_sub(cfg.padding);
     if let Some(side) = turned.winograd(cfg, padding) {
-        winograd::convolve::<E>(dy, &mut dx, padding, side, Epilogue::NOTHING, |c, o| {
+        let epilogue = Epilogue {
+            residual: sum.map(Features::cpu::<E>),
+            ..Epilogue::NOTHING
+        };
+        winograd::convolve::<E>(dy, &mut dx, padding, side, epilogue, |c, o| {
             let mut turned = nine(&w[(o * sizes.c_in + c) * 9..]);
             turned.reverse();
             turned
         });
-        return dx;
+        return Ok(dx);
     }
     let plan = Plan::input_gradient(sizes.input, sizes.output, sizes.kernel, cfg);
     // The gradient flows the other way: from the outputs to the inputs.
@@ -335,7 +369,7 @@ fn input_gradient<E: Element>(
     } else {
         direct::gather::<E>(dy, &mut dx, &plan, &shape, None, &weights);
     }
-    dx
+    elementwise::finish(dx, sum, Activation::Identity)
 }
 
 fn weight_gradient<E: Element>(
