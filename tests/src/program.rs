@@ -1,7 +1,7 @@
 //! The built `dcff`, and small data to feed it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use image::{Rgb, RgbImage};
 
@@ -10,6 +10,26 @@ use image::{Rgb, RgbImage};
 /// # Panics
 /// When it is not there.
 pub fn dcff() -> Command {
+    alone(Command::new(program()))
+}
+
+/// The program with so many KiB of address space at most, where the system can limit it (Linux).
+///
+/// # Panics
+/// When it is not there.
+pub fn dcff_within(kib: u64) -> Command {
+    if !cfg!(target_os = "linux") {
+        return dcff();
+    }
+    let mut command = Command::new("sh");
+    let script = format!("ulimit -v {kib} && exec \"$0\" \"$@\"");
+    command.arg("-c").arg(script).arg(program());
+    // Every thread reserves addresses of its own.
+    command.args(["--threads", "1"]);
+    alone(command)
+}
+
+fn program() -> PathBuf {
     // A test's own executable stands in target/PROFILE/deps.
     let own = std::env::current_exe().expect("own path");
     let profile = own.parent().and_then(Path::parent).expect("target folder");
@@ -19,7 +39,10 @@ pub fn dcff() -> Command {
         "expected the program at {}",
         program.display()
     );
-    let mut command = Command::new(program);
+    program
+}
+
+fn alone(mut command: Command) -> Command {
     // Whatever this machine has must not change what the tests see.
     for variable in [
         "DCFF_DATA_DIR",
@@ -50,10 +73,15 @@ pub struct Outcome {
 /// # Panics
 /// When it cannot be started.
 pub fn run<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Outcome {
-    outcome(dcff().args(args).output().expect("dcff"))
+    outcome(dcff().args(args))
 }
 
-fn outcome(output: Output) -> Outcome {
+/// Runs `command`.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn outcome(command: &mut Command) -> Outcome {
+    let output = command.output().expect("dcff");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Outcome {
         code: output.status.code(),

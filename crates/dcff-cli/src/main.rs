@@ -9,6 +9,7 @@ mod commands;
 mod data;
 mod hub;
 mod progress;
+mod text;
 
 use std::process::ExitCode;
 
@@ -34,13 +35,7 @@ fn main() -> ExitCode {
         Ok(Ended::Partly) => ExitCode::from(1),
         Ok(Ended::Interrupted) => ExitCode::from(130),
         Err(error) => {
-            // A message is one line, whatever it quotes.
-            let message = format!("{error:#}")
-                .lines()
-                .map(str::trim)
-                .collect::<Vec<_>>()
-                .join(" ");
-            eprintln!("error: {message}");
+            eprintln!("error: {}", text::one_line(&format!("{error:#}")));
             ExitCode::from(2)
         }
     }

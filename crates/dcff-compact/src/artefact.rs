@@ -1,10 +1,10 @@
 //! A compact network on disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use dcff_models::{Architecture, Network, Views, parameters};
+use dcff_models::{Architecture, LayerKind, Network, ParameterKind, Views, parameters};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, file, weights};
@@ -143,16 +143,7 @@ impl Artefact {
     /// When a file is missing or unsound, the tensors are not those of the description, or a weight is not finite.
     pub fn load(path: &Path) -> Result<Self> {
         let config_path = path.join(CONFIG);
-        let size = std::fs::metadata(&config_path)
-            .map_err(|error| Error::io(&config_path, error))?
-            .len();
-        if size > MAX_CONFIG_BYTES {
-            return Err(Error::content(
-                &config_path,
-                format!("expected at most {MAX_CONFIG_BYTES} bytes, got {size}"),
-            ));
-        }
-        let text = std::fs::read(&config_path).map_err(|error| Error::io(&config_path, error))?;
+        let text = file::read(&config_path, MAX_CONFIG_BYTES)?;
         let config: Config = serde_json::from_slice(&text)
             .map_err(|error| Error::content(&config_path, error.to_string()))?;
         let count = check(&config, &config_path)?;
@@ -196,36 +187,53 @@ impl Artefact {
 
     fn check_tensors(&self, path: &Path) -> Result<()> {
         let architecture = &self.config.architecture;
-        for parameter in parameters(architecture, architecture)? {
+        let fail =
+            |name: &str, message: String| Err(Error::content(path, format!("{name}: {message}")));
+        let parameters = parameters(architecture, architecture)?;
+        for parameter in &parameters {
             let name = &parameter.name;
-            let tensor = self
-                .tensors
-                .get(name)
-                .ok_or_else(|| Error::content(path, format!("{name}: missing")))?;
+            let Some(tensor) = self.tensors.get(name) else {
+                return fail(name, "missing".into());
+            };
             if tensor.dims() != parameter.shape {
-                let message = format!(
-                    "{name}: {CONFIG} expects shape {:?}, got {:?}",
-                    parameter.shape,
-                    tensor.dims()
-                );
-                return Err(Error::content(path, message));
+                let (expected, got) = (&parameter.shape, tensor.dims());
+                let message = format!("{CONFIG} expects shape {expected:?}, got {got:?}");
+                return fail(name, message);
             }
-            let model = |error: candle_core::Error| Error::Model(error.into());
             if tensor.dtype() != DType::F32 {
-                return Err(Error::content(
-                    path,
-                    format!("{name}: expected f32, got {:?}", tensor.dtype()),
-                ));
+                return fail(name, format!("expected f32, got {:?}", tensor.dtype()));
             }
             let values = tensor
                 .flatten_all()
                 .and_then(|t| t.to_vec1::<f32>())
-                .map_err(model)?;
+                .map_err(|error| Error::Model(error.into()))?;
             if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-                return Err(Error::content(
-                    path,
-                    format!("{name}: expected finite values, got {value}"),
-                ));
+                return fail(name, format!("expected finite values, got {value}"));
+            }
+            if parameter.kind == ParameterKind::RunningVar
+                && let Some(value) = values.iter().find(|value| **value < 0.0)
+            {
+                return fail(
+                    name,
+                    format!("expected variances of at least 0, got {value}"),
+                );
+            }
+        }
+        // Whoever loads the file strictly stumbles over what does not belong in it.
+        let known: HashSet<&str> = parameters.iter().map(|p| p.name.as_str()).collect();
+        for (name, tensor) in &self.tensors {
+            let norm = name.strip_suffix(".num_batches_tracked").map(|norm| {
+                let layer = architecture.layers.iter().find(|layer| layer.name == norm);
+                layer.is_some_and(|layer| matches!(layer.kind, LayerKind::Norm(_)))
+            });
+            match norm {
+                Some(true) if tensor.rank() == 0 && tensor.dtype() == DType::I64 => {}
+                Some(true) => {
+                    let (dtype, shape) = (tensor.dtype(), tensor.dims());
+                    return fail(name, format!("expected one i64, got {dtype:?} {shape:?}"));
+                }
+                _ if known.contains(name.as_str()) => {}
+                _ => return fail(name, format!("{CONFIG} has no such tensor")),
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
-//! Files and folders that appear whole or not at all.
+//! Files and folders that appear whole or not at all, and files that may be larger than they should be.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
@@ -17,6 +17,34 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     set_default_permissions(file.path()).map_err(fail)?;
     file.persist(path).map_err(|error| fail(error.error))?;
     Ok(())
+}
+
+/// Reads the file at `path`, of at most `limit` bytes, and never takes memory for more.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Content`] when it is larger, or no file but a folder or a device.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let io = |error| Error::io(path, error);
+    let large = |size: u64| {
+        let message = format!("expected at most {limit} bytes, got {size}");
+        Error::content(path, message)
+    };
+    let metadata = std::fs::metadata(path).map_err(io)?;
+    if !metadata.is_file() {
+        return Err(Error::content(path, "expected a file"));
+    }
+    if metadata.len() > limit {
+        return Err(large(metadata.len()));
+    }
+    let file = std::fs::File::open(path).map_err(io)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+    // A file may grow while it is read.
+    let mut bounded = file.take(limit.saturating_add(1));
+    bounded.read_to_end(&mut bytes).map_err(io)?;
+    match bytes.len() as u64 {
+        size if size > limit => Err(large(size)),
+        _ => Ok(bytes),
+    }
 }
 
 /// Fills a temporary folder beside `path` and then puts it in the place of `path`.
@@ -69,6 +97,25 @@ fn set_default_permissions(path: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_is_read_than_may_be() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a");
+        write(&path, b"1234").unwrap();
+        assert_eq!(read(&path, 4).unwrap(), b"1234");
+        let large = read(&path, 3).unwrap_err().to_string();
+        assert!(
+            large.ends_with("a: expected at most 3 bytes, got 4"),
+            "{large}"
+        );
+        let folder = read(root.path(), 4).unwrap_err().to_string();
+        assert!(folder.ends_with(": expected a file"), "{folder}");
+        assert!(matches!(
+            read(&root.path().join("b"), 4),
+            Err(Error::Io { .. })
+        ));
+    }
 
     #[test]
     fn a_failed_fill_leaves_the_old_folder() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use crate::{Error, Result};
+use crate::{Error, Result, file};
 
 /// Serialises `tensors` (`f32` and `i64`) with `metadata`.
 ///
@@ -76,23 +76,14 @@ pub fn read_tensors(
     path: &Path,
     limit: u64,
 ) -> Result<(HashMap<String, Tensor>, BTreeMap<String, String>)> {
-    let size = std::fs::metadata(path)
-        .map_err(|error| Error::io(path, error))?
-        .len();
-    if size > limit {
-        return Err(Error::content(
-            path,
-            format!("expected at most {limit} bytes, got {size}"),
-        ));
-    }
-    let bytes = std::fs::read(path).map_err(|error| Error::io(path, error))?;
+    let bytes = file::read(path, limit)?;
     let broken = |error: safetensors::SafeTensorError| {
         Error::content(path, format!("not a sound safetensors file: {error}"))
     };
     let (_, header) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(broken)?;
+    let stored = SafeTensors::deserialize(&bytes).map_err(broken)?;
     let mut tensors = HashMap::new();
-    for (name, view) in file.iter() {
+    for (name, view) in stored.iter() {
         let tensor = match view.dtype() {
             Dtype::F32 => {
                 let values = view

@@ -10,6 +10,9 @@ use crate::{Error, Result};
 /// The name of the image batch in [`Layer::inputs`].
 pub const INPUT: &str = "input";
 
+/// More layers than this are a mistake or an attack.
+const MAX_LAYERS: usize = 1 << 14;
+
 /// A convolutional network, described completely.
 ///
 /// Layers stand in the order of computation; the last one yields the logits.
@@ -263,12 +266,20 @@ impl Architecture {
     /// For each layer, the positions of its inputs; `None` stands for the images.
     ///
     /// # Errors
-    /// When a layer reads a name that no earlier layer has, two layers share a name, or there is no layer.
+    /// When a layer reads a name that no earlier layer has, two layers share a name, a name is no module path, or there are no
+    /// layers or too many.
     pub fn wiring(&self) -> Result<Vec<Vec<Option<usize>>>> {
         let mut seen: HashMap<&str, usize> = HashMap::new();
         let mut wiring = Vec::with_capacity(self.layers.len());
         if self.layers.is_empty() {
             return Err(Error::layer(&self.name, "the architecture has no layers"));
+        }
+        let (layers, spaces) = (self.layers.len(), self.spaces.len());
+        if layers.max(spaces) > MAX_LAYERS {
+            let message = format!(
+                "expected at most {MAX_LAYERS} layers and spaces, got {layers} and {spaces}"
+            );
+            return Err(Error::layer(&self.name, message));
         }
         for (position, layer) in self.layers.iter().enumerate() {
             let inputs = layer
@@ -283,6 +294,14 @@ impl Architecture {
                     )),
                 })
                 .collect::<Result<Vec<_>>>()?;
+            let part = |part: &str| {
+                let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+                !part.is_empty() && part.chars().all(allowed)
+            };
+            if !layer.name.split('.').all(part) {
+                let message = "expected a name of letters, digits, '_' and '-' with dots between";
+                return Err(Error::layer(&layer.name, message));
+            }
             if layer.name == INPUT || seen.insert(&layer.name, position).is_some() {
                 return Err(Error::layer(&layer.name, "the name is used twice"));
             }

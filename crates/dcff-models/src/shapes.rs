@@ -3,8 +3,10 @@
 use crate::architecture::{Architecture, LayerKind, Pool};
 use crate::{Error, Result};
 
-/// The most elements one image's maps may have; a larger description is a mistake or an attack.
-const MAX_NUMEL: usize = 1 << 31;
+/// The most elements one image and all its maps may have, 4 GiB as `f32`; a larger description is a mistake or an attack.
+const MAX_NUMEL: usize = 1 << 30;
+/// The largest kernel, step or border of a window.
+const MAX_WINDOW: usize = 1 << 16;
 
 /// The size of one image's maps, `[C, H, W]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,11 @@ impl Shape {
     pub fn numel(&self) -> usize {
         self.channels * self.height * self.width
     }
+
+    fn checked_numel(&self) -> Option<usize> {
+        let plane = self.height.checked_mul(self.width)?;
+        self.channels.checked_mul(plane)
+    }
 }
 
 /// Input and output shapes of every layer of an architecture, in its layers' order.
@@ -30,9 +37,15 @@ pub struct Shapes {
     names: Vec<String>,
     inputs: Vec<Vec<Shape>>,
     outputs: Vec<Shape>,
+    total: usize,
 }
 
 impl Shapes {
+    /// The number of elements of one image and all its maps.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
     /// The shapes that layer `position` reads.
     pub fn inputs(&self, position: usize) -> &[Shape] {
         &self.inputs[position]
@@ -70,16 +83,20 @@ impl Architecture {
             height,
             width,
         };
-        if image.numel() == 0 {
-            return Err(Error::layer(
-                &self.name,
-                format!("expected a positive input size, got {:?}", self.input),
-            ));
-        }
+        let mut total = match image.checked_numel() {
+            Some(n) if (1..=MAX_NUMEL).contains(&n) => n,
+            _ => {
+                let input = self.input;
+                let message =
+                    format!("expected an input of 1 to {MAX_NUMEL} elements, got {input:?}");
+                return Err(Error::layer(&self.name, message));
+            }
+        };
         let mut shapes = Shapes {
             names: Vec::new(),
             inputs: Vec::new(),
             outputs: Vec::new(),
+            total: 0,
         };
         for (layer, inputs) in self.layers.iter().zip(&wiring) {
             let inputs: Vec<Shape> = inputs
@@ -89,10 +106,21 @@ impl Architecture {
             let output = self
                 .output_shape(&layer.kind, &inputs)
                 .map_err(|message| Error::layer(&layer.name, message))?;
+            match output.checked_numel().and_then(|n| total.checked_add(n)) {
+                Some(sum) if sum <= MAX_NUMEL => total = sum,
+                _ => {
+                    let message = format!(
+                        "expected maps of at most {MAX_NUMEL} elements in all layers, got {} x {} x {} here",
+                        output.channels, output.height, output.width
+                    );
+                    return Err(Error::layer(&layer.name, message));
+                }
+            }
             shapes.names.push(layer.name.clone());
             shapes.inputs.push(inputs);
             shapes.outputs.push(output);
         }
+        shapes.total = total;
         Ok(shapes)
     }
 
@@ -120,7 +148,7 @@ impl Architecture {
                 Ok(space.width)
             }
         };
-        let shape = match kind {
+        Ok(match kind {
             LayerKind::Conv(conv) => {
                 let filters = space(&conv.space)?;
                 if conv.groups == 0
@@ -140,7 +168,7 @@ impl Architecture {
                     stride,
                     padding,
                 } = *pool;
-                if 2 * padding > kernel {
+                if padding > kernel / 2 {
                     return Err(format!(
                         "expected padding of at most half the window {kernel}, got {padding}"
                     ));
@@ -193,8 +221,11 @@ impl Architecture {
                 }
             }
             LayerKind::Shortcut(shortcut) => {
-                if shortcut.stride == 0 {
-                    return Err("expected a stride of at least 1, got 0".into());
+                if !(1..=MAX_WINDOW).contains(&shortcut.stride) {
+                    let stride = shortcut.stride;
+                    return Err(format!(
+                        "expected a stride of 1 to {MAX_WINDOW}, got {stride}"
+                    ));
                 }
                 Shape {
                     channels: space(&shortcut.space)?,
@@ -202,18 +233,7 @@ impl Architecture {
                     width: x.width.div_ceil(shortcut.stride),
                 }
             }
-        };
-        let numel = shape
-            .channels
-            .checked_mul(shape.height)
-            .and_then(|n| n.checked_mul(shape.width));
-        match numel {
-            Some(n) if n <= MAX_NUMEL => Ok(shape),
-            _ => Err(format!(
-                "expected maps of at most {MAX_NUMEL} elements, got {} x {} x {}",
-                shape.channels, shape.height, shape.width
-            )),
-        }
+        })
     }
 }
 
@@ -229,11 +249,14 @@ fn window(
             "expected kernel and stride of at least 1, got {kernel} and {stride}"
         ));
     }
+    let largest = kernel.max(stride).max(padding);
+    if largest > MAX_WINDOW {
+        return Err(format!(
+            "expected kernel, stride and padding of at most {MAX_WINDOW}, got {largest}"
+        ));
+    }
     let size = |length: usize| {
-        let padded = padding
-            .checked_mul(2)
-            .and_then(|p| p.checked_add(length))
-            .unwrap_or(0);
+        let padded = length + 2 * padding;
         (padded >= kernel && padding < kernel)
             .then(|| (padded - kernel) / stride + 1)
             .ok_or_else(|| {
@@ -292,6 +315,39 @@ mod tests {
         assert_eq!(output("googlenet", "b5.concat"), [1024, 8, 8]);
         assert_eq!(output("resnet50", "maxpool"), [64, 56, 56]);
         assert_eq!(output("resnet50", "layer4.2.relu3"), [2048, 7, 7]);
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused_before_anything_is_multiplied() {
+        let refused = |change: &dyn Fn(&mut Architecture)| {
+            let mut architecture = by_name("resnet20").unwrap();
+            change(&mut architecture);
+            architecture.shapes().unwrap_err().to_string()
+        };
+        assert_eq!(
+            refused(&|a| a.input = [3, 1 << 40, 1 << 40]),
+            "resnet20: expected an input of 1 to 1073741824 elements, got [3, 1099511627776, 1099511627776]"
+        );
+        // Every map alone is allowed, all of them are not.
+        let text = refused(&|a| a.input = [3, 4096, 4096]);
+        assert!(
+            text.contains("elements in all layers, got 16 x 4096 x 4096 here"),
+            "{text}"
+        );
+        let wide = refused(&|a| a.spaces[0].width = usize::MAX);
+        assert!(
+            wide.contains("elements in all layers, got 18446744073709551615 x"),
+            "{wide}"
+        );
+        for (kernel, stride, padding) in [(usize::MAX, 1, usize::MAX - 1), (1, usize::MAX, 0)] {
+            let text = refused(&|a| {
+                if let LayerKind::Conv(conv) = &mut a.layers[0].kind {
+                    (conv.kernel, conv.stride, conv.padding) = (kernel, stride, padding);
+                }
+            });
+            let expected = "expected kernel, stride and padding of at most 65536, got";
+            assert!(text.contains(expected), "{text}");
+        }
     }
 
     #[test]

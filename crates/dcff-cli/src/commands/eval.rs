@@ -57,6 +57,13 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Ended> {
     } else {
         dcff_train::evaluate(&network, &Views::dense(), &loader)?
     };
+    // Weights that are finite may still be absurd.
+    ensure!(
+        score.loss.is_finite(),
+        "{}: expected a finite loss, got {}",
+        path.display(),
+        score.loss
+    );
     if args.json {
         let accuracy = score.accuracy;
         println!(

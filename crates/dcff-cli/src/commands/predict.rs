@@ -1,6 +1,6 @@
 //! `dcff predict`.
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use candle_core::{Device, Tensor};
 use dcff_compact::Artefact;
 use dcff_data::{Normalisation, Preprocess};
@@ -9,10 +9,12 @@ use serde_json::{Value, json};
 
 use crate::args::PredictArgs;
 use crate::table::{Align, Table};
-use crate::{Ended, artefact};
+use crate::{Ended, artefact, text};
 
-/// Images computed at once.
+/// The most images computed at once.
 const BATCH: usize = 16;
+/// The most elements of maps that are worth computing at once: half a GiB.
+const MAPS: usize = 1 << 27;
 
 pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<Ended> {
     ensure!(args.top > 0, "--top: expected at least 1, got 0");
@@ -31,13 +33,27 @@ pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<Ended> {
     let network = InferenceNetwork::new(&network, &Views::dense())?;
     let [c, h, w] = cfg.input_size;
     let mut found = Vec::with_capacity(args.images.len());
-    for paths in args.images.chunks(BATCH) {
+    let numel = artefact.config.architecture.shapes()?.total();
+    for paths in args.images.chunks((MAPS / numel).clamp(1, BATCH)) {
         let mut pixels = Vec::with_capacity(paths.len() * c * h * w);
         for path in paths {
             pixels.extend(preprocess.read(path)?);
         }
         let images = Tensor::from_vec(pixels, (paths.len(), c, h, w), &Device::Cpu)?;
-        for logits in network.forward(&images)?.to_vec2::<f32>()? {
+        for (logits, path) in network
+            .forward(&images)?
+            .to_vec2::<f32>()?
+            .into_iter()
+            .zip(paths)
+        {
+            // Weights that are finite may still be absurd.
+            if let Some(logit) = logits.iter().find(|logit| !logit.is_finite()) {
+                bail!(
+                    "{}: {}: expected finite logits, got {logit}",
+                    args.artefact.display(),
+                    path.display()
+                );
+            }
             found.push(top(&logits, args.top));
         }
     }
@@ -63,7 +79,7 @@ pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<Ended> {
         for &(index, probability) in classes {
             table.row([
                 format!("{:.2} %", 100.0 * probability),
-                cfg.label_names[index].clone(),
+                text::printable(&cfg.label_names[index]),
             ]);
         }
         // The headings are blank.
