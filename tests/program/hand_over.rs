@@ -201,6 +201,8 @@ fn a_dry_run_is_the_whole_repository() {
         "model.safetensors",
         "modeling_dcff.py",
         "training/config.toml",
+        "training/kept-channels.svg",
+        "training/learning-curve.svg",
         "training/metrics.jsonl",
         "training/report.md",
         "training/summary.json",
@@ -222,9 +224,16 @@ fn a_dry_run_is_the_whole_repository() {
         "snapshot_download(\"someone/tiny\")",
         "dcff predict hf://someone/tiny",
         "arXiv:2107.06916",
+        "](training/learning-curve.svg)",
+        "](training/kept-channels.svg)",
     ] {
         assert!(card.contains(line), "{line} in {card}");
     }
+    let curve = String::from_utf8(files["training/learning-curve.svg"].clone()).unwrap();
+    assert!(
+        curve.starts_with("<svg ") && curve.contains("class=\"line\""),
+        "{curve}"
+    );
     // Where the images lie on this machine is not told.
     let place = text(folder);
     for (name, bytes) in &files {

@@ -8,6 +8,7 @@ use dcff_flops::reduction_percent;
 use dcff_fusion::PUBLISHED;
 use dcff_train::{Cost, MethodConfig, Outcome, Summary};
 
+use super::figures::Figure;
 use super::latency::Latency;
 use crate::table::{Align, Table, duration};
 
@@ -20,6 +21,7 @@ pub(super) struct Card<'a> {
     /// What is known about the data set, where it is a known one.
     pub(super) data: Option<&'a DatasetInfo>,
     pub(super) latency: Option<&'a Latency>,
+    pub(super) figures: &'a [Figure],
     pub(super) input: [usize; 3],
     pub(super) labels: &'a [String],
 }
@@ -297,6 +299,12 @@ impl Card<'_> {
                 l.rounds, l.threads, s.dcff_version, l.device
             ),
         });
+        for figure in self.figures {
+            text.push_str(&format!(
+                "\n![{0}]({1})\n\n{0}.\n",
+                figure.caption, figure.file
+            ));
+        }
         text
     }
 
@@ -354,7 +362,7 @@ All forms come from the same weights; loading them runs no pickle.
             "## Training\n\n```bash\ndcff train --config training/config.toml --out runs/{name}\n```\n\n\
              repeats this run, to the same bits. It took {time} on {device} with {threads} threads: {epochs} epochs of {images} images of `{data}`, batches of {batch}, SGD from a rate of {rate}.\n\
              The test images have the SHA-256 `{test}`; figures on other files are not comparable.\n\
-             `training/` holds the configuration, a row of metrics per epoch, the summary and the report.\n",
+             `training/` holds the configuration, a row of metrics per epoch, the summary, the report and the figures.\n",
             name = self.name(),
             time = duration(s.seconds),
             device = s.device,

@@ -3,6 +3,7 @@
 //! What is uploaded is a tree of files in memory: a dry run writes exactly this tree to a folder.
 
 mod card;
+mod figures;
 mod latency;
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use anyhow::{Context, ensure};
 use dcff_compact::export::{MODELING, ONNX, modeling, onnx};
 use dcff_compact::{Artefact, CONFIG, WEIGHTS, file};
 use dcff_hub::RepoId;
-use dcff_report::PublishedTable;
+use dcff_report::{PublishedTable, Run};
 use dcff_train::{COMPACT, METRICS, RunFolder, Summary};
 
 use crate::Ended;
@@ -73,6 +74,7 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
     }
     tree.insert(MODELING.to_owned(), modeling().as_bytes().to_vec());
     tree.insert(ONNX.to_owned(), onnx(&artefact)?);
+    let figures = figures::draw(&Run::read(&args.run)?.metrics, &summary);
     let cfg = &artefact.config.pretrained_cfg;
     let card = card::Card {
         repo: &args.repo,
@@ -80,10 +82,15 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
         summary: &summary,
         data: dcff_data::find(&summary.config.data.name).ok(),
         latency: latency.as_ref(),
+        figures: &figures,
         input: cfg.input_size,
         labels: &cfg.label_names,
     };
     tree.insert(CARD.to_owned(), card.text().into_bytes());
+    for figure in &figures {
+        let svg = figure.plot.standalone().into_bytes();
+        tree.insert(figure.file.to_owned(), svg);
+    }
 
     let mut training = |name: &str, bytes: Vec<u8>| {
         tree.insert(format!("training/{name}"), bytes);
@@ -92,24 +99,15 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
         dcff_train::CONFIG,
         toml::to_string(&summary.config)?.into_bytes(),
     );
-    training(METRICS, metrics(&folder.join(METRICS))?);
+    training(
+        METRICS,
+        file::read(&folder.join(METRICS), MAX_METRICS_BYTES)?,
+    );
     let text = serde_json::to_string_pretty(&summary)?;
     training(dcff_train::SUMMARY, format!("{text}\n").into_bytes());
     let table = PublishedTable::of_summaries(vec![(&args.repo, &summary)], None);
     training("report.md", table.markdown().into_bytes());
     Ok(tree)
-}
-
-fn metrics(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let size = std::fs::metadata(path)
-        .with_context(|| path.display().to_string())?
-        .len();
-    ensure!(
-        size <= MAX_METRICS_BYTES,
-        "{}: expected at most {MAX_METRICS_BYTES} bytes, got {size}",
-        path.display()
-    );
-    std::fs::read(path).with_context(|| path.display().to_string())
 }
 
 /// Images of one's own are named by their folder, whose place on this machine is nobody's business: its last part stays.
