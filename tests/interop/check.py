@@ -1,5 +1,6 @@
 """Checks what `dcff export` and `dcff publish --dry-run` wrote, with the programs that others use.
 
+    check.py versions      what the packages are
     check.py network DIR   the exports of one network in DIR against DIR/expected.safetensors
     check.py card DIR      the card of a repository in DIR
     check.py hub REPO DIR  a repository on the Hub at HF_ENDPOINT against the tree in DIR
@@ -8,6 +9,7 @@
 Each check prints a line; a failed one ends the program with a message and exit code 1.
 """
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -55,6 +57,11 @@ def with_onnxruntime(file, images):
     onnx.checker.check_model(str(file), full_check=True)
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return session.run(["logits"], {"input": images})[0]
+
+
+def versions():
+    for package in ("torch", "numpy", "onnx", "onnxruntime", "safetensors", "huggingface_hub"):
+        print(f"{package} {importlib.import_module(package).__version__}")
 
 
 def check_network(folder):
@@ -110,7 +117,13 @@ def check_hub(repo, folder):
     from huggingface_hub import snapshot_download
 
     snapshot = Path(snapshot_download(repo))
-    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    names, arrived = (
+        {p.relative_to(tree).as_posix() for p in tree.rglob("*") if p.is_file()}
+        for tree in (folder, snapshot)
+    )
+    # The Hub itself adds .gitattributes.
+    if arrived - {".gitattributes"} != names:
+        fail(f"{repo}: expected {sorted(names)}, got {sorted(arrived)}")
     for name in names:
         if (snapshot / name).read_bytes() != (folder / name).read_bytes():
             fail(f"{repo}: {name} is not what was published")
@@ -148,6 +161,8 @@ def read_image(path):
 
 def main():
     match sys.argv[1:]:
+        case ["versions"]:
+            versions()
         case ["network", folder]:
             check_network(Path(folder))
         case ["card", folder]:

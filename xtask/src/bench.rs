@@ -416,7 +416,8 @@ fn print_text(
 
 /// A Python with PyTorch: the one that is named, or a virtual environment made for the purpose.
 fn python() -> Result<PathBuf> {
-    python::with_packages("pytorch", &root().join("benches/pytorch/requirements.txt"))
+    let requirements = root().join("benches/pytorch/requirements.txt");
+    python::with_packages("pytorch", &requirements, python::PyTorch::Current)
 }
 
 fn output(command: &mut Command) -> Result<String> {

@@ -3,14 +3,17 @@
 //! Python's packages `torch`, `onnx`, `onnxruntime`, `safetensors` and `huggingface_hub` load networks that were trained a little and
 //! must give our logits; the checks themselves are `tests/interop/check.py`.
 
-use std::io::{BufRead, BufReader};
+mod hub;
+mod stranger;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{build, cargo, python, root, succeed, target};
+use crate::{cargo, python, root, succeed, target};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -22,24 +25,25 @@ pub(crate) struct Args {
 const NETWORKS: [&str; 4] = ["vgg16", "resnet56", "googlenet", "resnet50"];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let mut steps = Steps(None);
+    steps.begin("Python and its packages");
+    let requirements = root().join("tests/interop/requirements.txt");
     let check = Check {
-        python: python::with_packages("interop", &root().join("tests/interop/requirements.txt"))?,
+        python: python::with_packages("interop", &requirements, python::PyTorch::Any)?,
     };
-    let dcff = build(&[])?;
+    check.run(["versions"])?;
+    steps.begin("building the programs");
+    build(!args.no_hub)?;
+    let dcff = built("dcff");
     let folder = target().join("interop");
     if folder.exists() {
         std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
     }
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    step("training four networks a little");
-    let example = ["run", "--quiet", "--release", "--package", "dcff-cli"];
-    succeed(
-        cargo(example)
-            .args(["--example", "interop", "--"])
-            .arg(&folder),
-    )?;
+    steps.begin("training four networks a little");
+    succeed(Command::new(built("examples/interop")).arg(&folder))?;
     for name in NETWORKS {
-        step(name);
+        steps.begin(name);
         let network = folder.join(name);
         for (form, fold) in [("plain", &[][..]), ("folded", &["--fold-bn"])] {
             for format in ["pytorch", "onnx"] {
@@ -53,114 +57,66 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         check.run(["network".as_ref(), network.as_os_str()])?;
     }
 
-    step("a stranger's path: train, publish, load");
-    let run = folder.join("run");
-    let train = [
-        "train",
-        "--arch",
-        "resnet20",
-        "--rates",
-        "0.5",
-        "--data",
-        "synthetic",
-        "--recipe",
-        "quick",
-        "--epochs",
-        "2",
-    ];
-    succeed(Command::new(&dcff).args(train).arg("--out").arg(&run))?;
-    succeed(
-        Command::new(&dcff)
-            .arg("publish")
-            .arg(&run)
-            .args(["someone/tiny", "--dry-run"]),
-    )?;
-    let hub = run.join("hub");
-    check.run(["card".as_ref(), hub.as_os_str()])?;
-    let images = predictions(&dcff, &check, &folder, &hub)?;
+    steps.begin("a stranger's path: the README's commands");
+    let stranger = folder.join("stranger");
+    stranger::follow(&dcff, &check.python, &stranger)?;
+    let (run, tree) = (stranger.join("runs/tiny"), stranger.join("tiny"));
+    check.run(["card".as_ref(), tree.as_os_str()])?;
+    let predictions = predictions(&dcff, &check, &folder, &tree)?;
     if !args.no_hub {
-        local_hub(&check, &folder, &run, &images)?;
+        steps.begin("publishing to a local server and fetching from it");
+        hub::publish_and_fetch(&dcff, &check, &folder, &run, &tree, &predictions)?;
     }
-    step("all programs agree");
+    steps.begin("all programs agree");
     Ok(())
 }
 
-/// Predictions of ours beside PyTorch's, on images of three sizes; returns the images.
-fn predictions(dcff: &Path, check: &Check, folder: &Path, hub: &Path) -> Result<Vec<PathBuf>> {
-    let images = folder.join("images");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&images)?
+/// Builds everything that is run here, at once: the Hub's client would be built anew for every choice of packages, whose features
+/// cargo unites.
+fn build(hub: bool) -> Result<()> {
+    let mut build = cargo(["build", "--release", "--package", "dcff-cli"]);
+    build.args(["--bin", "dcff", "--example", "interop"]);
+    if hub {
+        build.args(["--package", "dcff-hub", "--example", "local_hub"]);
+        build.args(["--features", "dcff-hub/client,dcff-cli/hub"]);
+    }
+    succeed(&mut build)
+}
+
+/// A program that was built.
+fn built(name: &str) -> PathBuf {
+    let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
+    target().join("release").join(file)
+}
+
+/// Flags of `dcff predict`.
+const TOP_JSON: [&str; 3] = ["--top", "10", "--json"];
+
+/// What the program predicts for some images.
+struct Predictions {
+    images: Vec<PathBuf>,
+    json: Value,
+}
+
+/// Predictions of ours beside PyTorch's, on images of three sizes.
+fn predictions(dcff: &Path, check: &Check, folder: &Path, artefact: &Path) -> Result<Predictions> {
+    let mut images: Vec<PathBuf> = std::fs::read_dir(folder.join("images"))?
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<_>>()?;
-    files.sort();
-    let json = folder.join("predictions.json");
-    std::fs::write(
-        &json,
-        predict(Command::new(dcff).arg("predict").arg(hub), &files)?,
-    )?;
-    let mut args = vec!["predict".into(), hub.to_owned(), json];
-    args.extend(files.iter().cloned());
+    images.sort();
+    let file = folder.join("predictions.json");
+    let mut predict = Command::new(dcff);
+    predict.arg("predict").arg(artefact);
+    let output = predict.args(&images).args(TOP_JSON);
+    let output = output.stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "dcff predict: {}", output.status);
+    let text = String::from_utf8(output.stdout)?;
+    std::fs::write(&file, &text)?;
+    let mut args = vec!["predict".into(), artefact.to_owned(), file];
+    args.extend(images.iter().cloned());
     check.run(args)?;
-    Ok(files)
-}
-
-fn predict(command: &mut Command, images: &[PathBuf]) -> Result<Vec<u8>> {
-    output(command.args(images).args(["--top", "10", "--json"]))
-}
-
-fn output(command: &mut Command) -> Result<Vec<u8>> {
-    let output = command.stderr(Stdio::inherit()).output()?;
-    ensure!(output.status.success(), "{command:?}: {}", output.status);
-    Ok(output.stdout)
-}
-
-/// Publishes the run to a server on this machine, and fetches it with Python's client and with ours.
-fn local_hub(check: &Check, folder: &Path, run: &Path, images: &[PathBuf]) -> Result<()> {
-    const REPO: &str = "someone/tiny";
-    step("publishing to a local server and fetching from it");
-    let dcff = build(&["--features", "hub"])?;
-    let server = ["run", "--quiet", "--release", "--package", "dcff-hub"];
-    let mut server = cargo(server)
-        .args(["--features", "client", "--example", "local_hub"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut endpoint = String::new();
-    if let Some(stdout) = server.stdout.take() {
-        BufReader::new(stdout).read_line(&mut endpoint)?;
-    }
-    let with_hub = |command: &mut Command| {
-        command
-            .env("HF_ENDPOINT", endpoint.trim())
-            .env("HF_HOME", folder.join("hf-home"))
-            // The server's own token; no account is involved.
-            .env("HF_TOKEN", "hf_verysecretwriter");
-    };
-    let ours = || {
-        let mut command = Command::new(&dcff);
-        with_hub(&mut command);
-        command
-    };
-    succeed(ours().arg("publish").arg(run).arg(REPO))?;
-    let mut python = check.command();
-    with_hub(&mut python);
-    succeed(python.args(["hub", REPO]).arg(run.join("hub")))?;
-    let pulled = String::from_utf8(output(ours().args(["pull", REPO]))?)?;
-    for name in ["model.safetensors", "config.json"] {
-        let same = std::fs::read(Path::new(pulled.trim()).join(name))?
-            == std::fs::read(run.join("hub").join(name))?;
-        ensure!(same, "dcff pull: {name} is not what was published");
-    }
-    let fetched = predict(ours().args(["predict", &format!("hf://{REPO}")]), images)?;
-    let fetched: Value = serde_json::from_slice(&fetched)?;
-    let local: Value = serde_json::from_slice(&std::fs::read(folder.join("predictions.json"))?)?;
-    ensure!(
-        fetched["images"] == local["images"],
-        "dcff predict hf://{REPO}: other predictions"
-    );
-    // The server ends with its standard input.
-    drop(server.stdin.take());
-    server.wait()?;
-    Ok(())
+    let json = serde_json::from_str(&text)?;
+    Ok(Predictions { images, json })
 }
 
 /// The checks' program.
@@ -180,6 +136,15 @@ impl Check {
     }
 }
 
-fn step(name: &str) {
-    eprintln!("== {name}");
+/// Tells what is being done, and how long the step before took.
+struct Steps(Option<Instant>);
+
+impl Steps {
+    fn begin(&mut self, name: &str) {
+        let now = Instant::now();
+        if let Some(before) = self.0.replace(now) {
+            eprintln!("   {:.1} s", (now - before).as_secs_f64());
+        }
+        eprintln!("== {name}");
+    }
 }
