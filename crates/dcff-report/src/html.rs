@@ -21,7 +21,7 @@ th,td{padding:.32em .7em;text-align:left;vertical-align:top;border-bottom:1px so
 .keys button{font:inherit;font-size:.8rem;color:var(--ink);background:none;border:1px solid var(--faint);border-radius:4px;padding:.15em .5em;display:flex;align-items:center;gap:.45em;cursor:pointer}\
 .keys svg{width:22px;height:8px;flex:none}.keys button[aria-pressed=true]{border-color:var(--c);box-shadow:0 0 0 1px var(--c)}.keys .line{fill:none;stroke:var(--c);stroke-width:3}\n\
 .chosen [data-s]:not(.on){opacity:.12}\n\
-@media print{body{max-width:none;font-size:11pt}.keys{position:static;max-height:none}.tip{display:none}.wide{overflow:visible}table{font-size:7.5pt}.figures{grid-template-columns:1fr 1fr}h2{break-before:page}.chosen [data-s]:not(.on){opacity:1}}\n";
+@media print{body{max-width:none;font-size:11pt}.keys{position:static;max-height:none}.tip{display:none}.wide{overflow:visible}table{font-size:7.5pt}.figures{grid-template-columns:1fr 1fr}section~section{break-before:page}.chosen [data-s]:not(.on){opacity:1}}\n";
 
 /// Shows what a mark is under its figure, and one group alone when its key is pressed.
 const SCRIPT: &str = "\
