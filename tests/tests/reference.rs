@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use candle_core::Device;
+
 #[test]
 fn every_record_is_within_its_tolerance() {
     let Some(dir) = std::env::var_os("DCFF_FIXTURES_DIR").map(PathBuf::from) else {
@@ -9,8 +11,9 @@ fn every_record_is_within_its_tolerance() {
         return;
     };
     let mut lines = Vec::new();
-    let sound =
-        dcff_tests::fixtures::check(&dir.join("dcff"), &mut |line| lines.push(line.to_owned()))
-            .unwrap();
+    let sound = dcff_tests::fixtures::check(&dir.join("dcff"), &Device::Cpu, &mut |line| {
+        lines.push(line.to_owned())
+    })
+    .unwrap();
     assert!(sound, "{}", lines.join("\n"));
 }

@@ -55,6 +55,11 @@ pub(crate) fn run(args: &GpuTestArgs) -> anyhow::Result<Ended> {
         let parity = parity(&device)?;
         report.set("parity", parity)?;
     }
+    if !report.has("same_seed_twice") {
+        eprintln!("== the same seed twice");
+        let twice = same_seed_twice(args)?;
+        report.set("same_seed_twice", twice)?;
+    }
     for arch in NETWORKS {
         for (name, precision, tf32, _) in ARITHMETICS {
             let key = format!("speed_{arch}_{name}");
@@ -323,6 +328,42 @@ fn speed(device: &Device, arch: &str, precision: Precision, tf32: bool) -> anyho
         "median_step_ms": 1e3 * median,
         "fused_against_compact_logits": relative_error(&host(&fused)?, &host(&compact)?),
     }))
+}
+
+/// Trains a small network twice with `--deterministic`, and says whether the weights are the same to the byte.
+fn same_seed_twice(args: &GpuTestArgs) -> anyhow::Result<Value> {
+    const TRAIN: [&str; 11] = [
+        "train",
+        "--arch",
+        "resnet20",
+        "--rates",
+        "0.5",
+        "--data",
+        "synthetic",
+        "--epochs",
+        "2",
+        "--hold-out=0",
+        "--deterministic",
+    ];
+    let mut weights = Vec::new();
+    for name in ["first", "second"] {
+        let folder = args.out.join("same-seed").join(name);
+        // What an interrupted call left would be refused.
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        }
+        let output = Command::new(std::env::current_exe()?)
+            .args(TRAIN)
+            .args(["--device", &args.device.device, "--out"])
+            .arg(&folder)
+            .output()?;
+        if !output.status.success() {
+            return Ok(json!({ "failed": String::from_utf8_lossy(&output.stderr).trim() }));
+        }
+        let file = folder.join("compact/model.safetensors");
+        weights.push(std::fs::read(&file).with_context(|| file.display().to_string())?);
+    }
+    Ok(json!({ "command": TRAIN.join(" "), "same_bytes": weights[0] == weights[1] }))
 }
 
 /// PyTorch's lines for the same network and precision.
