@@ -10,7 +10,7 @@ use crate::root;
 /// A rule: its name and the violations it finds.
 type Rule = (&'static str, fn(&Tree) -> Vec<String>);
 
-const RULES: [Rule; 4] = [
+const RULES: [Rule; 5] = [
     ("every source file opens with a //! header", headers),
     (
         "every library crate's header says what it deliberately does not know",
@@ -20,6 +20,10 @@ const RULES: [Rule; 4] = [
     (
         "no file of images or weights is kept in the repository",
         no_blobs,
+    ),
+    (
+        "a crate that is published compiles in files of its own folder only",
+        foreign_files,
     ),
 ];
 
@@ -129,6 +133,31 @@ fn crate_map(tree: &Tree) -> Vec<String> {
         .filter(|n| !crates.contains(&format!("dcff-{n}")))
         .map(|n| format!("dcff-{n} is no crate"));
     missing.chain(unknown).collect()
+}
+
+fn foreign_files(tree: &Tree) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in tree.crates() {
+        let home = tree.root.join("crates").join(name);
+        for file in tree
+            .with_extension(&["rs"])
+            .filter(|file| file.starts_with(home.join("src")))
+        {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            let included = text.split("include_str!(\"").skip(1);
+            let paths = included.filter_map(|rest| rest.split('"').next());
+            let depth = file
+                .strip_prefix(&home)
+                .map_or(0, |p| p.components().count());
+            found.extend(
+                paths
+                    // From a file's folder to the crate's it takes a step less than the file is deep.
+                    .filter(|path| path.matches("../").count() >= depth)
+                    .map(|path| format!("{} includes {path}", tree.short(file))),
+            );
+        }
+    }
+    found
 }
 
 fn no_blobs(tree: &Tree) -> Vec<String> {

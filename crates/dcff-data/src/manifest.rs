@@ -11,9 +11,9 @@ use crate::{Augmentation, Error, Normalisation, Result};
 
 /// In the order in which help texts list them.
 const MANIFESTS: &[&str] = &[
-    include_str!("../../../datasets/cifar10.toml"),
-    include_str!("../../../datasets/cifar10-subset.toml"),
-    include_str!("../../../datasets/synthetic.toml"),
+    include_str!("../datasets/cifar10.toml"),
+    include_str!("../datasets/cifar10-subset.toml"),
+    include_str!("../datasets/synthetic.toml"),
 ];
 
 /// What is known about a dataset before (or, for a folder of images, after) its files are read.

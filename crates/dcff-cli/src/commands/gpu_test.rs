@@ -21,14 +21,8 @@ use crate::args::{BenchNetwork, GpuTestArgs};
 
 /// The scripts travel with the program.
 const SCRIPTS: [(&str, &str); 2] = [
-    (
-        "network.py",
-        include_str!("../../../../benches/pytorch/network.py"),
-    ),
-    (
-        "train_cuda.py",
-        include_str!("../../../../benches/pytorch/train_cuda.py"),
-    ),
+    ("network.py", include_str!("../../pytorch/network.py")),
+    ("train_cuda.py", include_str!("../../pytorch/train_cuda.py")),
 ];
 const NETWORKS: [&str; 2] = ["vgg16", "resnet56"];
 /// Steps timed together, so that the host may run ahead as in training.
