@@ -1,4 +1,4 @@
-//! The list of known datasets, read from the manifests in `datasets/`: each fact about a dataset is written there and nowhere else.
+//! The list of known datasets, read from the manifests in this crate's `datasets/`: each fact about a dataset is written there and nowhere else.
 //!
 //! A new dataset is one manifest in that folder, one line in [`MANIFESTS`], and, if its files have a layout of their own, an entry in
 //! `locate`.
