@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -13,6 +13,13 @@ use super::{Check, Predictions, TOP_JSON, built};
 const REPO: &str = "me/tiny";
 /// The server's own token; no account is involved.
 const TOKEN: &str = "hf_verysecretwriter";
+/// Tokens that do not allow to publish, and the server's answer.
+const REFUSED: [(&str, &str); 2] = [
+    ("hf_verysecretreader", "403"),
+    ("hf_verysecretstale", "401"),
+];
+/// What no token may be told by: a part of all of them.
+const SECRET: &str = "verysecret";
 
 /// The server of dcff-hub's tests; it ends with its standard input.
 struct Server {
@@ -64,12 +71,23 @@ pub(super) fn publish_and_fetch(
     local: &Predictions,
 ) -> Result<()> {
     let server = Server::start(folder.join("hf-home"))?;
-    // What the program says, on both streams, must not hold the token.
     let ours = |args: &[&str]| -> Result<String> {
         let mut command = Command::new(dcff);
         said(server.known_to(command.args(args)))
     };
     let run = run.to_str().context("the path of the run")?;
+    for (token, status) in REFUSED {
+        let mut command = Command::new(dcff);
+        server.known_to(command.args(["publish", run, REPO]));
+        let (output, stderr) = discreet(command.env("HF_TOKEN", token))?;
+        ensure!(
+            output.status.code() == Some(2)
+                && stderr.lines().count() == 1
+                && stderr.contains(status),
+            "dcff publish: expected one line with {status}, got {stderr}"
+        );
+        print!("{stderr}");
+    }
     let first = ours(&["publish", run, REPO])?;
     ensure!(
         first.contains(&format!("{}/{REPO}", server.endpoint)),
@@ -115,16 +133,9 @@ pub(super) fn publish_and_fetch(
     Ok(())
 }
 
-/// What `command`, which must succeed, says on standard output; on neither stream may it tell the token.
+/// What `command`, which must succeed, says on standard output.
 fn said(command: &mut Command) -> Result<String> {
-    let output = command.output()?;
-    let [stdout, stderr] =
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    ensure!(
-        !stdout.contains(TOKEN) && !stderr.contains(TOKEN),
-        "{:?} shows the token",
-        command.get_program()
-    );
+    let (output, stderr) = discreet(command)?;
     eprint!("{stderr}");
     let args: Vec<_> = command.get_args().collect();
     ensure!(
@@ -133,5 +144,18 @@ fn said(command: &mut Command) -> Result<String> {
         command.get_program(),
         output.status
     );
-    Ok(stdout)
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// What `command` ends with, and what it says on standard error; on neither stream may it tell a token.
+fn discreet(command: &mut Command) -> Result<(Output, String)> {
+    let output = command.output()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let stderr = text(&output.stderr);
+    ensure!(
+        !text(&output.stdout).contains(SECRET) && !stderr.contains(SECRET),
+        "{:?} shows the token",
+        command.get_program()
+    );
+    Ok((output, stderr))
 }
