@@ -22,6 +22,9 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+# Folders are compared: importing a network's module must add nothing to them.
+sys.dont_write_bytecode = True
+
 # Largest difference of logits, relative to the largest logit.
 TOLERANCE = 1e-4
 

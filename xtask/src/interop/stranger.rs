@@ -39,8 +39,11 @@ pub(super) fn follow(dcff: &Path, python: &Path, folder: &Path) -> Result<()> {
                 anyhow::bail!("README.md: '{SECTION}': expected bash or python, got '{other}'")
             }
         };
-        let command = command.arg("-c").arg(code).env("PATH", &path);
-        succeed(command.current_dir(folder))?;
+        // The folder is compared with what arrives on the Hub: no compiled Python may lie in it.
+        command
+            .env("PATH", &path)
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        succeed(command.arg("-c").arg(code).current_dir(folder))?;
     }
     Ok(())
 }
