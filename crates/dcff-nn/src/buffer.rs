@@ -1,13 +1,13 @@
 //! Memory of feature maps: aligned to cache lines and used again.
 //!
-//! A training step asks for the same sizes in the same order as the step before. Handing blocks
-//! back to the system in between would cost a page fault per 4 KiB on the next use, which is as
-//! much time as a batch norm. Released blocks therefore wait in a pool; whenever the pool cannot
-//! serve a request, it first gives blocks back to the system, oldest first, so that a process holds
-//! at most half as much again as it ever had in use at once.
+//! A training step asks for the same sizes in the same order as the step before. Handing memory back to the system in
+//! between would cost a page fault per 4 KiB on the next use, which is as much time as a batch norm. Memory therefore
+//! comes from large chunks, out of which blocks of any size are cut and into which neighbours grow together again when
+//! they are released. The system provides pages of a chunk when they are first touched, so an unused rest costs nothing.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -20,10 +20,11 @@ const ALIGN: usize = 64;
 /// Blocks smaller than this are left to the system's allocator, which keeps them itself.
 const POOLED: usize = 64 * 1024 / size_of::<f32>();
 
-/// Blocks in use and waiting together stay below the most that were in use at once, plus one part
-/// in this many. Sizes differ from layer to layer, so the right block is often not among those that
-/// wait; with less room than this, every step gives back what the next one asks for.
-const SLACK: usize = 2;
+/// Numbers of a chunk: 256 MiB, of which only what is used takes memory.
+const CHUNK: usize = 256 * 1024 * 1024 / size_of::<f32>();
+
+/// Blocks take whole multiples of this many numbers, a page.
+const GRAIN: usize = 4096 / size_of::<f32>();
 
 /// What a buffer may hold.
 ///
@@ -54,18 +55,16 @@ struct Block {
 unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
-/// Blocks that wait, oldest first, and how much memory there is.
+/// Chunks, and the ranges of them that are free.
 struct Pool {
-    waiting: Vec<Block>,
-    /// Numbers in blocks that are in use, and the most that ever were.
-    used: usize,
-    most: usize,
+    chunks: Vec<Block>,
+    /// Numbers by address.
+    free: BTreeMap<usize, usize>,
 }
 
 static POOL: Mutex<Pool> = Mutex::new(Pool {
-    waiting: Vec::new(),
-    used: 0,
-    most: 0,
+    chunks: Vec::new(),
+    free: BTreeMap::new(),
 });
 
 fn pool() -> MutexGuard<'static, Pool> {
@@ -110,7 +109,7 @@ impl<T: Plain> Buffer<T> {
         let block = if capacity < POOLED {
             Block::new(capacity)
         } else {
-            from_pool(capacity)
+            pool().take(capacity.next_multiple_of(GRAIN))
         };
         Self {
             block,
@@ -120,42 +119,76 @@ impl<T: Plain> Buffer<T> {
     }
 }
 
-fn from_pool(len: usize) -> Block {
-    let mut evicted = Vec::new();
-    let found = pool().take(len, &mut evicted);
-    // Outside the lock: these calls reach the system.
-    evicted.into_iter().for_each(Block::free);
-    found.unwrap_or_else(|| {
-        let block = Block::new(len);
-        let mut pool = pool();
-        pool.used += block.capacity;
-        pool.most = pool.most.max(pool.used);
-        block
-    })
-}
-
 impl Pool {
-    /// A block for `len` numbers, or none; then `evicted` are the blocks to free before making one.
-    fn take(&mut self, len: usize, evicted: &mut Vec<Block>) -> Option<Block> {
-        // The smallest block that serves, but never one that would waste more than a quarter.
-        let best = (0..self.waiting.len())
-            .filter(|&i| self.waiting[i].capacity >= len)
-            .filter(|&i| self.waiting[i].capacity <= len + len / 4)
-            .min_by_key(|&i| self.waiting[i].capacity);
-        if let Some(best) = best {
-            let block = self.waiting.remove(best);
-            self.used += block.capacity;
-            self.most = self.most.max(self.used);
-            return Some(block);
+    /// A block of `len` numbers: the front of the smallest free range that holds them, of several the first in memory.
+    fn take(&mut self, len: usize) -> Block {
+        let fitting = self.free.iter().filter(|&(_, &free)| free >= len);
+        let best = fitting.min_by_key(|&(_, &free)| free).map(|(&at, _)| at);
+        let at = best.unwrap_or_else(|| {
+            let chunk = Block::new(CHUNK.max(len));
+            let at = chunk.start.as_ptr() as usize;
+            self.free.insert(at, chunk.capacity);
+            self.chunks.push(chunk);
+            at
+        });
+        let free = self.free.remove(&at).unwrap_or(len);
+        let chunk = self.chunk_of(at);
+        if free > len {
+            self.free.insert(at + len * size_of::<f32>(), free - len);
         }
-        let most = self.most.max(self.used + len);
-        let mut waiting: usize = self.waiting.iter().map(|block| block.capacity).sum();
-        while self.used + waiting + len > most + most / SLACK && !self.waiting.is_empty() {
-            let block = self.waiting.remove(0);
-            waiting -= block.capacity;
-            evicted.push(block);
+        let offset = (at - chunk.as_ptr() as usize) / size_of::<f32>();
+        Block {
+            // SAFETY: the range lies within its chunk.
+            start: unsafe { chunk.add(offset) },
+            capacity: len,
         }
-        None
+    }
+
+    /// Takes a block back.
+    fn give(&mut self, block: &Block) {
+        let mut at = block.start.as_ptr() as usize;
+        let mut len = block.capacity;
+        let starts = |pool: &Self, at: usize| pool.chunk_of(at).as_ptr() as usize == at;
+        let end = |at: usize, len: usize| at + len * size_of::<f32>();
+        if let Some((&before, &free)) = self.free.range(..at).next_back()
+            && end(before, free) == at
+            && !starts(self, at)
+        {
+            self.free.remove(&before);
+            (at, len) = (before, free + len);
+        }
+        let behind = end(at, len);
+        if let Some(&free) = self.free.get(&behind)
+            && !starts(self, behind)
+        {
+            self.free.remove(&behind);
+            len += free;
+        }
+        self.free.insert(at, len);
+    }
+
+    /// The start of the chunk that an address lies in.
+    fn chunk_of(&self, at: usize) -> NonNull<f32> {
+        let starts = self.chunks.iter().map(|chunk| chunk.start);
+        starts
+            .filter(|start| start.as_ptr() as usize <= at)
+            .max()
+            .expect("blocks are cut from chunks")
+    }
+
+    /// Takes out the chunks that are free as a whole.
+    fn unused(&mut self) -> Vec<Block> {
+        let free = &mut self.free;
+        self.chunks
+            .extract_if(.., |chunk| {
+                let at = chunk.start.as_ptr() as usize;
+                let whole = free.get(&at) == Some(&chunk.capacity);
+                if whole {
+                    free.remove(&at);
+                }
+                whole
+            })
+            .collect()
     }
 }
 
@@ -175,14 +208,11 @@ pub(crate) fn scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     result
 }
 
-/// Gives the memory of released feature maps, which waits for the next step, back to the system.
+/// Gives the memory of released feature maps, which waits for the next step, back to the system, as far as nothing that
+/// is still in use lies beside it.
 pub fn release_memory() {
-    let blocks = {
-        let mut pool = pool();
-        pool.most = pool.used;
-        std::mem::take(&mut pool.waiting)
-    };
-    blocks.into_iter().for_each(Block::free);
+    let chunks = pool().unused();
+    chunks.into_iter().for_each(Block::free);
 }
 
 impl<T: Plain> Drop for Buffer<T> {
@@ -194,9 +224,7 @@ impl<T: Plain> Drop for Buffer<T> {
         if block.capacity < POOLED {
             block.free();
         } else {
-            let mut pool = pool();
-            pool.used -= block.capacity;
-            pool.waiting.push(block);
+            pool().give(&block);
         }
     }
 }
@@ -237,43 +265,45 @@ mod tests {
     fn bytes_take_a_quarter_of_the_memory() {
         let mut bytes = Buffer::<u8>::new(4 * POOLED + 3);
         assert_eq!(bytes.len(), 4 * POOLED + 3);
-        assert!((POOLED + 1..2 * POOLED).contains(&bytes.block.capacity));
+        assert!((POOLED + 1..=POOLED + GRAIN).contains(&bytes.block.capacity));
         bytes.fill(7);
         assert!(bytes.iter().all(|&byte| byte == 7));
     }
 
     #[test]
-    fn a_pool_prefers_the_tightest_block_and_stays_within_its_bounds() {
+    fn blocks_are_cut_from_the_tightest_range_and_grow_together_again() {
         let mut pool = Pool {
-            waiting: [100, 130, 120, 60].map(Block::new).into(),
-            used: 0,
-            most: 400,
+            chunks: Vec::new(),
+            free: BTreeMap::new(),
         };
-        let mut evicted = Vec::new();
-        let mut take = |pool: &mut Pool, len| {
-            let block = pool.take(len, &mut evicted);
-            let capacity = block.as_ref().map(|block| block.capacity);
-            block
-                .into_iter()
-                .chain(evicted.drain(..))
-                .for_each(Block::free);
-            capacity
-        };
-        // 120 is the smallest that holds 110; nothing holds 90 without wasting more than a quarter
-        // once 100 is gone.
-        assert_eq!(take(&mut pool, 110), Some(120));
-        assert_eq!(take(&mut pool, 90), Some(100));
-        assert_eq!(take(&mut pool, 90), None);
-        assert_eq!(pool.waiting.len(), 2);
-        // 220 in use, 190 waiting and 400 more stay below 620 and its half: nothing goes.
-        assert_eq!(take(&mut pool, 400), None);
-        let left: Vec<usize> = pool.waiting.iter().map(|block| block.capacity).collect();
-        assert_eq!((pool.used, left), (220, vec![130, 60]));
-        // 190 waiting and 200 more exceed 200 and its half: the oldest goes.
-        (pool.most, pool.used) = (0, 0);
-        assert_eq!(take(&mut pool, 200), None);
-        let left: Vec<usize> = pool.waiting.iter().map(|block| block.capacity).collect();
-        assert_eq!(left, [60]);
-        pool.waiting.into_iter().for_each(Block::free);
+        let sizes = |pool: &Pool| pool.free.values().copied().collect::<Vec<_>>();
+        let blocks = [3, 2, 4, 1].map(|pages| pool.take(pages * GRAIN));
+        let rest = CHUNK - 10 * GRAIN;
+        assert_eq!(sizes(&pool), [rest]);
+        let [a, b, c, d] = blocks;
+        pool.give(&a);
+        pool.give(&c);
+        assert_eq!(sizes(&pool), [3 * GRAIN, 4 * GRAIN, rest]);
+        // Three pages fit where three were; two do not go there any more, but where four were.
+        let three = pool.take(3 * GRAIN);
+        assert_eq!(three.start, a.start);
+        let two = pool.take(2 * GRAIN);
+        assert_eq!(two.start, c.start);
+        assert_eq!(sizes(&pool), [2 * GRAIN, rest]);
+        // More than a chunk has one of its own, and two chunks never grow together.
+        let large = pool.take(CHUNK + GRAIN);
+        assert_eq!(pool.chunks.len(), 2);
+        pool.give(&large);
+        assert_eq!(pool.free.len(), 3);
+        let unused = pool.unused();
+        assert_eq!(unused.len(), 1);
+        unused.into_iter().for_each(Block::free);
+        for block in [three, b, d, two] {
+            pool.give(&block);
+        }
+        assert_eq!(sizes(&pool), [CHUNK]);
+        let unused = pool.unused();
+        assert_eq!((unused.len(), pool.free.len()), (1, 0));
+        unused.into_iter().for_each(Block::free);
     }
 }

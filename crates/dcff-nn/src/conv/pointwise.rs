@@ -16,11 +16,12 @@ use crate::threads::{self, Out};
 const CHANNELS: usize = 64;
 
 /// Vectors of the target, over pixels and filters, that wait for the next block of channels in the
-/// second-level cache.
-const TARGET: usize = 16 * 1024;
+/// second-level cache, beside the block.
+const TARGET: usize = 8 * 1024;
 
-/// Pixels, channels and filters of a block of the weight gradient.
-const GRADIENT: (usize, usize, usize) = (48, 36, 128);
+/// Pixels, channels and filters of a block of the weight gradient: both sides and the sums stay in the second-level
+/// cache, and some channels of the source and filters of the target in the first.
+const GRADIENT: (usize, usize, usize) = (48, 72, 128);
 
 /// Vectors between rows of scratch beyond their length.
 const SKEW: usize = 8;
@@ -82,8 +83,9 @@ pub(crate) fn gather<E: Element>(
     let (plane, group) = (source.plane(), source.group_len());
     let (target_plane, target_group) = (target.plane(), target.group_len());
     let x = source.cpu::<E>();
-    // Sums of rounded numbers would round at every block: they wait in scratch.
-    let rounds = E::as_f32(x).is_none();
+    // Where there are several blocks of channels, sums wait for the next in scratch: in the target they would be rounded,
+    // and lie as far apart as the source's channels.
+    let waits = E::as_f32(x).is_none() || from > CHANNELS;
     let out = Out::new(target.cpu_mut::<E>());
     threads::each(source.groups() * shape.groups * bands, |task| {
         let (g, rest) = (task / (shape.groups * bands), task % (shape.groups * bands));
@@ -92,10 +94,10 @@ pub(crate) fn gather<E: Element>(
         let first_plane = g * target_group + part * to * target_plane;
         let (pixel_x, pixel_y) = (&pixel_x[pixels.clone()], &pixel_y[pixels]);
         let scratch_len = CHANNELS.min(from) * row * LANES;
-        let sums_len = if rounds { to * row * LANES } else { 0 };
+        let sums_len = if waits { to * row * LANES } else { 0 };
         buffer::scratch(scratch_len + sums_len, |scratch| {
             let (scratch, sums) = scratch.split_at_mut(scratch_len);
-            let (y, y_stride) = if rounds {
+            let (y, y_stride) = if waits {
                 (sums.as_mut_ptr(), row * LANES)
             } else {
                 // SAFETY: a task writes its own group, part and pixels; `E` is `f32`.
@@ -115,7 +117,7 @@ pub(crate) fn gather<E: Element>(
                     x: scratch.as_ptr(),
                     taps: &taps[..depth],
                     pixel_x: &near[..pixel_x.len()],
-                    pixel_y: if rounds {
+                    pixel_y: if waits {
                         &near[..pixel_y.len()]
                     } else {
                         pixel_y
@@ -167,26 +169,30 @@ pub(crate) fn weight_gradient<E: Element>(
         }
         let filters = per_split.min(to - first_to);
         let depth = block.min(from - first);
-        buffer::scratch((block * row + filters * depth) * LANES, |scratch| {
-            let (scratch, sums) = scratch.split_at_mut(block * row * LANES);
+        let rows = (depth + filters) * row * LANES;
+        buffer::scratch(rows + filters * depth * LANES, |scratch| {
+            let (scratch, sums) = scratch.split_at_mut(rows);
+            let (x_rows, dy_rows) = scratch.split_at_mut(depth * row * LANES);
             sums.fill(0.0);
             for g in 0..x.groups() {
                 let at = g * x.group_len() + (part * from + first) * x.plane();
                 let dy_at = g * dy.group_len() + (part * to + first_to) * dy.plane();
                 for (band, pixels) in pixel_x.chunks(size).enumerate() {
-                    for (c, scratch) in scratch
-                        .chunks_exact_mut(row * LANES)
-                        .take(depth)
-                        .enumerate()
-                    {
-                        collect(isa, &xs[at + c * x.plane()..][..x.plane()], pixels, scratch);
+                    for (c, to) in x_rows.chunks_exact_mut(row * LANES).enumerate() {
+                        let plane = &xs[at + c * x.plane()..][..x.plane()];
+                        collect(isa, plane, pixels, to);
+                    }
+                    let len = pixels.len() * LANES;
+                    for (f, to) in dy_rows.chunks_exact_mut(row * LANES).enumerate() {
+                        let at = dy_at + f * dy.plane() + band * size * LANES;
+                        element::widen(isa, &gs[at..][..len], &mut to[..len]);
                     }
                     isa.run(Correlations {
-                        x: scratch.as_ptr(),
+                        x: x_rows.as_ptr(),
                         taps: &taps[..depth],
                         pixel_x: &near[..pixels.len()],
-                        dy: gs[dy_at + band * size * LANES..].as_ptr(),
-                        dy_stride: dy.plane(),
+                        dy: dy_rows.as_ptr(),
+                        dy_stride: row * LANES,
                         filters,
                         sums: sums.as_mut_ptr(),
                     });
