@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask reproduce|fixtures|bench|interop|check|gpu-test`.
+//! Project tasks; `cargo xtask help` lists them.
 //!
 //! It builds and drives the `dcff` program for people and holds no logic that a user of the crates would miss.
 
@@ -10,6 +10,7 @@ mod publish;
 mod python;
 mod reproduce;
 mod tidy;
+mod toolkit;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -49,6 +50,11 @@ enum Task {
             value_name = "FLAGS"
         )]
         flags: Vec<String>,
+    },
+    /// Put a CUDA toolkit together from NVIDIA's packages on PyPI, where none is installed, and print its environment
+    CudaToolkit {
+        /// Folder for it, some 2 GB
+        dir: PathBuf,
     },
     /// Everything but the tests: format, lints, documentation, house rules
     Check {
@@ -105,6 +111,7 @@ fn run(task: Task) -> Result<ExitCode> {
             }
             succeed(&mut command).map(|()| ExitCode::SUCCESS)
         }
+        Task::CudaToolkit { dir } => toolkit::run(&dir).map(|()| ExitCode::SUCCESS),
         Task::Check { cuda } => check::run(cuda).map(|()| ExitCode::SUCCESS),
     }
 }
