@@ -34,6 +34,9 @@ DEVICE float bits_to_float(u32 bits) {
   return both.value;
 }
 
+#ifdef MAPS_BF16
+typedef Bf16 Real;
+
 DEVICE u32 float_to_bits(float value) {
   union {
     u32 bits;
@@ -42,9 +45,6 @@ DEVICE u32 float_to_bits(float value) {
   both.value = value;
   return both.bits;
 }
-
-#ifdef MAPS_BF16
-typedef Bf16 Real;
 
 DEVICE float to_float(Bf16 x) { return bits_to_float((u32)x.bits << 16); }
 
