@@ -170,6 +170,35 @@ fn agrees_on_the_shapes_of_networks() {
     }
 }
 
+/// More channels than any cache holds at once: sums over them are made in several parts.
+#[test]
+fn agrees_with_hundreds_of_channels() {
+    let mut random = Random(7);
+    for (c_in, c_out, size, k) in [
+        (512, 512, 2, 3),
+        (256, 512, 4, 3),
+        (513, 130, 3, 3),
+        (130, 517, 2, 1),
+        (520, 257, 3, 1),
+    ] {
+        let shape = Conv {
+            n: 17,
+            c_in,
+            c_out,
+            h: size,
+            w: size,
+            kh: k,
+            kw: k,
+            stride: 1,
+            padding: k / 2,
+            groups: 1,
+        };
+        for isa in Isa::available() {
+            isa.with(|| check(&shape, &mut random)).unwrap();
+        }
+    }
+}
+
 #[test]
 fn same_bits_for_any_number_of_threads() {
     let mut random = Random(3);

@@ -13,7 +13,7 @@ const PAGE: &str = "\
 h1{font-size:1.5rem;margin:.2em 0 .6em}h2{font-size:1.25rem;margin:2.2em 0 .6em;border-bottom:1px solid var(--faint);padding-bottom:.2em}h3{font-size:1rem;margin:1.6em 0 .4em}\n\
 .notes{font-size:.85rem;margin:0;padding-left:1.1em}.reading{max-width:75ch}.reading li{margin:.35em 0}\n\
 nav{margin:.8em 0}nav a{margin-right:1em}a{color:var(--c0)}code{font-size:.9em}\n\
-.wide{overflow-x:auto;margin:1em 0}table{border-collapse:collapse;font-size:.85rem;line-height:1.35}caption{caption-side:bottom;text-align:left;font-size:.8rem;padding-top:.5em}\n\
+.wide{overflow-x:auto;margin:1em 0}table{border-collapse:collapse;font-size:.85rem;line-height:1.35}caption{caption-side:bottom;text-align:left;font-size:.8rem;padding-top:.5em}caption span{display:inline-block;position:sticky;left:0;max-width:min(100%,calc(100vw - 2rem))}\n\
 th,td{padding:.32em .7em;text-align:left;vertical-align:top;border-bottom:1px solid var(--faint);white-space:nowrap}.w{white-space:normal;min-width:26ch}th{border-bottom-color:var(--ink);font-weight:600}.n{text-align:right;font-variant-numeric:tabular-nums}\n\
 .figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,430px),1fr));gap:1.6rem 2rem}.figures+.figures{margin-top:1.6rem}.small.figures{grid-template-columns:repeat(auto-fill,minmax(min(100%,270px),1fr))}figure{margin:0;break-inside:avoid}figcaption{font-size:.82rem;line-height:1.4;margin-top:.4em}figcaption b{display:block}\n\
 .tip{display:block;min-height:1.3em;font-size:.8rem;margin-top:.3em;color:var(--c0)}[data-tip]{cursor:pointer}[data-tip]:focus-visible{outline:2px solid var(--c0)}\n\

@@ -98,7 +98,7 @@ impl Table {
         };
         let body: String = self.rows.iter().map(|row| cells("td", row)).collect();
         format!(
-            "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\"><table><caption>{0}</caption>\n<thead>{1}</thead>\n<tbody>\n{body}</tbody></table></div>\n",
+            "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{0}\"><table><caption><span>{0}</span></caption>\n<thead>{1}</thead>\n<tbody>\n{body}</tbody></table></div>\n",
             escape_html(caption),
             cells("th", &self.heading())
         )
@@ -182,7 +182,10 @@ mod tests {
         table.row(["x_1 | <5 %, \"q\"".into(), "-1".into()]);
         assert!(table.markdown().contains("| x_1 \\| <5 %, \"q\" | -1 |"));
         let html = table.html("t < u");
-        assert!(html.contains("<caption>t &lt; u</caption>"), "{html}");
+        assert!(
+            html.contains("<caption><span>t &lt; u</span></caption>"),
+            "{html}"
+        );
         assert!(
             html.contains("<th>a &amp; b</th>") && html.contains("<td class=\"n\">-1</td>"),
             "{html}"

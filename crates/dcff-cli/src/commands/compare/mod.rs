@@ -76,7 +76,7 @@ pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<Ended> {
         .map(|run| args.out.join(&run.name))
         .collect();
     let options = dcff_report::Options {
-        command: args.command.clone(),
+        command: args.command.clone().or_else(|| Some(typed())),
         layer: None,
     };
     if failed < folders.len() {
@@ -159,6 +159,30 @@ fn share_after_dense(run: &Run) -> anyhow::Result<f64> {
     Ok(finetune / (dense + finetune))
 }
 
+/// This command as it was typed, but for the folder of results: a report does not depend on where it is made.
+fn typed() -> String {
+    shown(std::env::args().skip(1))
+}
+
+fn shown(arguments: impl IntoIterator<Item = String>) -> String {
+    let mut text = "dcff".to_owned();
+    let mut folder = false;
+    for argument in arguments {
+        text.push(' ');
+        if folder {
+            text.push_str("OUT");
+        } else if argument.starts_with("--out=") {
+            text.push_str("--out=OUT");
+        } else if argument.contains(char::is_whitespace) {
+            text.push_str(&format!("'{argument}'"));
+        } else {
+            text.push_str(&argument);
+        }
+        folder = !folder && argument == "--out";
+    }
+    text
+}
+
 /// Measures a few steps of every group of runs, and says how long all of them will take.
 fn estimate(
     runs: &[Run],
@@ -223,4 +247,25 @@ fn estimate(
         duration(total / queue.jobs as f64)
     );
     Ok(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_names_the_command_but_not_its_folder() {
+        for (typed, expected) in [
+            (
+                "compare|a.toml|--out|/some/where|--jobs|2",
+                "dcff compare a.toml --out OUT --jobs 2",
+            ),
+            (
+                "compare|--out=x|a b.toml",
+                "dcff compare --out=OUT 'a b.toml'",
+            ),
+        ] {
+            assert_eq!(shown(typed.split('|').map(str::to_owned)), expected);
+        }
+    }
 }
