@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing, file, tensors_to_bytes};
 use dcff_models::{Architecture, Mode, Network, Views};
@@ -79,8 +79,9 @@ fn write(dir: &Path, name: &str, rates: &str, steps: usize, batch: usize) -> Res
         let views = views_of(method.as_mut(), step, steps, &full, &network)?;
         let (images, labels) = waves(batch, step * batch, classes, full.input)?;
         let output = method.step(&mut network, &views, &images, &labels, 0.0)?;
-        let gradients = output.gradients.context("the loss is not finite")?;
-        optimizer.step(&network, &gradients, &recipe.sgd(0, step, steps))?;
+        let loss = output.loss.read()?.mean;
+        ensure!(loss.is_finite(), "the loss of step {step} is {loss}");
+        optimizer.step(&network, &output.gradients, &recipe.sgd(0, step, steps))?;
     }
     let views = views_of(method.as_mut(), steps - 1, steps, &full, &network)?;
     let preprocessing = Preprocessing {

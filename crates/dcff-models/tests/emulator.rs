@@ -53,7 +53,10 @@ fn training_pass(name: &str, precision: Precision, batch: usize) -> Results {
     network.update_statistics(&trace).unwrap();
     let gradients = network.backward(trace, &views, &loss.grad).unwrap();
     let mut results = vec![
-        ("loss".to_owned(), vec![loss.value as f32]),
+        (
+            "loss".to_owned(),
+            vec![loss.value.read().unwrap().mean as f32],
+        ),
         ("logits".to_owned(), numbers(&logits)),
     ];
     for (i, parameter) in network.parameters().iter().enumerate() {

@@ -82,6 +82,9 @@ impl Case {
         dcff_nn::cross_entropy(&logits, &self.labels, 0.0)
             .unwrap()
             .value
+            .read()
+            .unwrap()
+            .mean
     }
 
     /// The loss with the parameter `name` moved by `step` along `direction`.

@@ -72,7 +72,7 @@ pub use gemm::gemm_limit;
 pub use gpu::emulator;
 pub use gpu::{ByteImages, Change, DeviceSettings, configure, device_name, synchronize};
 pub use linear::{LinearGrads, linear, linear_backward};
-pub use loss::{Loss, cross_entropy};
+pub use loss::{Loss, LossNumbers, LossValue, cross_entropy};
 pub use mix::{mix, mix_backward};
 pub use norm::{
     BatchStatistics, Blend, NormGrads, batch_norm, batch_norm_backward, batch_norm_inference, blend,

@@ -8,20 +8,69 @@
 //! PyTorch's definition of smoothing: Szegedy et al., *Rethinking the Inception Architecture*, CVPR
 //! 2016, <https://arxiv.org/abs/1512.00567>, section 7.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Result, Tensor, bail};
 
 use crate::args;
 use crate::gpu::{self, Gpu};
 
-/// A loss, its gradient, and how many predictions were right.
+/// A loss and its gradient.
 #[derive(Clone, Debug)]
 pub struct Loss {
-    /// The mean over the batch, in nats. NaN if a logit is.
-    pub value: f64,
-    /// The gradient of `value` with respect to the logits, `[N, K]`.
+    /// What it came to.
+    pub value: LossValue,
+    /// The gradient of the mean loss with respect to the logits, `[N, K]`.
     pub grad: Tensor,
+}
+
+/// What a loss came to: known at once on the CPU, on a card only when everything launched before it is done. A training
+/// loop that reads it some steps later keeps the card supplied with work.
+#[derive(Clone, Debug)]
+pub struct LossValue(Held);
+
+#[derive(Clone, Debug)]
+enum Held {
+    Known(LossNumbers),
+    OnCard(Arc<gpu::LossOnCard>),
+}
+
+/// The numbers of a loss.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LossNumbers {
+    /// The mean over the batch, in nats. NaN if a logit is.
+    pub mean: f64,
     /// Rows whose largest logit (the first of equal ones) is the label's.
     pub correct: usize,
+}
+
+impl LossValue {
+    pub(crate) fn on_card(loss: gpu::LossOnCard) -> Self {
+        Self(Held::OnCard(Arc::new(loss)))
+    }
+
+    /// Whether [`LossValue::read`] returns at once.
+    pub fn is_known(&self) -> bool {
+        matches!(self.0, Held::Known(_))
+    }
+
+    /// The numbers; waits for a card.
+    ///
+    /// # Errors
+    ///
+    /// Those of what was launched on the card.
+    pub fn read(&self) -> Result<LossNumbers> {
+        match &self.0 {
+            Held::Known(numbers) => Ok(*numbers),
+            Held::OnCard(loss) => loss.read(),
+        }
+    }
+}
+
+impl From<LossNumbers> for LossValue {
+    fn from(numbers: LossNumbers) -> Self {
+        Self(Held::Known(numbers))
+    }
 }
 
 /// Cross-entropy of `logits` `[N, K]` and class indices `labels` `[N]` (`u32`) with label smoothing
@@ -86,9 +135,12 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result
             }
         }
         Ok(Loss {
-            value: value / n as f64,
+            value: LossNumbers {
+                mean: value / n as f64,
+                correct,
+            }
+            .into(),
             grad: args::tensor(grad, &[n, k])?,
-            correct,
         })
     })?
 }

@@ -434,7 +434,10 @@ impl CustomOp1 for CrossEntropy {
         let logits = plain(self.name(), logits, layout)?;
         let loss = crate::cross_entropy(&logits, &self.labels, self.smoothing)?;
         self.grad.get_or_init(|| loss.grad);
-        Ok((CpuStorage::F32(vec![loss.value as f32]), Shape::from(())))
+        Ok((
+            CpuStorage::F32(vec![loss.value.read()?.mean as f32]),
+            Shape::from(()),
+        ))
     }
 
     fn bwd(&self, _logits: &Tensor, _loss: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {

@@ -3,6 +3,7 @@
 use candle_core::{Device, Tensor};
 use dcff_data::Loader;
 use dcff_models::{InferenceNetwork, Mode, Network, Views};
+use dcff_nn::LossNumbers;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -25,9 +26,10 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) fn add(&mut self, mean_loss: f64, correct: usize, images: usize) {
-        self.loss += mean_loss * images as f64;
-        self.correct += correct;
+    /// Adds a batch of `images`.
+    pub(crate) fn add(&mut self, batch: LossNumbers, images: usize) {
+        self.loss += batch.mean * images as f64;
+        self.correct += batch.correct;
         self.images += images;
     }
 
@@ -68,13 +70,18 @@ fn evaluate_logits(
     device: &Device,
     network: impl Fn(&Tensor) -> Result<Tensor>,
 ) -> Result<Score> {
-    let mut tally = Tally::default();
+    // Read at the end, so that a card need not wait between batches.
+    let mut losses = Vec::with_capacity(loader.batches());
     for batch in loader.epoch(None, 0) {
         let batch = batch?;
         let labels = batch.labels.to_device(device)?;
         let logits = network(&batch.images.to_device(device)?)?;
         let loss = dcff_nn::cross_entropy(&logits, &labels, 0.0)?;
-        tally.add(loss.value, loss.correct, labels.elem_count());
+        losses.push((loss.value, labels.elem_count()));
+    }
+    let mut tally = Tally::default();
+    for (loss, images) in losses {
+        tally.add(loss.read()?, images);
     }
     Ok(tally.score())
 }

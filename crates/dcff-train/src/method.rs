@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use dcff_models::{Architecture, Gradients, Mode, Network, Views};
+use dcff_nn::LossValue;
 
 use crate::collect::Probe;
 use crate::selection::LayerSelection;
@@ -45,12 +46,10 @@ pub struct EpochViews {
 /// What a step computed.
 #[derive(Debug)]
 pub struct StepOutput {
-    /// The mean loss of the batch.
-    pub loss: f64,
-    /// How many images were classified rightly.
-    pub correct: usize,
-    /// The gradients, unless the loss was not finite.
-    pub gradients: Option<Gradients>,
+    /// The mean loss of the batch, and how many images were classified rightly.
+    pub loss: LossValue,
+    /// The gradients.
+    pub gradients: Gradients,
 }
 
 /// A way to train a compact network: which weights a pass uses, who decides it and when.
@@ -135,18 +134,10 @@ pub fn cross_entropy_step(
 ) -> Result<StepOutput> {
     let (logits, trace) = network.forward(images, views, Mode::Train)?;
     let loss = dcff_nn::cross_entropy(&logits, labels, smoothing)?;
-    if !loss.value.is_finite() {
-        return Ok(StepOutput {
-            loss: loss.value,
-            correct: loss.correct,
-            gradients: None,
-        });
-    }
     network.update_statistics(&trace)?;
     let gradients = network.backward(trace, views, &loss.grad)?;
     Ok(StepOutput {
         loss: loss.value,
-        correct: loss.correct,
-        gradients: Some(gradients),
+        gradients,
     })
 }

@@ -9,7 +9,7 @@ use candle_core::{Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing};
 use dcff_data::{Augmentation, Batch, Dataset, Loader, LoaderOptions, Normalisation, Splits};
 use dcff_models::{Architecture, Network, Views};
-use dcff_nn::{Convolution, SgdConfig};
+use dcff_nn::{Convolution, LossValue, SgdConfig};
 
 use crate::checkpoint::{
     Best, CHECKPOINT, CHOSEN, Checkpoint, NETWORK, Position, State, VELOCITY, tensor_name,
@@ -26,11 +26,15 @@ use crate::summary::{Outcome, Summary, costs, macs};
 use crate::tensorboard::EventFile;
 use crate::{
     EpochStart, EpochViews, Error, Event, Method, Metrics, Observer, Result, RunConfig, RunFolder,
-    Sgd, StepOutput, Timing,
+    Sgd, Timing,
 };
 
 /// The artefact's folder in a run folder.
 pub const COMPACT: &str = "compact";
+
+/// Steps launched on a card before their losses are read: reading waits for all of them, and the card then waits for
+/// the next launch.
+const STEPS_AHEAD: usize = 16;
 
 /// What a run trains on: images and how they become the network's input.
 #[derive(Clone, Debug)]
@@ -386,6 +390,7 @@ impl Trainer {
         for batch in self.train.epoch(Some(0), 0).take(steps + 1) {
             let (batch, start) = (batch?, Instant::now());
             self.step(&batch, &recipe.sgd(0, 0, all))?;
+            dcff_nn::synchronize(self.network.device())?;
             step_seconds.push(start.elapsed().as_secs_f64());
         }
         if step_seconds.len() > 1 {
@@ -415,8 +420,8 @@ impl Trainer {
         Ok(epochs * (overhead + step * (all as f64 + evaluated as f64 / 3.0)))
     }
 
-    /// The method's passes over one batch, on the network's device, and the optimizer's step if the loss was finite.
-    fn step(&mut self, batch: &Batch, sgd: &SgdConfig) -> Result<StepOutput> {
+    /// The method's passes over one batch, on the network's device, and the optimizer's step.
+    fn step(&mut self, batch: &Batch, sgd: &SgdConfig) -> Result<LossValue> {
         let device = self.network.device().clone();
         let images = batch.images.to_device(&device)?;
         let labels = batch.labels.to_device(&device)?;
@@ -425,11 +430,44 @@ impl Trainer {
             let output =
                 self.method
                     .step(&mut self.network, &self.views, &images, &labels, smoothing)?;
-            if let Some(gradients) = &output.gradients {
-                self.optimizer.step(&self.network, gradients, sgd)?;
-            }
-            Ok(output)
+            self.optimizer.step(&self.network, &output.gradients, sgd)?;
+            Ok(output.loss)
         })
+    }
+
+    /// Counts a step of the current epoch that is done, and tells `observer`.
+    fn stepped(
+        &mut self,
+        step: usize,
+        loss: &LossValue,
+        images: usize,
+        observer: &mut dyn Observer,
+        clock: &mut Clock,
+    ) -> Result<()> {
+        let epoch = self.state.position.epoch;
+        let loss = loss.read()?;
+        if !loss.mean.is_finite() {
+            return Err(self.diverged(loss.mean, epoch, step));
+        }
+        self.state.tally.add(loss, images);
+        self.state.position.step = step + 1;
+        clock.trained(images);
+        let score = self.state.tally.score();
+        let epochs = self.config.recipe.epochs - epoch;
+        observer.event(&Event::Step {
+            epoch,
+            step: step + 1,
+            images,
+            loss: score.loss,
+            accuracy: score.accuracy,
+            images_per_second: clock.images_per_second(),
+            seconds_left: clock.seconds_left(
+                epochs * self.train.images(),
+                self.state.tally.images,
+                epochs,
+            ),
+        });
+        Ok(())
     }
 
     /// Trains the rest of the current epoch; `false` when it was asked to stop.
@@ -453,6 +491,7 @@ impl Trainer {
         let augment = derive_seed(self.config.seed, Purpose::Augmentation, epoch as u64);
         let mut learning_rate = 0.0;
         let mut seen = 0;
+        let mut unread = Vec::with_capacity(STEPS_AHEAD);
         for (step, batch) in self.train.epoch(Some(order), augment).enumerate() {
             let batch = batch?;
             if step < first {
@@ -460,31 +499,19 @@ impl Trainer {
             }
             let sgd = stage.recipe.sgd(epoch - stage.schedule_from, step, steps);
             learning_rate = sgd.lr;
-            let output = self.step(&batch, &sgd)?;
-            if output.gradients.is_none() {
-                return Err(self.diverged(output.loss, epoch, step));
-            }
-            let count = batch.labels.elem_count();
-            self.state.tally.add(output.loss, output.correct, count);
-            self.state.position.step = step + 1;
-            seen += count;
-            clock.trained(count);
-            let score = self.state.tally.score();
-            observer.event(&Event::Step {
-                epoch,
-                step: step + 1,
-                images: count,
-                loss: score.loss,
-                accuracy: score.accuracy,
-                images_per_second: clock.images_per_second(),
-                seconds_left: clock.seconds_left(
-                    (epochs - epoch) * self.train.images(),
-                    self.state.tally.images,
-                    epochs - epoch,
-                ),
-            });
+            let loss = self.step(&batch, &sgd)?;
             // Only between two steps of an epoch: its start and its end are never half done.
-            if step + 1 < steps && stop.load(Ordering::Relaxed) {
+            let may_stop = step + 1 < steps;
+            let wait = may_stop && !loss.is_known() && !stop.load(Ordering::Relaxed);
+            unread.push((step, loss, batch.labels.elem_count()));
+            if wait && unread.len() < STEPS_AHEAD {
+                continue;
+            }
+            for (step, loss, count) in unread.drain(..) {
+                seen += count;
+                self.stepped(step, &loss, count, observer, clock)?;
+            }
+            if may_stop && stop.load(Ordering::Relaxed) {
                 return Ok(false);
             }
         }

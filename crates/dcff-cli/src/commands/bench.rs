@@ -149,11 +149,10 @@ fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
         let start = Instant::now();
         dcff_nn::awake(&Device::Cpu, || {
             let output = method.step(&mut network, &views, &images, &labels, 0.0)?;
-            let gradients = output
-                .gradients
-                .with_context(|| format!("the loss of step {step} is {}", output.loss))?;
+            let loss = output.loss.read()?.mean;
+            ensure!(loss.is_finite(), "the loss of step {step} is {loss}");
             let start = Instant::now();
-            optimizer.step(&network, &gradients, &sgd)?;
+            optimizer.step(&network, &output.gradients, &sgd)?;
             sgd_seconds += start.elapsed().as_secs_f64();
             anyhow::Ok(())
         })?;

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use candle_core::{Device, Tensor};
 use dcff_models::{Mode, Views};
-use dcff_nn::{Activation, ConvConfig, DeviceSettings, Features, PoolConfig, Precision, SgdConfig};
+use dcff_nn::{
+    Activation, ConvConfig, DeviceSettings, Features, LossValue, PoolConfig, Precision, SgdConfig,
+};
 use dcff_train::{Recipe, Sgd};
 use serde_json::{Map, Value, json};
 
@@ -247,7 +249,10 @@ fn operations(device: &Device, precision: Precision) -> anyhow::Result<Vec<(Stri
     let (logits, weight) = (tensor(14, &[256, 10])?, tensor(15, &[10, 64])?);
     let classes = Tensor::from_vec((0..256u32).map(|i| i % 10).collect(), 256, device)?;
     let loss = dcff_nn::cross_entropy(&logits, &classes, 0.1)?;
-    all.push(("cross-entropy".to_owned(), vec![loss.value as f32]));
+    all.push((
+        "cross-entropy".to_owned(),
+        vec![loss.value.read()?.mean as f32],
+    ));
     all.push(("cross-entropy: logits".to_owned(), numbers(&loss.grad)?));
     let rows = tensor(16, &[256, 64])?;
     let grads = dcff_nn::linear_backward(&rows, &weight, &logits, true)?;
@@ -291,10 +296,10 @@ fn speed(device: &Device, arch: &str, precision: Precision, tf32: bool) -> anyho
     let sgd = Recipe::published_cifar().sgd(0, 0, 1);
     let images = noise(BATCH, subject.full.input)?.to_device(device)?;
     let labels = labels(BATCH, subject.compact.shapes()?.classes())?.to_device(device)?;
-    let mut step = || -> anyhow::Result<()> {
+    let mut step = || -> anyhow::Result<LossValue> {
         let output = method.step(&mut network, &views, &images, &labels, 0.0)?;
-        let gradients = output.gradients.context("the loss is not finite")?;
-        Ok(optimizer.step(&network, &gradients, &sgd)?)
+        optimizer.step(&network, &output.gradients, &sgd)?;
+        Ok(output.loss)
     };
     for _ in 0..WARM_UP {
         step()?;
@@ -309,6 +314,8 @@ fn speed(device: &Device, arch: &str, precision: Precision, tf32: bool) -> anyho
         dcff_nn::synchronize(device)?;
         times.push(start.elapsed().as_secs_f64() / GROUP as f64);
     }
+    let loss = step()?.read()?.mean;
+    ensure!(loss.is_finite(), "the loss is {loss}");
     times.sort_by(f64::total_cmp);
     let (fused, _) = network.forward(&images, &views, Mode::Eval)?;
     let plain = network.collapse(&views)?;

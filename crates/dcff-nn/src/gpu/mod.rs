@@ -46,7 +46,9 @@ pub(crate) use pool::{
 };
 pub use settings::{DeviceSettings, configure};
 pub use train::{ByteImages, Change};
-pub(crate) use train::{blend, cross_entropy, linear, linear_backward, mix, mix_backward, sgd};
+pub(crate) use train::{
+    LossOnCard, blend, cross_entropy, linear, linear_backward, mix, mix_backward, sgd,
+};
 
 /// Threads of a block, in every launch.
 const THREADS: u32 = 256;

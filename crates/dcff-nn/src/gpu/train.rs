@@ -9,7 +9,7 @@ use super::parameters::{self, NUMBERS, TENSORS};
 use super::{Gpu, int, ints};
 use crate::element::Precision;
 use crate::linear::LinearGrads;
-use crate::loss::Loss;
+use crate::loss::{Loss, LossNumbers, LossValue};
 use crate::sgd::SgdConfig;
 
 /// See [`crate::linear()`].
@@ -71,16 +71,41 @@ pub(crate) fn cross_entropy(
     };
     // SAFETY: the tensors have the sizes given.
     unsafe { gpu.launch(CROSS_ENTROPY, Precision::F32, [1, 1, 1], &parameters) }?;
-    let mut bytes = [0; 16];
-    // SAFETY: the kernel wrote two numbers.
-    unsafe { gpu.0.machine.download(loss.address(), &mut bytes) }?;
-    let (value, correct) = bytes.split_at(8);
-    let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().unwrap_or_default());
+    let gpu = gpu.clone();
     Ok(Loss {
-        value: number(value),
+        value: LossValue::on_card(LossOnCard { gpu, loss }),
         grad,
-        correct: number(correct) as usize,
     })
+}
+
+/// Where a card will have left the mean loss and the number of right predictions, as two `f64`.
+pub(crate) struct LossOnCard {
+    gpu: Gpu,
+    loss: Block,
+}
+
+impl std::fmt::Debug for LossOnCard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a loss on {:?}", self.gpu)
+    }
+}
+
+impl LossOnCard {
+    /// Waits for everything that was launched, and reads.
+    pub(crate) fn read(&self) -> Result<LossNumbers> {
+        let mut bytes = [0; 16];
+        // SAFETY: the kernel that was launched with this block writes two numbers.
+        unsafe {
+            let machine = &self.gpu.0.machine;
+            machine.download(self.loss.address(), &mut bytes)
+        }?;
+        let (mean, correct) = bytes.split_at(8);
+        let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().unwrap_or_default());
+        Ok(LossNumbers {
+            mean: number(mean),
+            correct: number(correct) as usize,
+        })
+    }
 }
 
 /// Runs `kernel` over all `triples` of tensors of equal shapes, as many at once as a launch takes.

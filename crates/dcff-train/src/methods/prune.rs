@@ -437,13 +437,10 @@ impl Method for Prune {
         smoothing: f64,
     ) -> Result<StepOutput> {
         let mut output = crate::cross_entropy_step(network, views, images, labels, smoothing)?;
-        if let (true, Some(gradients)) = (
-            self.dense && self.config.scale_penalty > 0.0,
-            &mut output.gradients,
-        ) {
+        if self.dense && self.config.scale_penalty > 0.0 {
             for (i, parameter) in network.parameters().iter().enumerate() {
                 if parameter.kind == ParameterKind::NormWeight
-                    && let Some(gradient) = gradients.get_mut(i)
+                    && let Some(gradient) = output.gradients.get_mut(i)
                 {
                     // The subgradient of λ · |γ|, 0 at 0.
                     let sign = network.tensor(i).sign()?;
@@ -632,7 +629,7 @@ mod tests {
                 .parameters()
                 .iter()
                 .position(|p| p.name == "bn1.weight");
-            let gradients = output.gradients.unwrap();
+            let gradients = output.gradients;
             gradients.get(bn1.unwrap()).unwrap().to_vec1().unwrap()
         };
         let (without, with, later) = (gradient(0.0, 0), gradient(0.25, 0), gradient(0.25, 5));
