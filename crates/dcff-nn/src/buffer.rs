@@ -3,7 +3,8 @@
 //! A training step asks for the same sizes in the same order as the step before. Handing memory back to the system in
 //! between would cost a page fault per 4 KiB on the next use, which is as much time as a batch norm. Memory therefore
 //! comes from large chunks, out of which blocks of any size are cut and into which neighbours grow together again when
-//! they are released. The system provides pages of a chunk when they are first touched, so an unused rest costs nothing.
+//! they are released. The system provides pages of a chunk when they are first touched, so the rest of a chunk is only
+//! begun where nothing that was used before is large enough.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::Cell;
@@ -42,6 +43,8 @@ unsafe impl Plain for u8 {}
 pub(crate) struct Buffer<T: Plain = f32> {
     block: Block,
     len: usize,
+    /// Whether the block was cut from a chunk.
+    pooled: bool,
     numbers: PhantomData<T>,
 }
 
@@ -55,9 +58,16 @@ struct Block {
 unsafe impl Send for Block {}
 unsafe impl Sync for Block {}
 
-/// Chunks, and the ranges of them that are free.
+/// Memory that blocks are cut from.
+struct Chunk {
+    block: Block,
+    /// Numbers at its front that have been in use.
+    begun: usize,
+}
+
+/// Chunks, and the ranges that are free of what was begun of them.
 struct Pool {
-    chunks: Vec<Block>,
+    chunks: Vec<Chunk>,
     /// Numbers by address.
     free: BTreeMap<usize, usize>,
 }
@@ -106,14 +116,24 @@ impl<T: Plain> Buffer<T> {
     /// `len` numbers of unspecified value.
     pub(crate) fn new(len: usize) -> Self {
         let capacity = (len * size_of::<T>()).div_ceil(size_of::<f32>());
-        let block = if capacity < POOLED {
-            Block::new(capacity)
-        } else {
-            pool().take(capacity.next_multiple_of(GRAIN))
-        };
+        if capacity < POOLED {
+            return Self::apart(len);
+        }
         Self {
-            block,
+            block: pool().take(capacity.next_multiple_of(GRAIN)),
             len,
+            pooled: true,
+            numbers: PhantomData,
+        }
+    }
+
+    /// As [`Buffer::new`], from the system. What is kept for long would part the chunks.
+    fn apart(len: usize) -> Self {
+        let capacity = (len * size_of::<T>()).div_ceil(size_of::<f32>());
+        Self {
+            block: Block::new(capacity),
+            len,
+            pooled: false,
             numbers: PhantomData,
         }
     }
@@ -124,17 +144,11 @@ impl Pool {
     fn take(&mut self, len: usize) -> Block {
         let fitting = self.free.iter().filter(|&(_, &free)| free >= len);
         let best = fitting.min_by_key(|&(_, &free)| free).map(|(&at, _)| at);
-        let at = best.unwrap_or_else(|| {
-            let chunk = Block::new(CHUNK.max(len));
-            let at = chunk.start.as_ptr() as usize;
-            self.free.insert(at, chunk.capacity);
-            self.chunks.push(chunk);
-            at
-        });
+        let at = best.unwrap_or_else(|| self.begin(len));
         let free = self.free.remove(&at).unwrap_or(len);
         let chunk = self.chunk_of(at);
         if free > len {
-            self.free.insert(at + len * size_of::<f32>(), free - len);
+            self.free.insert(end(at, len), free - len);
         }
         let offset = (at - chunk.as_ptr() as usize) / size_of::<f32>();
         Block {
@@ -144,12 +158,35 @@ impl Pool {
         }
     }
 
+    /// Begins as much more of the first chunk with room as makes a free range of `len` numbers, or a new chunk.
+    fn begin(&mut self, len: usize) -> usize {
+        for chunk in &mut self.chunks {
+            let start = chunk.block.start.as_ptr() as usize;
+            let limit = end(start, chunk.begun);
+            // The range that it joins, if the last of what was begun is free.
+            let last = self.free.range(start..limit).next_back();
+            let (at, free) = match last {
+                Some((&at, &free)) if end(at, free) == limit => (at, free),
+                _ => (limit, 0),
+            };
+            if chunk.begun - free + len <= chunk.block.capacity {
+                chunk.begun += len - free;
+                self.free.insert(at, len);
+                return at;
+            }
+        }
+        let block = Block::new(CHUNK.max(len));
+        let at = block.start.as_ptr() as usize;
+        self.free.insert(at, len);
+        self.chunks.push(Chunk { block, begun: len });
+        at
+    }
+
     /// Takes a block back.
     fn give(&mut self, block: &Block) {
         let mut at = block.start.as_ptr() as usize;
         let mut len = block.capacity;
         let starts = |pool: &Self, at: usize| pool.chunk_of(at).as_ptr() as usize == at;
-        let end = |at: usize, len: usize| at + len * size_of::<f32>();
         if let Some((&before, &free)) = self.free.range(..at).next_back()
             && end(before, free) == at
             && !starts(self, at)
@@ -169,7 +206,7 @@ impl Pool {
 
     /// The start of the chunk that an address lies in.
     fn chunk_of(&self, at: usize) -> NonNull<f32> {
-        let starts = self.chunks.iter().map(|chunk| chunk.start);
+        let starts = self.chunks.iter().map(|chunk| chunk.block.start);
         starts
             .filter(|start| start.as_ptr() as usize <= at)
             .max()
@@ -181,15 +218,21 @@ impl Pool {
         let free = &mut self.free;
         self.chunks
             .extract_if(.., |chunk| {
-                let at = chunk.start.as_ptr() as usize;
-                let whole = free.get(&at) == Some(&chunk.capacity);
+                let at = chunk.block.start.as_ptr() as usize;
+                let whole = free.get(&at) == Some(&chunk.begun);
                 if whole {
                     free.remove(&at);
                 }
                 whole
             })
+            .map(|chunk| chunk.block)
             .collect()
     }
+}
+
+/// The address behind `len` numbers at `at`.
+fn end(at: usize, len: usize) -> usize {
+    at + len * size_of::<f32>()
 }
 
 thread_local! {
@@ -202,7 +245,7 @@ pub(crate) fn scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut buffer = SCRATCH
         .take()
         .filter(|buffer| buffer.len >= len)
-        .unwrap_or_else(|| Buffer::new(len));
+        .unwrap_or_else(|| Buffer::apart(len));
     let result = f(&mut buffer[..len]);
     SCRATCH.set(Some(buffer));
     result
@@ -221,10 +264,10 @@ impl<T: Plain> Drop for Buffer<T> {
             start: self.block.start,
             capacity: self.block.capacity,
         };
-        if block.capacity < POOLED {
-            block.free();
-        } else {
+        if self.pooled {
             pool().give(&block);
+        } else {
+            block.free();
         }
     }
 }
@@ -278,30 +321,36 @@ mod tests {
         };
         let sizes = |pool: &Pool| pool.free.values().copied().collect::<Vec<_>>();
         let blocks = [3, 2, 4, 1].map(|pages| pool.take(pages * GRAIN));
-        let rest = CHUNK - 10 * GRAIN;
-        assert_eq!(sizes(&pool), [rest]);
+        let begun = |pool: &Pool| pool.chunks[0].begun;
+        assert_eq!((sizes(&pool), begun(&pool)), (vec![], 10 * GRAIN));
         let [a, b, c, d] = blocks;
         pool.give(&a);
         pool.give(&c);
-        assert_eq!(sizes(&pool), [3 * GRAIN, 4 * GRAIN, rest]);
+        assert_eq!(sizes(&pool), [3 * GRAIN, 4 * GRAIN]);
         // Three pages fit where three were; two do not go there any more, but where four were.
         let three = pool.take(3 * GRAIN);
         assert_eq!(three.start, a.start);
         let two = pool.take(2 * GRAIN);
         assert_eq!(two.start, c.start);
-        assert_eq!(sizes(&pool), [2 * GRAIN, rest]);
+        assert_eq!((sizes(&pool), begun(&pool)), (vec![2 * GRAIN], 10 * GRAIN));
+        // What fits nowhere takes the free end with it when more of the chunk is begun.
+        pool.give(&d);
+        let five = pool.take(5 * GRAIN);
+        // SAFETY: four pages are `c`'s.
+        assert_eq!(five.start, unsafe { c.start.add(2 * GRAIN) });
+        assert_eq!((sizes(&pool), begun(&pool)), (vec![], 12 * GRAIN));
         // More than a chunk has one of its own, and two chunks never grow together.
         let large = pool.take(CHUNK + GRAIN);
         assert_eq!(pool.chunks.len(), 2);
         pool.give(&large);
-        assert_eq!(pool.free.len(), 3);
+        assert_eq!(pool.free.len(), 1);
         let unused = pool.unused();
         assert_eq!(unused.len(), 1);
         unused.into_iter().for_each(Block::free);
-        for block in [three, b, d, two] {
+        for block in [three, b, five, two] {
             pool.give(&block);
         }
-        assert_eq!(sizes(&pool), [CHUNK]);
+        assert_eq!(sizes(&pool), [12 * GRAIN]);
         let unused = pool.unused();
         assert_eq!((unused.len(), pool.free.len()), (1, 0));
         unused.into_iter().for_each(Block::free);
