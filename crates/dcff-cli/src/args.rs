@@ -189,8 +189,8 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "M")]
     pub(crate) momentum: Option<f64>,
     /// Use Nesterov's form of momentum
-    #[arg(long)]
-    pub(crate) nesterov: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) nesterov: Option<bool>,
     /// Weight decay, on all parameters
     #[arg(long, value_name = "W")]
     pub(crate) weight_decay: Option<f64>,
@@ -201,20 +201,20 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "SHARE")]
     pub(crate) hold_out: Option<f64>,
     /// Choose the best epoch on the test images, as the paper does; reports say so
-    #[arg(long)]
-    pub(crate) select_on_test: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) select_on_test: Option<bool>,
     #[arg(long, value_name = "KIND", help = choices("Random changes of training images", dcff_train::Augment::ALL.iter().map(|(_, name)| *name)))]
     pub(crate) augment: Option<String>,
     /// Convolve without Winograd's transforms: slower, with the rounding of an ordinary convolution
-    #[arg(long)]
-    pub(crate) direct_convolution: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) direct_convolution: Option<bool>,
     #[arg(long, value_name = "TYPE", help = choices("What feature maps are stored in while training (weights, sums and evaluation are f32)", dcff_train::Precision::ALL.iter().map(|(_, name)| *name).chain(["tf32 (f32, on cards with shorter factors of convolutions)"])))]
     pub(crate) precision: Option<String>,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
     /// Have a card give the same bits every time; the CPU does anyway
-    #[arg(long)]
-    pub(crate) deterministic: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) deterministic: Option<bool>,
     /// Seeds everything that is random
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,

@@ -166,10 +166,10 @@ fn configure(
     set(&mut recipe.momentum, args.momentum);
     set(&mut recipe.weight_decay, args.weight_decay);
     set(&mut recipe.label_smoothing, args.label_smoothing);
-    recipe.nesterov |= args.nesterov;
-    recipe.select_on_test |= args.select_on_test;
-    recipe.direct_convolution |= args.direct_convolution;
-    recipe.deterministic |= args.deterministic;
+    set(&mut recipe.nesterov, args.nesterov);
+    set(&mut recipe.select_on_test, args.select_on_test);
+    set(&mut recipe.direct_convolution, args.direct_convolution);
+    set(&mut recipe.deterministic, args.deterministic);
     if let Some(precision) = &args.precision {
         recipe.tf32 = precision == "tf32";
         recipe.precision = match precision.as_str() {

@@ -241,7 +241,7 @@ fn arguments(table: &Flags, typed: &[String]) -> anyhow::Result<Vec<String>> {
             ),
         };
         match value {
-            toml::Value::Boolean(false) => {}
+            toml::Value::Boolean(false) => list.push(format!("{flag}=false")),
             toml::Value::Boolean(true) => list.push(flag),
             toml::Value::Array(values) => {
                 let values: Vec<String> = values.iter().map(scalar).collect::<Result<_, _>>()?;
@@ -456,8 +456,11 @@ mod tests {
     #[test]
     fn what_is_typed_stands_in_place_of_the_file() {
         let text = format!("arch = [\"resnet20\"]\n{TRAIN}\n[[matrix]]\ncriteria = [\"kl\"]");
-        let plan = of(&text, &["--epochs", "7"]).unwrap();
-        assert_eq!(plan.runs[0].config.recipe.epochs, 7);
+        let plan = of(&text, &["--epochs", "7", "--nesterov=false"]).unwrap();
+        let recipe = &plan.runs[0].config.recipe;
+        assert_eq!((recipe.epochs, recipe.nesterov), (7, false));
+        let off = text.replace("nesterov = true", "nesterov = false");
+        assert!(!of(&off, &[]).unwrap().runs[0].config.recipe.nesterov);
     }
 
     #[test]
