@@ -286,12 +286,12 @@ fn check(flag: &str, value: usize) -> anyhow::Result<()> {
 }
 
 /// Multiply-accumulates of one image's forward pass.
-fn macs(architecture: &Architecture) -> anyhow::Result<u64> {
+pub(super) fn macs(architecture: &Architecture) -> anyhow::Result<u64> {
     Ok(dcff_flops::cost(architecture, Convention::Macs, dcff_flops::Network::Compact)?.ops())
 }
 
 /// The middle of `times`; of an even number, the later of the two.
-fn median(times: &mut [f64]) -> f64 {
+pub(super) fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use dcff_models::{Mode, Views};
 use dcff_nn::{
     Activation, ConvConfig, DeviceSettings, Features, LossValue, PoolConfig, Precision, SgdConfig,
@@ -17,7 +17,7 @@ use dcff_nn::{
 use dcff_train::{Recipe, Sgd};
 use serde_json::{Map, Value, json};
 
-use super::bench::{Subject, labels, noise};
+use super::bench::{Subject, labels, macs, median, noise};
 use crate::Ended;
 use crate::args::{BenchNetwork, GpuTestArgs};
 
@@ -30,6 +30,8 @@ const NETWORKS: [&str; 2] = ["vgg16", "resnet56"];
 /// Steps timed together, so that the host may run ahead as in training.
 const GROUP: usize = 20;
 const WARM_UP: usize = 10;
+/// Groups measured; their median is given.
+const ROUNDS: usize = 7;
 /// Seconds that an interrupted run has for its checkpoint.
 const GRACE: u64 = 30;
 
@@ -304,31 +306,64 @@ fn speed(device: &Device, arch: &str, precision: Precision, tf32: bool) -> anyho
     for _ in 0..WARM_UP {
         step()?;
     }
-    let mut times = Vec::new();
-    for _ in 0..7 {
+    let (mut times, mut host_times) = (Vec::new(), Vec::new());
+    let before = dcff_nn::launches(device)?;
+    for _ in 0..ROUNDS {
         dcff_nn::synchronize(device)?;
         let start = Instant::now();
         for _ in 0..GROUP {
             step()?;
         }
+        host_times.push(start.elapsed().as_secs_f64() / GROUP as f64);
         dcff_nn::synchronize(device)?;
         times.push(start.elapsed().as_secs_f64() / GROUP as f64);
     }
+    let launches = (dcff_nn::launches(device)? - before) / (ROUNDS * GROUP) as u64;
     let loss = step()?.read()?.mean;
     ensure!(loss.is_finite(), "the loss is {loss}");
-    times.sort_by(f64::total_cmp);
     let (fused, _) = network.forward(&images, &views, Mode::Eval)?;
     let plain = network.collapse(&views)?;
     let (compact, _) = plain.forward(&images, &Views::dense(), Mode::Eval)?;
     let host = |t: &Tensor| -> anyhow::Result<Vec<f32>> {
         Ok(t.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
     };
-    let median = times[times.len() / 2];
+    let (median, host_median) = (median(&mut times), median(&mut host_times));
+    let rate = (2 * 3 * BATCH as u64 * macs(&subject.compact)?) as f64 / median;
+    // Candle multiplies single precision as it is, whatever the convolutions do.
+    let limit = (!tf32)
+        .then(|| matmul_limit(device, precision))
+        .transpose()?;
     Ok(json!({
         "images_per_s": BATCH as f64 / median,
         "median_step_ms": 1e3 * median,
+        // Where it is nearly the whole step, the card waits for launches.
+        "host_ms_per_step": 1e3 * host_median,
+        "launches_per_step": launches,
+        "gflops": rate / 1e9,
+        "matmul_limit_gflops": limit.map(|limit| limit / 1e9),
+        "share_of_matmul_limit": limit.map(|limit| rate / limit),
         "fused_against_compact_logits": relative_error(&host(&fused)?, &host(&compact)?),
     }))
+}
+
+/// Operations per second of a large product by candle (cuBLAS), which counts two for a multiplication.
+fn matmul_limit(device: &Device, precision: Precision) -> anyhow::Result<f64> {
+    const SIDE: usize = 8192;
+    let dtype = match precision {
+        Precision::Bf16 => DType::BF16,
+        _ => DType::F32,
+    };
+    let [a, b] = [(); 2].map(|()| Tensor::ones((SIDE, SIDE), dtype, device));
+    let (a, b) = (a?, b?);
+    let mut times = Vec::new();
+    for _ in 0..WARM_UP + ROUNDS {
+        dcff_nn::synchronize(device)?;
+        let start = Instant::now();
+        let _product = a.matmul(&b)?;
+        dcff_nn::synchronize(device)?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (SIDE as f64).powi(3) / median(&mut times[WARM_UP..]))
 }
 
 /// Trains a small network twice with `--deterministic`, and says whether the weights are the same to the byte.

@@ -23,6 +23,7 @@ mod pool;
 mod settings;
 mod train;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -65,6 +66,7 @@ struct Inner {
     settings: Mutex<DeviceSettings>,
     /// Zeros between launches, see `comes_last` in the kernels' text.
     counters: u64,
+    launched: AtomicU64,
 }
 
 impl std::fmt::Debug for Gpu {
@@ -88,6 +90,7 @@ impl Gpu {
             pool: Mutex::default(),
             settings: Mutex::default(),
             counters,
+            launched: AtomicU64::new(0),
         })))
     }
 
@@ -191,6 +194,7 @@ impl Gpu {
                 kernel::NAMES[kernel.index]
             );
         }
+        self.count_launch();
         // SAFETY: the caller's.
         unsafe {
             self.0.machine.launch(
@@ -201,6 +205,10 @@ impl Gpu {
                 parameters.address(),
             )
         }
+    }
+
+    fn count_launch(&self) {
+        self.0.launched.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Blocks for `count` numbers that threads take in strides.
@@ -269,6 +277,19 @@ pub fn synchronize(device: &Device) -> Result<()> {
         Some(gpu) => gpu.synchronize(),
         None => Ok(()),
     }
+}
+
+/// Kernels and convolutions of cuDNN that were launched on `device` since it was opened, without candle's own kernels;
+/// 0 on the CPU.
+///
+/// # Errors
+///
+/// A device without kernels.
+pub fn launches(device: &Device) -> Result<u64> {
+    Ok(match Gpu::of(device)? {
+        Some(gpu) => gpu.0.launched.load(Ordering::Relaxed),
+        None => 0,
+    })
 }
 
 /// What `device` is called: `cpu`, or the card's number and name.

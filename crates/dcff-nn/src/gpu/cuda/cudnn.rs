@@ -153,6 +153,7 @@ impl Cudnn {
             return Ok(false);
         };
         let workspace = gpu.block(plan.workspace)?;
+        gpu.count_launch();
         // SAFETY: the caller's.
         unsafe { plan.run(*handle, pass, places, workspace.address()) }
             .map_err(|e| failed(&format!("cuDNN: {pass:?} of {:?}", key.sizes), &e))?;
