@@ -37,7 +37,7 @@ pub mod recorded;
 mod settings;
 mod temperature;
 
-pub use coefficients::Coefficients;
+pub use coefficients::{Coefficients, NEGLIGIBLE};
 pub use error::{Error, Result};
 pub use fuser::{Diagnostics, Fuser, LayerPass, Memory};
 pub use keep::{KeepMode, Reselect, select_top};
