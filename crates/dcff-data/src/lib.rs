@@ -47,6 +47,7 @@ pub use manifest::{
     DatasetInfo, Fingerprints, Generator, HubFile, HubFiles, find, known, known_names,
 };
 pub use preprocess::Preprocess;
+pub use random::split_mix;
 pub use readers::{
     read_cifar_binary, read_cifar_python, read_cifar_tar, read_class_folders, read_parquet,
 };

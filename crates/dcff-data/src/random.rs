@@ -56,8 +56,9 @@ impl Stream {
     }
 }
 
-/// SplitMix64's output function (Steele, Lea and Flood, OOPSLA 2014): a bijection that scatters every bit.
-fn split_mix(word: u64) -> u64 {
+/// SplitMix64's output function (Steele, Lea and Flood, OOPSLA 2014): a bijection that scatters every bit. Seeds for
+/// different purposes are derived from one through it.
+pub fn split_mix(word: u64) -> u64 {
     let mut z = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -1,5 +1,7 @@
 //! One source of randomness: every use of chance has a seed of its own, derived from the run's.
 
+use dcff_data::split_mix;
+
 /// What a seed is for. Changing one use of chance leaves the others as they were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -23,13 +25,6 @@ pub enum Purpose {
 pub fn derive_seed(run: u64, purpose: Purpose, index: u64) -> u64 {
     let mixed = split_mix(run ^ split_mix(purpose as u64));
     split_mix(mixed ^ split_mix(index.wrapping_add(0x5eed)))
-}
-
-fn split_mix(x: u64) -> u64 {
-    let mut z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::CIFAR_SHAPE;
+use super::read_batches;
 use crate::{Dataset, Error, Result};
 
 /// One label and one image.
@@ -15,12 +15,7 @@ const RECORD: usize = 1 + 3 * 32 * 32;
 /// # Errors
 /// If a file cannot be read, is empty, is not a whole number of records, or holds a label without a class.
 pub fn read_cifar_binary(name: &str, files: &[PathBuf], classes: &[String]) -> Result<Dataset> {
-    let (mut labels, mut pixels) = (Vec::new(), Vec::new());
-    for file in files {
-        let bytes = std::fs::read(file).map_err(|error| Error::io(file, error))?;
-        append_records(file, &bytes, classes.len(), &mut labels, &mut pixels)?;
-    }
-    Dataset::new(name, CIFAR_SHAPE, classes.to_vec(), labels, pixels)
+    read_batches(name, files, classes, append_records)
 }
 
 /// Splits `bytes` into records and appends them.

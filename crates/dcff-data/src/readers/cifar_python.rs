@@ -4,8 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::CIFAR_SHAPE;
 use super::pickle::Pickle;
+use super::read_batches;
 use crate::{Dataset, Error, Result};
 
 /// Bytes of one image.
@@ -18,12 +18,7 @@ const IMAGE: usize = 3 * 32 * 32;
 /// # Errors
 /// If a file cannot be read, is truncated, is no such pickle, or holds a label without a class.
 pub fn read_cifar_python(name: &str, files: &[PathBuf], classes: &[String]) -> Result<Dataset> {
-    let (mut labels, mut pixels) = (Vec::new(), Vec::new());
-    for file in files {
-        let bytes = std::fs::read(file).map_err(|error| Error::io(file, error))?;
-        append_batch(file, &bytes, classes.len(), &mut labels, &mut pixels)?;
-    }
-    Dataset::new(name, CIFAR_SHAPE, classes.to_vec(), labels, pixels)
+    read_batches(name, files, classes, append_batch)
 }
 
 /// Appends the images of one pickled batch.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use flate2::read::GzDecoder;
 
-use super::{CIFAR_SHAPE, CIFAR_TEST, CIFAR_TRAIN, cifar_binary, cifar_python};
+use super::{Append, CIFAR_SHAPE, CIFAR_TEST, CIFAR_TRAIN, cifar_binary, cifar_python};
 use crate::{Dataset, Error, Result, Splits};
 
 /// No batch file is larger (10,000 records are 31 MB): bounds what a damaged archive can ask for.
@@ -47,9 +47,6 @@ pub fn read_cifar_tar(name: &str, archive: &Path, classes: &[String]) -> Result<
     };
     Splits::new(split("train", &CIFAR_TRAIN)?, split("test", &[CIFAR_TEST])?)
 }
-
-/// What both batch formats offer: split the bytes of one file into labels and pixels.
-type Append = fn(&Path, &[u8], usize, &mut Vec<u32>, &mut Vec<u8>) -> Result<()>;
 
 /// The batch files of an archive by file name.
 fn unpack(archive: &Path) -> Result<HashMap<String, Vec<u8>>> {

@@ -1,5 +1,9 @@
 //! Readers: files in, a checked [`crate::Dataset`] out. One layout per file.
 
+use std::path::{Path, PathBuf};
+
+use crate::{Dataset, Error, Result};
+
 mod cifar_binary;
 mod cifar_python;
 mod cifar_tar;
@@ -31,3 +35,21 @@ pub(crate) const CIFAR_TEST: &str = "test_batch";
 
 /// `[C, H, W]` of CIFAR's images in its binary and python versions.
 pub(crate) const CIFAR_SHAPE: [usize; 3] = [3, 32, 32];
+
+/// Takes the images of one batch file: its path, its bytes, the number of classes; the labels and pixels so far.
+type Append = fn(&Path, &[u8], usize, &mut Vec<u32>, &mut Vec<u8>) -> Result<()>;
+
+/// Reads CIFAR's batch files, in the order given, into one set `[N, 3, 32, 32]`.
+fn read_batches(
+    name: &str,
+    files: &[PathBuf],
+    classes: &[String],
+    append: Append,
+) -> Result<Dataset> {
+    let (mut labels, mut pixels) = (Vec::new(), Vec::new());
+    for file in files {
+        let bytes = std::fs::read(file).map_err(|error| Error::io(file, error))?;
+        append(file, &bytes, classes.len(), &mut labels, &mut pixels)?;
+    }
+    Dataset::new(name, CIFAR_SHAPE, classes.to_vec(), labels, pixels)
+}
