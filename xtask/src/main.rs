@@ -2,6 +2,7 @@
 //!
 //! It builds and drives the `dcff` program for people and holds no logic that a user of the crates would miss.
 
+mod arm;
 mod bench;
 mod check;
 mod cuda;
@@ -56,6 +57,8 @@ enum Task {
         /// Folder for it, some 2 GB
         dir: PathBuf,
     },
+    /// Run the kernels' tests on an emulated 64-bit Arm processor
+    ArmTest,
     /// Everything but the tests: format, lints, documentation, house rules
     Check {
         /// Instead compile all CUDA kernels and build the program with an installed toolkit; needs no card
@@ -112,6 +115,7 @@ fn run(task: Task) -> Result<ExitCode> {
             succeed(&mut command).map(|()| ExitCode::SUCCESS)
         }
         Task::CudaToolkit { dir } => toolkit::run(&dir).map(|()| ExitCode::SUCCESS),
+        Task::ArmTest => arm::test().map(|()| ExitCode::SUCCESS),
         Task::Check { cuda } => check::run(cuda).map(|()| ExitCode::SUCCESS),
     }
 }
