@@ -230,11 +230,6 @@ fn train_arguments(args: &Args, data: &str, row: &Row) -> Vec<String> {
     }
     if args.quick {
         flags.push(("--hold-out", Some("0")));
-        // At PyTorch's default initialisation, whose filters are short, the recipe's rate throws the first epochs of a
-        // network without shortcuts away; a short run never makes up for it.
-        if !row.arch.starts_with("resnet") {
-            flags.extend([("--lr", Some("0.01")), ("--nesterov", Some("true"))]);
-        }
     }
     let mut list = vec!["train".to_owned()];
     for (flag, value) in flags {

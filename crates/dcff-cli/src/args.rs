@@ -161,7 +161,7 @@ pub(crate) struct TrainArgs {
     pub(crate) data: Option<String>,
     #[command(flatten)]
     pub(crate) data_dir: DataDir,
-    /// Defaults for everything below: 'published' (SGD 0.1, steps at 1/2 and 3/4, batches of 256, 300 epochs) or 'quick' (SGD 0.05, cosine, batches of 128, 15 epochs)
+    /// Defaults for everything below: 'published' (SGD 0.1, steps at 1/2 and 3/4, batches of 256, 300 epochs) or 'quick' (SGD 0.05, for VGG and GoogLeNet 0.01, cosine, batches of 128, 15 epochs)
     #[arg(long, value_name = "NAME")]
     pub(crate) recipe: Option<String>,
     /// Passes over the training images

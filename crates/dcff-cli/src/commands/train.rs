@@ -145,7 +145,7 @@ fn configure(
     if saved.is_some()
         && let Some(recipe) = &args.recipe
     {
-        config.recipe = named_recipe(recipe, epochs)?;
+        config.recipe = named_recipe(recipe, epochs, &full)?;
     }
     config.arch = arch;
     set(&mut config.seed, args.seed);
@@ -213,11 +213,13 @@ fn defaults(args: &TrainArgs, epochs: Option<usize>) -> anyhow::Result<RunConfig
         hold_out: HOLD_OUT,
         augment: Augment::Standard,
     };
-    let recipe = named_recipe(args.recipe.as_deref().unwrap_or("published"), epochs)?;
+    let full = dcff_models::by_name(&arch).context("--arch")?;
+    let recipe = args.recipe.as_deref().unwrap_or("published");
+    let recipe = named_recipe(recipe, epochs, &full)?;
     Ok(RunConfig::new(arch, 1, data, MethodConfig::Dense, recipe))
 }
 
-fn named_recipe(name: &str, epochs: Option<usize>) -> anyhow::Result<Recipe> {
+fn named_recipe(name: &str, epochs: Option<usize>, full: &Architecture) -> anyhow::Result<Recipe> {
     Ok(match name {
         "published" => {
             let published = Recipe::published_cifar();
@@ -228,7 +230,7 @@ fn named_recipe(name: &str, epochs: Option<usize>) -> anyhow::Result<Recipe> {
                 ..published
             }
         }
-        "quick" => Recipe::quick(epochs.unwrap_or(QUICK_EPOCHS)),
+        "quick" => Recipe::quick_for(full, epochs.unwrap_or(QUICK_EPOCHS)),
         other => bail!("--recipe: expected published or quick, got '{other}'"),
     })
 }
