@@ -228,15 +228,14 @@ impl<'a> LayerEvidence<'a> {
         if let Some(similarity) = self.similarity.get() {
             return Ok(similarity);
         }
-        let rows = self.rows()?;
-        let length = rows.len() / self.count;
-        if let Some(bad) = rows.iter().position(|weight| !weight.is_finite()) {
+        let similarity = Similarity::new(&self.filters.to_dtype(DType::F32)?, self.temperature)?;
+        // A filter is at no distance from itself, unless a weight of it is not finite.
+        if let Some(filter) = (0..self.count).find(|&j| similarity.distance_row(j)[j] != 0.0) {
             return Err(Error::NonFiniteWeight {
                 layer: self.name.to_owned(),
-                filter: bad / length,
+                filter,
             });
         }
-        let similarity = Similarity::new(&rows, self.count, self.temperature);
         Ok(self.similarity.get_or_init(|| similarity))
     }
 }

@@ -133,14 +133,13 @@ mod tests {
 
     #[test]
     fn fuse_takes_the_rows_of_the_kept_filters() {
-        let rows = flat(&filters());
-        let alike = Similarity::new(&rows, 3, 0.0);
+        let alike = Similarity::new(&filters(), 0.0).unwrap();
         let coefficients = Coefficients::fuse(vec![1], &alike, &Device::Cpu).unwrap();
         assert_eq!(flat(&coefficients.fused(&filters()).unwrap()), [1.0, 2.0]);
         assert!((coefficients.mean_entropy().unwrap() - 3.0_f64.ln()).abs() < 1e-7);
         assert!(!coefficients.is_selection().unwrap());
         // The smallest distance, 3, times 15, leaves less of the others than rounding sees: e⁻⁴⁵ is 3e-20.
-        let sharper = Similarity::new(&rows, 3, 15.0);
+        let sharper = Similarity::new(&filters(), 15.0).unwrap();
         assert!(
             sharper
                 .proxy_row(0)
@@ -150,11 +149,11 @@ mod tests {
         let coefficients = Coefficients::fuse(vec![0, 2], &sharper, &Device::Cpu).unwrap();
         assert!(coefficients.is_selection().unwrap());
         // Distances of 3 to 7, times 1000, leave exactly nothing of the others.
-        let sharp = Similarity::new(&rows, 3, 1000.0);
+        let sharp = Similarity::new(&filters(), 1000.0).unwrap();
         let coefficients = Coefficients::fuse(vec![0, 2], &sharp, &Device::Cpu).unwrap();
         assert!(coefficients.is_selection().unwrap());
 
-        let apart = Similarity::new(&rows, 3, 0.5);
+        let apart = Similarity::new(&filters(), 0.5).unwrap();
         let coefficients = Coefficients::fuse(vec![0, 2], &apart, &Device::Cpu).unwrap();
         assert_eq!(flat(&coefficients.p)[..3], *apart.proxy_row(0));
         assert_eq!(flat(&coefficients.p)[3..], *apart.proxy_row(2));

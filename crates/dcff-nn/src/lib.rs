@@ -42,6 +42,7 @@ mod buffer;
 mod conv;
 mod cpu;
 mod device;
+mod distances;
 mod element;
 mod elementwise;
 mod features;
@@ -62,6 +63,7 @@ pub use buffer::release_memory;
 pub use conv::{ConvConfig, ConvGrads, Convolution, InputGradient, conv2d, conv2d_backward};
 pub use cpu::Isa;
 pub use device::DeviceChoice;
+pub use distances::filter_distances;
 pub use element::Precision;
 pub use elementwise::{
     Activation, accumulate, activation, activation_backward, add, concat, split_channels,

@@ -470,6 +470,32 @@ fn images_are_cropped_mirrored_and_normalised() {
 }
 
 #[test]
+fn distances_between_filters_are_the_cpus_to_the_bit() {
+    on_cards(|_, _| {
+        let mut random = Random(31);
+        // Whole tiles and parts of them, fewer and more weights than a stretch, and no multiple of the partial sums.
+        for (filters, length) in [(1, 1), (16, 32), (37, 13), (33, 75), (5, 200)] {
+            let mut w = random.numbers(filters * length);
+            if filters > 16 {
+                // One unit in the last place away from its neighbour, in another tile.
+                w.copy_within(0..length, 16 * length);
+                w[16 * length] = f32::from_bits(w[0].to_bits() + 1);
+            }
+            let of = |w: &[f32]| {
+                let w = tensor(w, &[filters, length]);
+                numbers(&dcff_nn::filter_distances(&w).unwrap())
+            };
+            assert_eq!(of(&w), on_cpu(|| of(&w)), "{filters} x {length}");
+            // A weight that is not finite shows on the diagonal.
+            w[filters * length - 1] = f32::INFINITY;
+            let odd = of(&w);
+            assert!(odd[filters * filters - 1].is_nan());
+            assert!((0..filters - 1).all(|j| odd[j * filters + j] == 0.0));
+        }
+    });
+}
+
+#[test]
 fn maps_of_two_devices_do_not_mix() {
     on_cards(|precision, _| {
         let here = stored(&[1.0], [1, 1, 1, 1], precision);

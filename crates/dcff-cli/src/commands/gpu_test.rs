@@ -265,6 +265,10 @@ fn operations(device: &Device, precision: Precision) -> anyhow::Result<Vec<(Stri
     all.push(("linear: weight".to_owned(), numbers(&grads.weight)?));
     let (p, w) = (tensor(17, &[20, 64])?, tensor(18, &[64, 16, 3, 3])?);
     all.push(("P.W".to_owned(), numbers(&dcff_nn::mix(&p, &w)?)?));
+    all.push((
+        "filter distances".to_owned(),
+        numbers(&dcff_nn::filter_distances(&w)?)?,
+    ));
     let (param, velocity) = (tensor(19, &[5000])?, tensor(20, &[5000])?);
     let cfg = SgdConfig {
         lr: 0.1,

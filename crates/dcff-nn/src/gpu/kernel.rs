@@ -7,8 +7,8 @@ use std::marker::PhantomData;
 use crate::element::Precision;
 
 use super::parameters::{
-    AddBias, Apply, Backward, Blend, Conv, CopyChannels, CrossEntropy, Elementwise, Images, Join,
-    Measure, Permute, Pool, Scale, Sgd, Shortcut, Sums,
+    AddBias, Apply, Backward, Blend, Conv, CopyChannels, CrossEntropy, Distances, Elementwise,
+    Images, Join, Measure, Permute, Pool, Scale, Sgd, Shortcut, Sums,
 };
 
 /// A kernel that takes a `P`.
@@ -70,6 +70,7 @@ kernels! {
     29 SGD "sgd" Sgd,
     30 BLEND "blend" Blend,
     31 ADD_BIAS "add_bias" AddBias,
+    32 FILTER_DISTANCES "filter_distances" Distances,
 }
 
 /// The kernels' text for maps of `precision`; `host` comes first where a processor runs them.
@@ -88,6 +89,7 @@ pub(super) fn source(precision: Precision, host: &str) -> String {
         include_str!("kernels/pool.cu"),
         include_str!("kernels/conv.cu"),
         include_str!("kernels/train.cu"),
+        include_str!("kernels/distances.cu"),
     ]
     .concat()
 }

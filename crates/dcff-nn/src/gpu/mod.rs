@@ -11,6 +11,7 @@
 mod conv;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod distances;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod kernel;
@@ -37,6 +38,7 @@ use memory::{Block, Pool};
 pub(crate) use conv::{conv2d, conv2d_backward};
 #[cfg(feature = "cuda")]
 pub(crate) use cuda::open as open_cuda;
+pub(crate) use distances::filter_distances;
 pub(crate) use maps::{
     Maps, Rule, accumulate, concat, elementwise, shortcut, shortcut_backward, split_channels,
 };

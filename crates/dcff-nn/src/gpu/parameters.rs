@@ -59,6 +59,8 @@ parameters! {
     Sgd { tensors: Tensors, rate: f32, momentum: f32, decay: f32, nesterov: i32, }
     /// Running statistics.
     Blend { tensors: Tensors, keep: [f32; TENSORS], add: [f32; TENSORS], }
+    /// Distances between filters.
+    Distances { w: u64, d: u64, filters: i32, length: i32, }
 }
 
 const _: () = assert!(size_of::<Sgd>() <= 4096 && size_of::<Blend>() <= 4096);
@@ -81,3 +83,4 @@ unsafe impl Parameters for Images {}
 unsafe impl Parameters for CrossEntropy {}
 unsafe impl Parameters for Sgd {}
 unsafe impl Parameters for Blend {}
+unsafe impl Parameters for Distances {}
