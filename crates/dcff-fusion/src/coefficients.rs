@@ -20,7 +20,7 @@ pub const NEGLIGIBLE: f32 = 1.0 / (1u128 << 64) as f32;
 /// Fusion coefficients `P [M, C_out]` of one layer, a row per kept filter.
 #[derive(Clone, Debug)]
 pub struct Coefficients {
-    /// The kept filters, ascending, `M` in all; row `m` of `p` belongs to filter `ids[m]`.
+    /// The kept filters, `M` in all; row `m` of `p` belongs to filter `ids[m]`.
     pub ids: Vec<usize>,
     /// `[M, C_out]`, `f32`; each row sums to 1.
     pub p: Tensor,

@@ -57,7 +57,7 @@ impl Memory {
             .map(|memory| memory.scores.as_slice())
     }
 
-    /// The filters that the last pass kept, ascending, if there was one.
+    /// The filters that the last pass kept, in the places they have, if there was one.
     pub fn ids(&self, layer: &str) -> Option<&[usize]> {
         self.layers.get(layer).map(|memory| memory.ids.as_slice())
     }
@@ -137,6 +137,10 @@ impl Fuser {
 
     /// As [`Fuser::pass`], with the evidence given.
     ///
+    /// A filter that the layer's last pass kept keeps its place among the kept ones: batch norm's parameters and the
+    /// next layer's weights for its channel belong to the place, not to the filter. The paper's program never needs
+    /// that, since its selection does not change after the first epoch.
+    ///
     /// # Errors
     /// Those of [`Fuser::pass`].
     pub fn pass_over(&mut self, evidence: &LayerEvidence<'_>, kept: usize) -> Result<LayerPass> {
@@ -149,6 +153,10 @@ impl Fuser {
             evidence.filter_count(),
             kept,
         )?;
+        let ids = match self.memory.ids(evidence.name()) {
+            Some(last) => in_their_places(&ids, last),
+            None => ids,
+        };
         self.finish(evidence, ids, scores, kept_last_scores)
     }
 
@@ -220,12 +228,25 @@ impl Fuser {
     }
 }
 
-/// The share of `ids` that is in `last` as well; both ascending.
+/// `ids` (ascending) with those that are in `last` where they are there, and the others, ascending, in the places left.
+fn in_their_places(ids: &[usize], last: &[usize]) -> Vec<usize> {
+    if ids.len() != last.len() {
+        return ids.to_vec();
+    }
+    let stays = |id: &usize| ids.binary_search(id).is_ok();
+    let mut new = ids.iter().filter(|id| !last.contains(id));
+    last.iter()
+        .map(|id| match stays(id) {
+            true => *id,
+            // As many come as go.
+            false => new.next().copied().unwrap_or(*id),
+        })
+        .collect()
+}
+
+/// The share of `ids` that is in `last` as well.
 fn overlap(ids: &[usize], last: &[usize]) -> f64 {
-    let common = ids
-        .iter()
-        .filter(|id| last.binary_search(id).is_ok())
-        .count();
+    let common = ids.iter().filter(|id| last.contains(id)).count();
     common as f64 / ids.len().max(1) as f64
 }
 
@@ -331,11 +352,27 @@ mod tests {
         let pass = fuser
             .pass("a", &filters([6.0, 5.0, 1.0, 3.0, 4.0, 2.0]), 4, 1.0)
             .unwrap();
-        assert_eq!(pass.coefficients.ids, [0, 1, 3, 4]);
+        // 4 comes for 2.
+        assert_eq!(pass.coefficients.ids, [0, 1, 4, 3]);
         assert_eq!(pass.diagnostics.overlap, Some(0.75));
         // Ranks 6 5 4 3 2 1 and 6 5 1 3 4 2: squared differences 0 0 9 0 4 1, so 1 − 6 · 14 / (6 · 35).
         let correlation = pass.diagnostics.rank_correlation.unwrap();
         assert!((correlation - 0.6).abs() < 1e-12, "{correlation}");
+    }
+
+    #[test]
+    fn a_filter_that_stays_keeps_its_place() {
+        let mut fuser = fuser("l1-norm", KeepMode::Select);
+        let mut kept = |weights: [f32; 6]| {
+            let pass = fuser.pass("a", &filters(weights), 3, 1.0).unwrap();
+            pass.coefficients.ids
+        };
+        assert_eq!(kept([1.0, 2.0, 6.0, 5.0, 4.0, 3.0]), [2, 3, 4]);
+        // 0 comes for 2: it takes the place of 2 rather than pushing 3 and 4 on.
+        assert_eq!(kept([7.0, 2.0, 1.0, 5.0, 4.0, 3.0]), [0, 3, 4]);
+        // 1 and 5 come for 0 and 4, in ascending order into the places left.
+        assert_eq!(kept([1.0, 9.0, 1.0, 5.0, 1.0, 8.0]), [1, 3, 5]);
+        assert_eq!(kept([9.0, 1.0, 8.0, 5.0, 1.0, 1.0]), [0, 3, 2]);
     }
 
     #[test]

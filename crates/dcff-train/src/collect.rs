@@ -22,7 +22,8 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use dcff_criteria::{Criterion, Evidence, GradientEvidence, LayerEvidence, NormEvidence, Observed};
 use dcff_data::{Augmentation, Dataset, Loader, LoaderOptions, Normalisation};
-use dcff_models::{Conv, Gradients, Layer, LayerKind, Mode, Network, View, Views};
+use dcff_flops::{Convention, cost};
+use dcff_models::{Conv, Gradients, Layer, LayerKind, Mode, Network, Space, View, Views};
 use dcff_nn::{Activation, ConvConfig, Features};
 
 use crate::seed::{Purpose, derive_seed};
@@ -122,8 +123,8 @@ impl Collected {
         Ok(collected)
     }
 
-    /// Multiply-accumulates of the sweep: a training pass counts as three forward passes, and collecting maps as two,
-    /// because each convolution is computed once more.
+    /// Multiply-accumulates of the sweep: a training pass counts as three forward passes, and collecting maps as one and
+    /// each convolution once more, with all its filters.
     pub fn macs(&self) -> u64 {
         self.macs
     }
@@ -245,9 +246,26 @@ impl Collected {
             .into_iter()
             .map(|(layer, seen)| (layer, seen.mean()))
             .collect();
-        self.macs = 2 * probe.images as u64 * summary::macs(network.compact())?;
+        self.macs = probe.images as u64 * macs_of_maps(network)?;
         Ok(())
     }
+}
+
+/// Multiply-accumulates of one image's way through the network and through all filters of each scored convolution.
+fn macs_of_maps(network: &Network) -> Result<u64> {
+    let (full, compact) = (network.full(), network.compact());
+    let table = cost(compact, Convention::Macs, dcff_flops::Network::Compact)?;
+    let mut all = table.ops();
+    for (layer, conv) in compact.scored_convs() {
+        let width = |space: Option<&Space>| space.map_or(0, |space| space.width as u64);
+        let (filters, kept) = (
+            width(full.space(&conv.space)),
+            width(compact.space(&conv.space)),
+        );
+        let own = table.layers.iter().find(|cost| cost.name == layer.name);
+        all += own.map_or(0, |cost| cost.ops) / kept.max(1) * filters;
+    }
+    Ok(all)
 }
 
 fn probe<'a>(criterion: &dyn Criterion, start: &EpochStart<'a>) -> Result<&'a Probe> {
@@ -470,6 +488,12 @@ mod tests {
                 assert_eq!(all[id], *own, "{layer}, filter {id}");
             }
         }
+        // Maps of 8x8 and 4x4 pixels: 3 of 6 filters of 27 weights, 2 of 4 of 27, and 2 classes of 2 numbers.
+        let (a, b, fc) = (64 * 27, 16 * 27, 2 * 2);
+        assert_eq!(
+            collected.macs(),
+            IMAGES as u64 * (3 * a + 2 * b + fc + 6 * a + 4 * b)
+        );
         // Before the first selection the first filters stand in.
         let first = collect("hrank", &network, &Views::dense(), &probe);
         assert_eq!(first.observed["a"], collected.observed["a"]);

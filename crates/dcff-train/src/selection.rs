@@ -41,7 +41,7 @@ pub struct LayerSelection {
     pub overlap: Option<f64>,
     /// Spearman's rank correlation with the scores before, -1 to 1.
     pub rank_correlation: Option<f64>,
-    /// The kept filters, ascending, of those that the layer had.
+    /// The kept filters, of those that the layer had: one that stays keeps its place.
     pub kept: Vec<usize>,
     /// One score per filter; high means "keep".
     pub scores: Vec<f32>,
