@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Stdio;
 
-use dcff_tests::program::{dcff, run, succeeded, workshop, write_images};
+use dcff_tests::program::{Outcome, dcff, run, succeeded, workshop, write_images};
 use serde_json::Value;
 
 /// The arguments of a short run.
@@ -171,8 +171,11 @@ fn a_criterion_that_reads_maps_selects_once_and_its_cost_is_counted() {
     let macs = number(&summary["macs"]["compact"]);
     let stage = &summary["stages"][0];
     assert_eq!(number(&stage["training_macs"]), 3 * 3 * 48 * macs);
-    assert_eq!(number(&stage["scoring_macs"]), 2 * 20 * macs);
-    assert_eq!(number(&summary["training_macs"]), (432 + 40) * macs);
+    // Each image once through the network and once through both halves of every convolution's filters; the classifier
+    // reads 32 channels for 3 classes.
+    let scoring = 20 * (macs + 2 * (macs - 32 * 3));
+    assert_eq!(number(&stage["scoring_macs"]), scoring);
+    assert_eq!(number(&summary["training_macs"]), 432 * macs + scoring);
 
     let refused = run(train(
         &images,
@@ -292,6 +295,94 @@ fn a_killed_run_continues_to_the_same_bytes() {
 #[test]
 fn an_interrupted_run_says_how_to_go_on_and_does() {
     interrupted("-INT", Some(130));
+}
+
+/// `dcff train --resume RUN`.
+fn resume(out: &Path) -> Outcome {
+    run(["train".as_ref(), "--resume".as_ref(), out.as_os_str()])
+}
+
+#[test]
+fn a_run_that_was_killed_before_its_tables_were_written_completes_them() {
+    let (dir, images) = workshop();
+    let out = dir.path().join("run");
+    succeeded(run(train(&images, &out, &[])));
+    let whole = bytes(&out);
+    for table in ["metrics.jsonl", "timing.jsonl"] {
+        let text = std::fs::read_to_string(out.join(table)).unwrap();
+        let (first, _) = text.split_once('\n').unwrap();
+        std::fs::write(out.join(table), format!("{first}\n")).unwrap();
+    }
+    std::fs::remove_file(out.join("summary.json")).unwrap();
+    // What a program leaves that is killed while it writes.
+    std::fs::create_dir(out.join(".writing-abc")).unwrap();
+    succeeded(resume(&out));
+    assert!(bytes(&out) == whole);
+    assert_eq!(rows(&out.join("timing.jsonl")).len(), 3);
+    assert!(!out.join(".writing-abc").exists());
+}
+
+#[test]
+fn a_run_whose_checkpoint_is_gone_does_not_start_anew() {
+    let (dir, images) = workshop();
+    let out = dir.path().join("run");
+    succeeded(run(train(&images, &out, &[])));
+    std::fs::remove_file(out.join("summary.json")).unwrap();
+    std::fs::remove_dir_all(out.join("checkpoint")).unwrap();
+    let before = bytes(&out);
+    let outcome = resume(&out);
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    assert!(
+        outcome
+            .stderr
+            .contains("checkpoint: expected the checkpoint of the 3 epochs"),
+        "{}",
+        outcome.stderr
+    );
+    assert!(bytes(&out) == before);
+}
+
+#[test]
+fn two_programs_do_not_train_in_one_folder() {
+    let (dir, images) = workshop();
+    let out = dir.path().join("run");
+    let mut args = train(&images, &out, &[]);
+    let at = args.iter().position(|a| a == "--epochs").unwrap();
+    args[at + 1] = "10000".into();
+    let mut child = dcff()
+        .args(args)
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !out.join("timing.jsonl").exists() {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::yield_now();
+    }
+    let outcome = resume(&out);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    assert!(
+        outcome
+            .stderr
+            .contains("another program trains in this folder"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn scores_beyond_single_precision_leave_a_readable_run() {
+    let (dir, images) = workshop();
+    let out = dir.path().join("run");
+    succeeded(run(train(&images, &out, &["--temperature", "fixed(1e39)"])));
+    succeeded(run([
+        "report".as_ref(),
+        out.as_os_str(),
+        "--out".as_ref(),
+        dir.path().join("report").as_os_str(),
+    ]));
 }
 
 #[test]
@@ -516,6 +607,10 @@ fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
         (
             with(&images, &["--momentum", "2"]),
             &["recipe.momentum: expected 0 to 1, got 2"],
+        ),
+        (
+            with(&images, &["--hold-out", "0.001"]),
+            &["data.hold_out: ", "holding out 0.001 of", "0 to validate"],
         ),
         (
             with(&images, &["--epochs", "0"]),

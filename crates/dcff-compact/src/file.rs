@@ -47,7 +47,12 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     }
 }
 
-/// Fills a temporary folder beside `path` and then puts it in the place of `path`.
+/// What folders are called while they are written.
+const WRITING: &str = ".writing-";
+
+/// Fills a temporary folder beside `path` and then puts it in the place of `path`: at every moment, whatever ends the
+/// program, `path` is the old folder or the new one, where the system can exchange two folders (Linux, macOS).
+/// Elsewhere the old one steps aside for an instant.
 ///
 /// # Errors
 /// What `fill` returns, or [`Error::Io`]; an old folder at `path` is then still there.
@@ -57,20 +62,64 @@ pub fn write_folder<E: From<Error>>(
 ) -> Result<(), E> {
     let fail = |source| Error::io(path, source);
     let folder = tempfile::Builder::new()
-        .prefix(".writing-")
+        .prefix(WRITING)
         .tempdir_in(parent(path))
         .map_err(fail)?;
     fill(folder.path())?;
     set_default_permissions(folder.path()).map_err(fail)?;
-    if path.exists() {
-        let old = tempfile::Builder::new()
-            .prefix(".replaced-")
-            .tempdir_in(parent(path))
-            .map_err(fail)?;
-        std::fs::rename(path, old.path().join("old")).map_err(fail)?;
+    if !path.exists() {
+        std::fs::rename(folder.path(), path).map_err(fail)?;
+        // It is no longer where its owner would delete it.
+        let _ = folder.keep();
+    } else if exchange(folder.path(), path).is_err() {
+        replace(folder.path(), path).map_err(fail)?;
     }
-    let kept = folder.keep();
-    std::fs::rename(&kept, path).map_err(fail)?;
+    // What was exchanged is deleted as `folder` goes.
+    Ok(())
+}
+
+/// Removes what a program that was killed left half written in `folder`, where nobody else writes.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn sweep(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(|source| Error::io(folder, source))? {
+        let entry = entry.map_err(|source| Error::io(folder, source))?;
+        if entry.file_name().to_string_lossy().starts_with(WRITING) {
+            let path = entry.path();
+            std::fs::remove_dir_all(&path).map_err(|source| Error::io(&path, source))?;
+        }
+    }
+    Ok(())
+}
+
+/// Exchanges two folders at once.
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+fn exchange(a: &Path, b: &Path) -> std::io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+    Ok(renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE)?)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+fn exchange(_: &Path, _: &Path) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
+/// Puts `new` in the place of `path`, whose folder is then where `new` was; also where the file system cannot exchange.
+fn replace(new: &Path, path: &Path) -> std::io::Result<()> {
+    let aside = tempfile::Builder::new()
+        .prefix(WRITING)
+        .tempdir_in(parent(path))?;
+    let old = aside.path().join("old");
+    std::fs::rename(path, &old)?;
+    if let Err(error) = std::fs::rename(new, path) {
+        // Where even that fails the old folder is better aside than deleted.
+        if std::fs::rename(&old, path).is_err() {
+            let _ = aside.keep();
+        }
+        return Err(error);
+    }
     Ok(())
 }
 
@@ -115,6 +164,45 @@ mod tests {
             read(&root.path().join("b"), 4),
             Err(Error::Io { .. })
         ));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_put_there_leaves_the_old_one() {
+        let root = tempfile::tempdir().unwrap();
+        let (target, new) = (root.path().join("out"), root.path().join("new"));
+        std::fs::create_dir(&target).unwrap();
+        write(&target.join("a"), b"1").unwrap();
+        // `new` is missing, so that the second of the two renames fails.
+        assert!(replace(&new, &target).is_err());
+        assert_eq!(std::fs::read(target.join("a")).unwrap(), b"1");
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
+        std::fs::create_dir(&new).unwrap();
+        write(&new.join("b"), b"2").unwrap();
+        replace(&new, &target).unwrap();
+        assert!(target.join("b").exists() && !target.join("a").exists());
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "macos"))]
+    #[test]
+    fn two_folders_change_places_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let (a, b) = (root.path().join("a"), root.path().join("b"));
+        for folder in [&a, &b] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        write(&a.join("of a"), b"").unwrap();
+        exchange(&a, &b).unwrap();
+        assert!(b.join("of a").exists() && a.exists());
+    }
+
+    #[test]
+    fn what_was_left_half_written_is_swept_away() {
+        let root = tempfile::tempdir().unwrap();
+        let left = root.path().join(format!("{WRITING}abc"));
+        std::fs::create_dir_all(left.join("deep")).unwrap();
+        write(&root.path().join("a"), b"1").unwrap();
+        sweep(root.path()).unwrap();
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -28,4 +28,4 @@ pub use artefact::{
     Artefact, CONFIG, Config, MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES, Preprocessing, WEIGHTS,
 };
 pub use error::{Error, Result};
-pub use weights::{read_tensors, tensors_to_bytes};
+pub use weights::{read_tensors, tensors_from_bytes, tensors_to_bytes};

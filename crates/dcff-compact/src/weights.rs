@@ -76,12 +76,22 @@ pub fn read_tensors(
     path: &Path,
     limit: u64,
 ) -> Result<(HashMap<String, Tensor>, BTreeMap<String, String>)> {
-    let bytes = file::read(path, limit)?;
+    tensors_from_bytes(path, &file::read(path, limit)?)
+}
+
+/// As [`read_tensors`], from what the file at `path` holds.
+///
+/// # Errors
+/// [`Error::Content`] when it is no sound safetensors file of `f32` and `i64`.
+pub fn tensors_from_bytes(
+    path: &Path,
+    bytes: &[u8],
+) -> Result<(HashMap<String, Tensor>, BTreeMap<String, String>)> {
     let broken = |error: safetensors::SafeTensorError| {
         Error::content(path, format!("not a sound safetensors file: {error}"))
     };
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
-    let stored = SafeTensors::deserialize(&bytes).map_err(broken)?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
+    let stored = SafeTensors::deserialize(bytes).map_err(broken)?;
     let mut tensors = HashMap::new();
     for (name, view) in stored.iter() {
         let tensor = match view.dtype() {

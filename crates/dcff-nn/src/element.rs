@@ -17,7 +17,7 @@ use crate::cpu::{Isa, Kernel, Simd};
 use crate::features::{LANES, Storage};
 
 /// What feature maps and their gradients are stored in; parameters, statistics and all sums are
-/// `f32` or wider.
+/// `f32` or wider. One exception: with the feature `cudnn`, cuDNN rounds the gradients of filters to this precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]

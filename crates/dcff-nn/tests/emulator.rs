@@ -7,6 +7,7 @@ mod common;
 
 use candle_core::{Device, Result, Tensor};
 use common::{Conv, Random, close, features, maps, numbers, product, tensor};
+use dcff_nn::inference::{Channels, Conv as Prepared, Load, Maps};
 use dcff_nn::{
     Activation, Blend, ByteImages, Change, ConvConfig, DeviceSettings, Features, PoolConfig,
     Precision, SgdConfig, emulator,
@@ -466,6 +467,43 @@ fn images_are_cropped_mirrored_and_normalised() {
         assert_eq!(got, expected);
         let message = images.batch(&[change(2, 0, 0, false)]).unwrap_err();
         assert!(message.to_string().contains("below 2, got 2"), "{message}");
+    });
+}
+
+#[test]
+fn a_prepared_convolution_adds_its_residual_on_a_card_too() {
+    on_cards(|precision, _| {
+        if precision != Precision::F32 {
+            return;
+        }
+        let s = Conv {
+            n: 3,
+            c_in: 4,
+            c_out: 5,
+            h: 6,
+            w: 6,
+            kh: 3,
+            kw: 3,
+            stride: 1,
+            padding: 1,
+            groups: 1,
+        };
+        let mut random = Random(41);
+        let mut draw = |dims: &[usize]| tensor(&random.numbers(product(dims)), dims);
+        let (x, w, r) = (draw(&s.x_dims()), draw(&s.w_dims()), draw(&s.y_dims()));
+        let of = |residual: Option<&Tensor>| {
+            let (load, channels) = (Load::Sixteens, Channels::new(s.c_in));
+            let conv = Prepared::new(&w, None, s.cfg(), &channels, (s.h, s.w), Activation::Relu);
+            let maps = |t: &Tensor| Maps::from_nchw(t, load).unwrap();
+            let y = conv
+                .unwrap()
+                .forward(&maps(&x), residual.map(maps).as_ref(), load);
+            numbers(&y.unwrap().to_nchw().unwrap())
+        };
+        for residual in [None, Some(&r)] {
+            same("prepared", &of(residual), &on_cpu(|| of(residual)), 1e-5);
+        }
+        assert_ne!(of(None), of(Some(&r)));
     });
 }
 

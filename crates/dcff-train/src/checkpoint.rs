@@ -23,6 +23,7 @@ const STATE: &str = "state.json";
 const TENSORS: &str = "state.safetensors";
 /// More than any network here needs; keeps a broken file from taking all memory.
 const MAX_BYTES: u64 = 16 << 30;
+const MAX_STATE_BYTES: u64 = 1 << 30;
 
 /// Where a run stands: `step` steps of `epoch` are done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,13 @@ pub(crate) struct Best {
     pub(crate) validation: Option<crate::Score>,
 }
 
+/// Seconds spent so far on an epoch that is not done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct OpenEpoch {
+    pub(crate) method_seconds: f64,
+    pub(crate) train_seconds: f64,
+}
+
 /// `state.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct State {
@@ -57,6 +65,8 @@ pub(crate) struct State {
     pub(crate) last: Option<Outcome>,
     /// Seconds of all sittings.
     pub(crate) seconds: f64,
+    #[serde(default)]
+    pub(crate) open: OpenEpoch,
     /// How an image becomes the network's input, so that the compact network can be written without the data.
     pub(crate) preprocessing: Preprocessing,
     /// The widths that the network computes; those of the method's compact architecture where they are missing.
@@ -126,7 +136,7 @@ impl Checkpoint {
             return Ok(None);
         }
         let state_path = path.join(STATE);
-        let text = std::fs::read(&state_path).map_err(|error| Error::file(&state_path, error))?;
+        let text = dcff_compact::file::read(&state_path, MAX_STATE_BYTES)?;
         let state: State = serde_json::from_slice(&text)
             .map_err(|error| Error::file(&state_path, format!("damaged: {error}")))?;
         if let Some(difference) = state.config.difference(config) {
@@ -135,8 +145,7 @@ impl Checkpoint {
             return Err(Error::file(&path.with_file_name(crate::CONFIG), message));
         }
         let tensors_path = path.join(TENSORS);
-        let bytes =
-            std::fs::read(&tensors_path).map_err(|error| Error::file(&tensors_path, error))?;
+        let bytes = dcff_compact::file::read(&tensors_path, MAX_BYTES)?;
         let found = sha256(&bytes);
         if found != state.tensors_sha256 {
             return Err(Error::file(
@@ -147,7 +156,7 @@ impl Checkpoint {
                 ),
             ));
         }
-        let (tensors, _) = dcff_compact::read_tensors(&tensors_path, MAX_BYTES)?;
+        let (tensors, _) = dcff_compact::tensors_from_bytes(&tensors_path, &bytes)?;
         Ok(Some(Self { state, tensors }))
     }
 

@@ -27,15 +27,15 @@ pub enum Error {
     },
     /// The loss stopped being a number.
     #[error(
-        "the loss is {loss} at epoch {epoch}, step {step}: {kept}; a lower learning rate or a warm-up may help"
+        "the loss is {loss} at epoch {epoch}, {place}: {kept}; a lower learning rate or a warm-up may help"
     )]
     Diverged {
         /// The loss.
         loss: f64,
         /// The epoch, counted from 1.
         epoch: usize,
-        /// The step in the epoch, counted from 1.
-        step: usize,
+        /// Where in the epoch.
+        place: Place,
         /// Which checkpoint is left.
         kept: String,
     },
@@ -60,6 +60,24 @@ pub enum Error {
     /// Candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+/// A place in an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A step of training, counted from 1.
+    Step(usize),
+    /// The evaluation on these images, `validation` or `test`.
+    Images(&'static str),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Step(step) => write!(f, "step {step}"),
+            Self::Images(images) => write!(f, "{images} images"),
+        }
+    }
 }
 
 impl Error {

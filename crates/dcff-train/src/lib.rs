@@ -44,7 +44,7 @@ pub use config::{Augment, DataConfig, MethodConfig, Recipe, RunConfig};
 /// What feature maps are stored in; [`Recipe::precision`].
 pub use dcff_nn::Precision;
 pub use dense::DenseFrom;
-pub use error::{Error, Result};
+pub use error::{Error, Place, Result};
 pub use evaluate::{Score, evaluate, evaluate_finished};
 pub use event::{Event, Metrics, Observer, Timing};
 pub use method::{EpochStart, EpochViews, Method, StepOutput, cross_entropy_step};

@@ -26,10 +26,11 @@ impl Assembler for OnCard {
     }
 }
 
-/// How `loader`, and others of its data set and normalisation, make batches on `device`; `None` on the CPU.
+/// How `loader`, and others of its data set and normalisation, make batches on `device`; `None` on the CPU, and where a
+/// card has no room for the data set.
 ///
 /// # Errors
-/// When the card has no room for the data set.
+/// When the card does not work.
 fn assembler(loader: &Loader, device: &Device) -> Result<Option<Arc<dyn Assembler>>> {
     let dataset = loader.dataset();
     let bytes = ByteImages::new(device, dataset.pixels(), dataset.shape(), loader.tables())?;
@@ -39,7 +40,7 @@ fn assembler(loader: &Loader, device: &Device) -> Result<Option<Arc<dyn Assemble
 /// `loader` with its batches made on `device`, and so `other`, which is of the same data set and normalisation.
 ///
 /// # Errors
-/// When the card has no room for the data set.
+/// When the card does not work.
 pub(crate) fn on_device(
     loader: Loader,
     other: Option<Loader>,

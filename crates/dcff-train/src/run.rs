@@ -1,5 +1,6 @@
 //! The run folder's text files.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -88,6 +89,44 @@ impl RunFolder {
     /// The path of an entry of the folder.
     pub fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// Keeps other programs from training in this folder until the file that comes back is closed.
+    ///
+    /// # Errors
+    /// When one does, or there is no `config.toml`.
+    pub(crate) fn lock(&self) -> Result<File> {
+        let path = self.join(CONFIG);
+        let file = File::open(&path).map_err(|error| Error::file(&path, error))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(Error::file(
+                &self.path,
+                "another program trains in this folder: wait for it, or stop it",
+            )),
+            // Some network file systems know no locks.
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+        }
+    }
+
+    /// Refuses a folder whose table tells of more than the `known` epochs, since its checkpoint is gone.
+    ///
+    /// # Errors
+    /// Then, and when the table cannot be read.
+    pub(crate) fn check_rows(&self, known: usize) -> Result<()> {
+        let path = self.join(METRICS);
+        let rows = match std::fs::read_to_string(&path) {
+            Ok(text) => text.lines().count(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(Error::file(&path, error)),
+        };
+        if rows > known {
+            let message = format!(
+                "expected the checkpoint of the {rows} epochs that {METRICS} tells of, got none: \
+                 put it back, or start anew in another folder"
+            );
+            return Err(Error::file(&self.join(crate::CHECKPOINT), message));
+        }
+        Ok(())
     }
 
     /// Writes both tables, a row per epoch so far.

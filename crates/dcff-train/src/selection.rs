@@ -43,8 +43,18 @@ pub struct LayerSelection {
     pub rank_correlation: Option<f64>,
     /// The kept filters, of those that the layer had: one that stays keeps its place.
     pub kept: Vec<usize>,
-    /// One score per filter; high means "keep".
+    /// One score per filter; high means "keep". What no `f32` can hold is its largest.
     pub scores: Vec<f32>,
+}
+
+impl LayerSelection {
+    /// Scores as they are written. JSON has no infinities, and at temperatures beyond 1e36 divergences exceed `f32`.
+    pub(crate) fn narrowed(scores: &[f64]) -> Vec<f32> {
+        scores
+            .iter()
+            .map(|&score| (score as f32).clamp(f32::MIN, f32::MAX))
+            .collect()
+    }
 }
 
 /// Appends a row to the file `path`.

@@ -1,6 +1,7 @@
 //! The loop.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -12,8 +13,8 @@ use dcff_models::{Architecture, Network, Views};
 use dcff_nn::{Convolution, LossValue, SgdConfig};
 
 use crate::checkpoint::{
-    Best, CHECKPOINT, CHOSEN, Checkpoint, NETWORK, Position, State, VELOCITY, tensor_name,
-    view_tensors,
+    Best, CHECKPOINT, CHOSEN, Checkpoint, NETWORK, OpenEpoch, Position, State, VELOCITY,
+    tensor_name, view_tensors,
 };
 use crate::collect::Probe;
 use crate::dense::DenseStage;
@@ -25,8 +26,8 @@ use crate::stage::{DENSE, Stage, StageCost};
 use crate::summary::{Outcome, Summary, costs, macs};
 use crate::tensorboard::EventFile;
 use crate::{
-    EpochStart, EpochViews, Error, Event, Method, Metrics, Observer, Result, RunConfig, RunFolder,
-    Sgd, Timing,
+    EpochStart, EpochViews, Error, Event, Method, Metrics, Observer, Place, Result, RunConfig,
+    RunFolder, Sgd, Timing,
 };
 
 /// The artefact's folder in a run folder.
@@ -51,7 +52,7 @@ impl Data {
     /// Checks that these images are those of `config` and fit the network `full`.
     ///
     /// # Errors
-    /// When their hashes, size or number of classes differ.
+    /// When their hashes, size or number of classes differ, or holding out leaves nothing to train on or to validate.
     pub fn check(&self, config: &RunConfig, full: &Architecture) -> Result<()> {
         let check = |field: &str, dataset: &Dataset, expected: &str| {
             if dataset.fingerprint() != expected {
@@ -88,7 +89,21 @@ impl Data {
                 format!("{} has {logits} classes, the data {classes}", config.arch),
             ));
         }
-        Ok(())
+        self.held_out(config).map(|_| ())
+    }
+
+    /// The positions of training and validation images that `config` asks for, the latter none without a hold-out.
+    fn held_out(&self, config: &RunConfig) -> Result<(Vec<usize>, Vec<usize>)> {
+        let train = &self.splits.train;
+        match config.data.hold_out {
+            fraction if fraction > 0.0 => {
+                let seed = derive_seed(config.seed, Purpose::HoldOut, 0);
+                train
+                    .hold_out_indices(fraction, seed)
+                    .map_err(|error| Error::setting("data.hold_out", error.to_string()))
+            }
+            _ => Ok(((0..train.len()).collect(), Vec::new())),
+        }
     }
 }
 
@@ -105,6 +120,8 @@ pub enum Ending {
 pub struct Trainer {
     config: RunConfig,
     folder: RunFolder,
+    /// Keeps others from training in the folder.
+    _lock: File,
     full: Architecture,
     network: Network,
     optimizer: Sgd,
@@ -124,7 +141,8 @@ impl Trainer {
     /// Prepares the run of `folder`, continuing from its checkpoint where there is one.
     ///
     /// # Errors
-    /// When the configuration does not fit the architecture or the data, or the checkpoint is damaged.
+    /// When the configuration does not fit the architecture or the data, the checkpoint is damaged or lost, or another
+    /// program trains in the folder.
     pub fn new(
         folder: RunFolder,
         config: RunConfig,
@@ -134,6 +152,7 @@ impl Trainer {
     ) -> Result<Self> {
         config.validate()?;
         data.check(&config, full)?;
+        let lock = folder.lock()?;
         let convolution = if config.recipe.direct_convolution {
             Convolution::Direct
         } else {
@@ -148,15 +167,10 @@ impl Trainer {
         let stages = method.stages(&config.recipe);
         let checkpoint = Checkpoint::load(&folder.join(CHECKPOINT), &config)?;
 
+        dcff_compact::file::sweep(folder.path())?;
+
         let train_set = Arc::new(data.splits.train.clone());
-        let (kept, held_out) = if config.data.hold_out > 0.0 {
-            train_set.hold_out_indices(
-                config.data.hold_out,
-                derive_seed(config.seed, Purpose::HoldOut, 0),
-            )?
-        } else {
-            ((0..train_set.len()).collect(), Vec::new())
-        };
+        let (kept, held_out) = data.held_out(&config)?;
         let options = |augmentation: Augmentation, drop_last: bool| LoaderOptions {
             batch_size: config.recipe.batch_size,
             augmentation,
@@ -229,6 +243,7 @@ impl Trainer {
                     timing: Vec::new(),
                     last: None,
                     seconds: 0.0,
+                    open: OpenEpoch::default(),
                     preprocessing,
                     widths: Some(first_widths),
                     stages: Vec::new(),
@@ -254,6 +269,7 @@ impl Trainer {
                         reused: true,
                     });
                 }
+                folder.check_rows(state.metrics.len())?;
                 let optimizer = Sgd::new(&network)?;
                 (state, network, optimizer)
             }
@@ -262,6 +278,7 @@ impl Trainer {
         Ok(Self {
             config,
             folder,
+            _lock: lock,
             full: full.clone(),
             network,
             optimizer,
@@ -352,6 +369,11 @@ impl Trainer {
         let steps = self.train.batches();
         selection::rewind(&self.folder.join(SELECTION), self.state.position)?;
         EventFile::open(&self.folder, &self.state.metrics, &self.state.timing)?;
+        if !self.state.metrics.is_empty() {
+            // The program may have ended between the checkpoint and the tables.
+            self.folder
+                .write_tables(&self.state.metrics, &self.state.timing)?;
+        }
         let Position { epoch, step } = self.state.position;
         observer.event(&Event::Started {
             epoch,
@@ -447,7 +469,7 @@ impl Trainer {
         let epoch = self.state.position.epoch;
         let loss = loss.read()?;
         if !loss.mean.is_finite() {
-            return Err(self.diverged(loss.mean, epoch, step));
+            return Err(self.diverged(loss.mean, epoch, Place::Step(step + 1)));
         }
         self.state.tally.add(loss, images);
         self.state.position.step = step + 1;
@@ -485,16 +507,17 @@ impl Trainer {
         if first == 0 {
             self.start_epoch(&stage)?;
         }
-        let method_seconds = method_start.elapsed().as_secs_f64();
-        let train_start = Instant::now();
+        self.state.open.method_seconds += method_start.elapsed().as_secs_f64();
+        let mut train_start = Instant::now();
         let order = derive_seed(self.config.seed, Purpose::Order, epoch as u64);
         let augment = derive_seed(self.config.seed, Purpose::Augmentation, epoch as u64);
         let mut learning_rate = 0.0;
-        let mut seen = 0;
         let mut unread = Vec::with_capacity(STEPS_AHEAD);
         for (step, batch) in self.train.epoch(Some(order), augment).enumerate() {
             let batch = batch?;
             if step < first {
+                // Making batches anew that were trained on before is not training.
+                train_start = Instant::now();
                 continue;
             }
             let sgd = stage.recipe.sgd(epoch - stage.schedule_from, step, steps);
@@ -508,14 +531,18 @@ impl Trainer {
                 continue;
             }
             for (step, loss, count) in unread.drain(..) {
-                seen += count;
                 self.stepped(step, &loss, count, observer, clock)?;
             }
             if may_stop && stop.load(Ordering::Relaxed) {
+                self.state.open.train_seconds += train_start.elapsed().as_secs_f64();
                 return Ok(false);
             }
         }
-        let train_seconds = train_start.elapsed().as_secs_f64();
+        let OpenEpoch {
+            method_seconds,
+            train_seconds,
+        } = std::mem::take(&mut self.state.open);
+        let train_seconds = train_seconds + train_start.elapsed().as_secs_f64();
         let evaluation_start = Instant::now();
         let mut metrics = Metrics {
             epoch: epoch + 1,
@@ -539,12 +566,17 @@ impl Trainer {
             });
             metrics.test = Some(test);
         }
+        for (what, score) in [("validation", metrics.validation), ("test", metrics.test)] {
+            if let Some(score) = score.filter(|score| !score.loss.is_finite()) {
+                return Err(self.diverged(score.loss, epoch, Place::Images(what)));
+            }
+        }
         let best = stage.compact && self.choose(&metrics)?;
         let evaluation_seconds = evaluation_start.elapsed().as_secs_f64();
         clock.evaluated(evaluation_seconds + method_seconds);
         let timing = Timing {
             epoch: epoch + 1,
-            images_per_second: seen as f64 / train_seconds.max(1e-9),
+            images_per_second: self.state.tally.images as f64 / train_seconds.max(1e-9),
             method_seconds,
             train_seconds,
             evaluation_seconds,
@@ -709,7 +741,7 @@ impl Trainer {
         Checkpoint::save(&self.folder.join(CHECKPOINT), self.state.clone(), &tensors)
     }
 
-    fn diverged(&self, loss: f64, epoch: usize, step: usize) -> Error {
+    fn diverged(&self, loss: f64, epoch: usize, place: Place) -> Error {
         let kept = if self.folder.join(CHECKPOINT).exists() {
             format!("the checkpoint in {} is kept", self.folder.path().display())
         } else {
@@ -718,7 +750,7 @@ impl Trainer {
         Error::Diverged {
             loss,
             epoch: epoch + 1,
-            step: step + 1,
+            place,
             kept,
         }
     }

@@ -10,8 +10,8 @@ use dcff_data::{Augmentation, Dataset, Normalisation, Splits};
 use dcff_models::{Architecture, Builder, INPUT, Initialisation, LayerKind};
 use dcff_nn::{DeviceSettings, emulator};
 use dcff_train::{
-    Augment, Data, DataConfig, Ending, Error, Event, MethodConfig, Recipe, RunConfig, RunFolder,
-    Summary, Trainer,
+    Augment, Data, DataConfig, Ending, Error, Event, MethodConfig, Place, Recipe, RunConfig,
+    RunFolder, Summary, Trainer,
 };
 
 const BATCH: usize = 2;
@@ -130,7 +130,11 @@ fn a_run_reads_its_losses_late_and_loses_none() {
     // rounding.
     let cpu = run(&folder("diverged on the cpu"), 1e6, usize::MAX).unwrap_err();
     let step = |error: &Error| match error {
-        Error::Diverged { epoch: 1, step, .. } => *step,
+        Error::Diverged {
+            epoch: 1,
+            place: Place::Step(step),
+            ..
+        } => *step,
         other => panic!("{other}"),
     };
     let (got, expected) = (step(&diverged), step(&cpu));

@@ -188,7 +188,11 @@ pub(crate) fn conv2d_then(
     const OP: &str = "conv2d";
     let sizes = Sizes::new(OP, (x.channels(), x.height(), x.width()), w, cfg)?;
     if let Some(gpu) = x.card() {
-        return gpu::conv2d(&gpu, x, w, bias, cfg, &sizes);
+        let y = gpu::conv2d(&gpu, x, w, bias, cfg, &sizes)?;
+        return match residual {
+            Some(residual) => crate::add(&y, residual, act),
+            None => crate::activation(&y, act),
+        };
     }
     let bias = bias
         .map(|bias| args::numbers(OP, "a bias", bias, &[sizes.c_out]))

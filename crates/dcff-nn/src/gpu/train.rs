@@ -231,11 +231,12 @@ impl std::fmt::Debug for ByteImages {
 
 impl ByteImages {
     /// Copies images `[count, C, H, W]` of bytes to `device`; `tables` says for each channel what a byte becomes.
-    /// `None` on the CPU, whose loader prepares batches itself.
+    /// `None` where the processor prepares batches: on the CPU, and where the images would take more than half of the
+    /// card's free memory.
     ///
     /// # Errors
     ///
-    /// Sizes that do not fit together, or not enough memory.
+    /// Sizes that do not fit together.
     pub fn new(
         device: &Device,
         pixels: &[u8],
@@ -256,6 +257,11 @@ impl ByteImages {
                 pixels.len(),
                 tables.len()
             );
+        }
+        if let Some((free, _)) = gpu.0.machine.memory()
+            && pixels.len() > free / 2
+        {
+            return Ok(None);
         }
         let bytes: Vec<u8> = tables
             .as_flattened()

@@ -137,7 +137,7 @@ impl Method for FilterFusion {
                 overlap: diagnostics.overlap,
                 rank_correlation: diagnostics.rank_correlation,
                 kept: pass.coefficients.ids.clone(),
-                scores: pass.scores.iter().map(|&score| score as f32).collect(),
+                scores: LayerSelection::narrowed(&pass.scores),
             });
             // Picking rows gives what a product with a one-hot matrix gives, for nothing.
             let view = if pass.coefficients.is_selection()? {

@@ -275,7 +275,7 @@ impl Prune {
                 overlap: None,
                 rank_correlation: None,
                 kept: ids,
-                scores: layer.scores.iter().map(|&score| score as f32).collect(),
+                scores: LayerSelection::narrowed(&layer.scores),
             });
         }
         let pruned = network.pruned(&kept, &views)?;
