@@ -573,6 +573,18 @@ fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
 }
 
 #[test]
+fn a_missing_file_is_told_once() {
+    let outcome = run(["eval", "nowhere", "--data", "synthetic"]);
+    assert_eq!(outcome.code, Some(2));
+    assert_eq!(
+        outcome.stderr.matches("os error").count(),
+        1,
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
 fn counts_as_one_json_object() {
     let outcome = succeeded(run([
         "flops",
