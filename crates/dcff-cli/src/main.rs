@@ -3,6 +3,12 @@
 //! Results go to standard output, progress and messages to standard error. Bad input ends with one line and exit
 //! code 2, a comparison some of whose runs failed with 1, an interruption with 130.
 
+// Printing must not panic: `out` has macros of the same names.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+mod out;
+
 mod args;
 mod artefact;
 mod commands;
@@ -30,7 +36,8 @@ pub(crate) enum Ended {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(cli) {
+    let ended = run(cli).and_then(|ended| out::end().map(|()| ended));
+    match ended {
         Ok(Ended::Done) => ExitCode::SUCCESS,
         Ok(Ended::Partly) => ExitCode::from(1),
         Ok(Ended::Interrupted) => ExitCode::from(130),
