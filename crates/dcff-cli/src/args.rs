@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use dcff_fusion::{KeepMode, Reselect, TemperatureSchedule};
 
 use crate::commands::export;
@@ -147,8 +147,17 @@ pub(crate) struct BudgetArgs {
     #[arg(long, value_name = "N")]
     pub(crate) round_to: Option<usize>,
     /// 'uniform' shrinks all layers alike, for every criterion; 'global' sets one threshold on the scores of all layers
-    #[arg(long, value_name = "NAME")]
-    pub(crate) allocation: Option<String>,
+    #[arg(long, value_name = "NAME", hide_possible_values = true)]
+    pub(crate) allocation: Option<Allocation>,
+}
+
+/// How a target is shared among the layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Allocation {
+    /// By one rate.
+    Uniform,
+    /// By one threshold on the scores, which needs a trained network.
+    Global,
 }
 
 #[derive(Args, Debug)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use dcff_flops::{Convention, CostTable, LayerCost, Network, cost, reduction_percent};
 use dcff_train::MethodConfig;
 use dcff_train::methods::FilterFusionConfig;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::method::rates_of;
 use crate::Ended;
-use crate::args::FlopsArgs;
+use crate::args::{Allocation, FlopsArgs};
 use crate::table::{Align, Table, count};
 
 pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
@@ -22,6 +22,10 @@ pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
             format!("--convention: expected {known}, got '{}'", args.convention)
         })?;
     let full = dcff_models::by_name(&args.arch).context("--arch")?;
+    ensure!(
+        args.budget.allocation != Some(Allocation::Global),
+        "--allocation global needs the scores of a trained network: expected uniform"
+    );
     let rates = match rates_of(args.rates.as_deref(), &args.budget, &full)? {
         Some(rates) => rates,
         None => dcff_fusion::rates_for("published", &args.arch).context("--rates")?,
