@@ -502,6 +502,20 @@ fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
             &["--precision: expected one of f32, bf16, got 'f16'"],
         ),
         (
+            with(
+                &images,
+                &[
+                    "--milestones",
+                    "2,4",
+                    "--epochs",
+                    "4",
+                    "--schedule",
+                    "multi-step",
+                ],
+            ),
+            &["--milestones: expected epochs below the 4 of --epochs, got 4"],
+        ),
+        (
             with(&images, &["--keep", "some"]),
             &["some", "fuse, select"],
         ),

@@ -227,7 +227,8 @@ pub(crate) struct TrainArgs {
     /// Seeds everything that is random
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// Start from the config.toml of another run; flags change it
+    /// Start from the config.toml of another run; flags change it. Milestones and the dense stage move with --epochs, the
+    /// rate of fine-tuning with --lr; --pipeline keeps criterion, rates and temperature
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub(crate) config: Option<PathBuf>,
     /// Folder of the run; must be new or empty

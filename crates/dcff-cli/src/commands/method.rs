@@ -70,7 +70,12 @@ pub(crate) fn method(
     );
     let mut config = match saved {
         Some(MethodConfig::Dcff(saved)) => saved.clone(),
-        Some(MethodConfig::Prune(saved)) => FilterFusionConfig::new(saved.rates.clone()),
+        Some(MethodConfig::Prune(saved)) => FilterFusionConfig {
+            criterion: saved.criterion.clone(),
+            temperature: saved.temperature,
+            evidence_images: saved.evidence_images,
+            ..FilterFusionConfig::new(saved.rates.clone())
+        },
         _ => FilterFusionConfig::new(rates(args, full)?.map_or_else(|| published(full), Ok)?),
     };
     set(&mut config.rates, rates(args, full)?);
@@ -85,6 +90,28 @@ pub(crate) fn method(
     Ok(MethodConfig::Dcff(config))
 }
 
+/// A method saved with the recipe `from` for a run under `to`: what followed from epochs and rate follows from the new
+/// ones, what was chosen keeps its share of them.
+pub(crate) fn in_proportion(saved: &MethodConfig, from: &Recipe, to: &Recipe) -> MethodConfig {
+    let mut method = saved.clone();
+    if let MethodConfig::Prune(prune) = &mut method {
+        if from.epochs != to.epochs {
+            let share = prune.dense_epochs * to.epochs / from.epochs.max(1);
+            prune.dense_epochs = match prune.dense_epochs == from.epochs / 2 {
+                true => to.epochs / 2,
+                false => share.clamp(1, to.epochs.saturating_sub(1).max(1)),
+            };
+        }
+        let usual = |recipe: &Recipe| PruneConfig::FINETUNE_SHARE * recipe.learning_rate;
+        if prune.finetune_learning_rate == usual(from) {
+            prune.finetune_learning_rate = usual(to);
+        } else if from.learning_rate > 0.0 && from.learning_rate != to.learning_rate {
+            prune.finetune_learning_rate *= to.learning_rate / from.learning_rate;
+        }
+    }
+    method
+}
+
 fn prune(
     args: &MethodArgs,
     full: &Architecture,
@@ -96,15 +123,14 @@ fn prune(
     }
     let mut config = match saved {
         Some(MethodConfig::Prune(saved)) => saved.clone(),
-        other => {
-            let (name, rates) = match other {
-                Some(MethodConfig::Dcff(dcff)) => (dcff.criterion.clone(), dcff.rates.clone()),
-                _ => (
-                    PRUNE_CRITERION.to_owned(),
-                    rates(args, full)?.map_or_else(|| published(full), Ok)?,
-                ),
-            };
-            PruneConfig::new(&name, rates, recipe)?
+        Some(MethodConfig::Dcff(saved)) => PruneConfig {
+            temperature: saved.temperature,
+            evidence_images: saved.evidence_images,
+            ..PruneConfig::new(&saved.criterion, saved.rates.clone(), recipe)?
+        },
+        _ => {
+            let rates = rates(args, full)?.map_or_else(|| published(full), Ok)?;
+            PruneConfig::new(PRUNE_CRITERION, rates, recipe)?
         }
     };
     if let Some(rates) = rates(args, full)? {
