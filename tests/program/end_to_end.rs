@@ -587,6 +587,30 @@ fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
 }
 
 #[test]
+fn a_run_without_a_compact_network_says_how_to_get_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let run_folder = dir.path().join("run");
+    std::fs::create_dir(&run_folder).unwrap();
+    std::fs::write(run_folder.join("config.toml"), "").unwrap();
+    let path = run_folder.display().to_string();
+    for args in [
+        &["eval", &path, "--data", "synthetic"][..],
+        &["predict", &path, "image.png"],
+        &["export", &path, "--format", "onnx"],
+    ] {
+        let outcome = run(args);
+        assert_eq!(outcome.code, Some(2));
+        assert_eq!(
+            outcome.stderr,
+            format!(
+                "error: {path}: the run is not finished; continue it with `dcff train --resume {path}`, or take its \
+                 compact network as it stands with `dcff compact {path} --out DIR`\n"
+            )
+        );
+    }
+}
+
+#[test]
 fn a_missing_file_is_told_once() {
     let outcome = run(["eval", "nowhere", "--data", "synthetic"]);
     assert_eq!(outcome.code, Some(2));
