@@ -48,7 +48,7 @@ fn a_list_ends_quietly_when_its_reader_has_gone() {
 
 #[test]
 fn a_full_disk_is_one_line_and_exit_code_2() {
-    for args in [&["criteria"][..], &["data", "--json"]] {
+    for args in [&["criteria"][..], &["data", "--json"], &["--help"]] {
         let said = ended(dcff().args(args), full(), Stdio::piped());
         assert_eq!(said.code, Some(2), "{args:?}: {}", said.stderr);
         assert_eq!(

@@ -288,6 +288,10 @@ fn refuses_what_does_not_fit_together() {
             "expected --pipeline prune",
         ),
         (
+            &["--target-macs", "30%", "--allocation", "bogus"],
+            "'bogus' for '--allocation <NAME>' [possible values: uniform, global]",
+        ),
+        (
             &["--rates", "0.5", "--allocation", "uniform"],
             "--allocation: expected --target-macs or --target-params beside it, got --rates",
         ),

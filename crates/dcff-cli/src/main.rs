@@ -16,10 +16,10 @@ mod data;
 mod hub;
 mod progress;
 mod text;
+mod toml_file;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 pub(crate) use dcff_report::table;
 
 use args::{Cli, Command};
@@ -35,9 +35,18 @@ pub(crate) enum Ended {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let ended = run(cli).and_then(|ended| out::end().map(|()| ended));
-    match ended {
+    let ended = match Cli::read(std::env::args_os()) {
+        Ok(cli) => run(cli),
+        Err(error) if args::is_help(&error) => {
+            out::keep(error.print());
+            if error.use_stderr() {
+                return ExitCode::from(2);
+            }
+            Ok(Ended::Done)
+        }
+        Err(error) => Err(anyhow::anyhow!(args::complaint(&error))),
+    };
+    match ended.and_then(|ended| out::end().map(|()| ended)) {
         Ok(Ended::Done) => ExitCode::SUCCESS,
         Ok(Ended::Partly) => ExitCode::from(1),
         Ok(Ended::Interrupted) => ExitCode::from(130),

@@ -16,7 +16,7 @@ use super::method;
 use crate::args::TrainArgs;
 use crate::progress::Progress;
 use crate::table::{count, duration};
-use crate::{Ended, data};
+use crate::{Ended, data, toml_file};
 
 /// The share held out when neither flag nor recipe says otherwise.
 const HOLD_OUT: f64 = 0.05;
@@ -121,9 +121,7 @@ pub(crate) fn plan(args: &TrainArgs) -> anyhow::Result<RunConfig> {
 }
 
 fn read_config(file: &Path) -> anyhow::Result<RunConfig> {
-    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let config: RunConfig = toml::from_str(&text)
-        .map_err(|error| anyhow::anyhow!("{}: {}", file.display(), error.message()))?;
+    let config: RunConfig = toml_file::read(file)?;
     config
         .validate()
         .with_context(|| file.display().to_string())?;
@@ -186,10 +184,12 @@ fn configure(
     set(&mut recipe.deterministic, args.deterministic);
     if let Some(precision) = &args.precision {
         recipe.tf32 = precision == "tf32";
-        recipe.precision = match precision.as_str() {
-            "tf32" => Precision::F32,
-            name => name.parse().context("--precision")?,
-        };
+        // A way to multiply; maps are stored as they are without it.
+        let stored = if recipe.tf32 { "f32" } else { precision };
+        recipe.precision = stored.parse().map_err(|_| {
+            let known = Precision::ALL.map(|(_, name)| name).join(", ");
+            anyhow::anyhow!("--precision: expected one of {known}, tf32, got '{precision}'")
+        })?;
     }
     match args.schedule.as_deref() {
         None => {}
@@ -353,7 +353,6 @@ fn print_summary(summary: &Summary, folder: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
     use dcff_train::methods::PruneConfig;
 
     use super::*;
@@ -366,7 +365,7 @@ mod tests {
         flags: &str,
     ) -> anyhow::Result<(RunConfig, Option<String>)> {
         let line = format!("dcff train --config saved --out new {flags}");
-        let Command::Train(args) = Cli::try_parse_from(line.split_whitespace())?.command else {
+        let Command::Train(args) = Cli::read(line.split_whitespace())?.command else {
             bail!("expected train");
         };
         let recipe = Recipe {
