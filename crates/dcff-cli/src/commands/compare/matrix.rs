@@ -12,8 +12,8 @@ use crate::args::{Cli, Command, CompareArgs, TrainArgs, complaint};
 use crate::commands::train;
 use crate::toml_file;
 
-/// The flags of `dcff train` that the matrix sets itself.
-const OWN: [&str; 10] = [
+/// The flags of `dcff train` that the comparison sets itself.
+const OWN: [&str; 11] = [
     "--arch",
     "--criterion",
     "--keep",
@@ -24,6 +24,7 @@ const OWN: [&str; 10] = [
     "--out",
     "--resume",
     "--estimate",
+    "--threads",
 ];
 
 /// One run of the matrix.
@@ -495,6 +496,17 @@ mod tests {
                 "recipe.momentum",
             ),
             ("criteria = [\"kl\"]", vec!["--wrong"], "'--wrong'"),
+            // The queue shares the threads among the runs.
+            (
+                "criteria = [\"kl\"]",
+                vec!["--threads=1"],
+                "--threads: set by the comparison",
+            ),
+            (
+                "criteria = [\"kl\"]\ntrain.threads = 1",
+                vec![],
+                "train.threads: set by the comparison",
+            ),
             (
                 "criteria = [\"kl\"]\ntrain.allocation = \"some\"",
                 vec![],
