@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, ensure};
-use dcff_flops::{Convention, CostTable, LayerCost, Network, cost, reduction_percent};
+use dcff_flops::{Convention, CostTable, LayerCost, Network, cost};
 use dcff_train::MethodConfig;
 use dcff_train::methods::FilterFusionConfig;
 use serde_json::{Value, json};
 
 use super::method::rates_of;
-use crate::Ended;
 use crate::args::{Allocation, FlopsArgs};
 use crate::table::{Align, Table, count};
+use crate::{Ended, text};
 
 pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
     let (convention, ..) = *Convention::ALL
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
         });
         println!("{object}");
     } else {
-        print!("{}", text(&tables));
+        print!("{}", layers(&tables));
         let [full, compact] = &tables;
         println!();
         for (name, a, b) in [
@@ -57,10 +57,10 @@ pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
             ("parameters", full.params(), compact.params()),
         ] {
             println!(
-                "{name}: {b} of {a} ({} of {}, -{:.2} %)",
+                "{name}: {b} of {a} ({} of {}, {})",
                 count(b),
                 count(a),
-                reduction_percent(a, b)
+                text::change(a, b)
             );
         }
         println!("convention: {}, one image", convention.name());
@@ -99,7 +99,7 @@ fn side(layer: Option<&LayerCost>) -> Value {
     )
 }
 
-fn text(tables: &[CostTable; 2]) -> String {
+fn layers(tables: &[CostTable; 2]) -> String {
     let mut table = Table::new([
         ("layer", Align::Left),
         ("kind", Align::Left),

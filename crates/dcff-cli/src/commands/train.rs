@@ -16,7 +16,7 @@ use super::method;
 use crate::args::TrainArgs;
 use crate::progress::Progress;
 use crate::table::{count, duration};
-use crate::{Ended, data, toml_file};
+use crate::{Ended, data, text, toml_file};
 
 /// The share held out when neither flag nor recipe says otherwise.
 const HOLD_OUT: f64 = 0.05;
@@ -327,12 +327,12 @@ fn print_summary(summary: &Summary, folder: &Path) {
         summary.chosen_by
     );
     for (name, cost) in [("MACs", summary.macs), ("parameters", summary.params)] {
-        let reduction = dcff_flops::reduction_percent(cost.full, cost.compact);
         println!(
-            "{:<15}{} of {} (-{reduction:.2} %)",
+            "{:<15}{} of {} ({})",
             format!("{name}:"),
             count(cost.compact),
-            count(cost.full)
+            count(cost.full),
+            text::change(cost.full, cost.compact)
         );
     }
     if summary.training_macs > 0 {
