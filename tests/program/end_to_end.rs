@@ -590,7 +590,37 @@ fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
         ),
         (
             with(&images, &["--precision", "f16"]),
-            &["--precision: expected one of f32, bf16, got 'f16'"],
+            &["--precision: expected one of f32, bf16, tf32, got 'f16'"],
+        ),
+        (
+            with(&images, &["--lr", "-1"]),
+            &["recipe.learning_rate: expected 0 to 1000000, got -1"],
+        ),
+        (
+            with(&images, &["--epochs", "-1"]),
+            &["invalid value '-1' for '--epochs <N>'"],
+        ),
+        (
+            with(&images, &["--epoch", "1"]),
+            &["unexpected argument '--epoch' found; tip: a similar argument exists: '--epochs'"],
+        ),
+        (
+            with(&images, &["--rates", "0.5", "--target-macs", "20%"]),
+            &["'--rates <RATES>' cannot be used with '--target-macs <TARGET>'"],
+        ),
+        (
+            with(
+                &images,
+                &[
+                    "--milestones",
+                    "2,4",
+                    "--epochs",
+                    "4",
+                    "--schedule",
+                    "multi-step",
+                ],
+            ),
+            &["--milestones: expected epochs below the 4 of --epochs, got 4"],
         ),
         (
             with(&images, &["--keep", "some"]),
@@ -648,14 +678,13 @@ fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
         }
         assert!(!out.exists(), "{args:?} wrote {}", out.display());
         assert_eq!(outcome.stdout, "");
-        if outcome.stderr.starts_with("error: ") && !outcome.stderr.contains("Usage:") {
-            assert_eq!(
-                outcome.stderr.lines().count(),
-                1,
-                "{args:?}: {}",
-                outcome.stderr
-            );
-        }
+        assert!(outcome.stderr.starts_with("error: "), "{}", outcome.stderr);
+        assert_eq!(
+            outcome.stderr.lines().count(),
+            1,
+            "{args:?}: {}",
+            outcome.stderr
+        );
     }
     let again = dir.path().join("images");
     let outcome = run(with(&images, &["--out", &text(&again)]));
@@ -664,6 +693,85 @@ fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
         outcome.stderr.contains("expected a new or empty folder"),
         "{}",
         outcome.stderr
+    );
+}
+
+#[test]
+fn a_run_without_a_compact_network_says_how_to_get_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let run_folder = dir.path().join("run");
+    std::fs::create_dir(&run_folder).unwrap();
+    std::fs::write(run_folder.join("config.toml"), "").unwrap();
+    let path = run_folder.display().to_string();
+    for args in [
+        &["eval", &path, "--data", "synthetic"][..],
+        &["predict", &path, "image.png"],
+        &["export", &path, "--format", "onnx"],
+    ] {
+        let outcome = run(args);
+        assert_eq!(outcome.code, Some(2));
+        assert_eq!(
+            outcome.stderr,
+            format!(
+                "error: {path}: the run is not finished; continue it with `dcff train --resume {path}`, or take its \
+                 compact network as it stands with `dcff compact {path} --out DIR`\n"
+            )
+        );
+    }
+}
+
+#[test]
+fn a_missing_file_is_told_once() {
+    let outcome = run(["eval", "nowhere", "--data", "synthetic"]);
+    assert_eq!(outcome.code, Some(2));
+    assert_eq!(
+        outcome.stderr.matches("os error").count(),
+        1,
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn a_command_line_that_cannot_be_is_one_line() {
+    for (args, expected) in [
+        (
+            &["train"][..],
+            "the following required arguments were not provided: --out <DIR>",
+        ),
+        (
+            &["trian"],
+            "unrecognized subcommand 'trian'; tip: a similar subcommand exists: 'train'",
+        ),
+        (&["eval"], "<ARTEFACT>"),
+    ] {
+        let outcome = run(args);
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""));
+        let line = &outcome.stderr;
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(
+            line.starts_with("error: ") && line.contains(expected),
+            "{line}"
+        );
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        let odd = std::ffi::OsStr::from_bytes(b"caf\xe9");
+        let args = ["train".as_ref(), "--out".as_ref(), "x".as_ref()];
+        let outcome = run(args.into_iter().chain(["--data".as_ref(), odd]));
+        assert_eq!(outcome.code, Some(2));
+        assert_eq!(
+            outcome.stderr,
+            "error: expected arguments in UTF-8, got --data 'caf\u{fffd}'\n"
+        );
+    }
+    // Help is help, also for want of a command.
+    assert!(run::<&str>([]).stderr.contains("Commands:"));
+    assert!(
+        succeeded(run(["train", "--help"]))
+            .stdout
+            .contains("Usage:")
     );
 }
 

@@ -287,7 +287,35 @@ fn refuses_what_does_not_fit_together() {
             &["--target-macs", "30%", "--allocation", "global"],
             "expected --pipeline prune",
         ),
-        (&["--target-macs", "1%"], "expected at least"),
+        (
+            &["--target-macs", "30%", "--allocation", "bogus"],
+            "'bogus' for '--allocation <NAME>' [possible values: uniform, global]",
+        ),
+        (
+            &["--rates", "0.5", "--allocation", "uniform"],
+            "--allocation: expected --target-macs or --target-params beside it, got --rates",
+        ),
+        (
+            &["--rates", "0.5", "--min-keep", "0.9"],
+            "--min-keep: expected --target-macs or --target-params beside it, got --rates",
+        ),
+        (
+            &["--method", "dense", "--min-keep", "0.5"],
+            "--min-keep belongs to --method dcff, got --method dense",
+        ),
+        (
+            &["--method", "dense", "--allocation", "uniform"],
+            "--allocation belongs to --method dcff, got --method dense",
+        ),
+        (
+            &["--target-macs", "30%", "--min-keep", "1.5"],
+            "--min-keep: expected 0 to 1, got 1.5",
+        ),
+        (
+            &["--target-macs", "30%", "--round-to", "0"],
+            "--round-to: expected at least 1, got 0",
+        ),
+        (&["--target-macs", "1%"], "--target-macs: expected at least"),
         (
             &["--target-macs", "much"],
             "expected a share such as 25% or a whole number, got 'much'",
@@ -377,5 +405,25 @@ fn refuses_what_does_not_fit_together() {
             outcome.stderr
         );
         assert!(!out.exists(), "{more:?} wrote {}", out.display());
+    }
+    for (more, expected) in [
+        (
+            &["--rates", "0.5", "--min-keep", "0.3"][..],
+            "--min-keep: expected --target-macs or --target-params beside it, got --rates",
+        ),
+        (
+            &["--rates", "0.5", "--allocation", "uniform"],
+            "--allocation: expected --target-macs or --target-params beside it, got --rates",
+        ),
+        (
+            &["--target-macs", "20%", "--allocation", "global"],
+            "--allocation global needs the scores of a trained network: expected uniform",
+        ),
+    ] {
+        let outcome = run([&["flops", "--arch", "vgg16"], more].concat());
+        assert_eq!(
+            (outcome.code, outcome.stderr),
+            (Some(2), format!("error: {expected}\n"))
+        );
     }
 }

@@ -1,9 +1,11 @@
 //! The command line. Names that users choose from come from the crates' lists, never from here.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use dcff_fusion::{KeepMode, Reselect, TemperatureSchedule};
 
 use crate::commands::export;
@@ -20,6 +22,66 @@ pub(crate) struct Cli {
     pub(crate) end_with_parent: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// Reads a command line, the program's name first.
+    ///
+    /// # Errors
+    /// What clap says, or the help that was asked for.
+    pub(crate) fn read<S: Into<OsString>>(
+        line: impl IntoIterator<Item = S>,
+    ) -> Result<Self, clap::Error> {
+        let line: Vec<OsString> = line.into_iter().map(Into::into).collect();
+        let mut command = with_negative_numbers(Self::command());
+        let matches = command.try_get_matches_from_mut(&line);
+        let mut matches = matches.map_err(|error| match error.kind() {
+            ErrorKind::InvalidUtf8 => clap::Error::raw(error.kind(), not_text(&line)),
+            _ => error,
+        })?;
+        Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+    }
+}
+
+/// Takes a negative number behind a flag for its value, and not for a flag that does not exist.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| match arg.get_action() {
+            ArgAction::Set | ArgAction::Append if !arg.is_positional() => {
+                arg.allow_negative_numbers(true)
+            }
+            _ => arg,
+        })
+        .mut_subcommands(with_negative_numbers)
+}
+
+/// Names the arguments that are no text, and the flags before them: clap does not.
+fn not_text(line: &[OsString]) -> String {
+    let pairs = line.windows(2).filter(|pair| pair[1].to_str().is_none());
+    let shown: Vec<String> = pairs
+        .map(
+            |pair| match pair[0].to_str().filter(|flag| flag.starts_with('-')) {
+                Some(flag) => format!("{flag} '{}'", pair[1].display()),
+                None => format!("'{}'", pair[1].display()),
+            },
+        )
+        .collect();
+    format!("expected arguments in UTF-8, got {}", shown.join(", "))
+}
+
+/// Whether this is the help or the version, asked for or shown for want of a command.
+pub(crate) fn is_help(error: &clap::Error) -> bool {
+    !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+}
+
+/// What is wrong with a command line, with clap's tips and without the usage that follows.
+pub(crate) fn complaint(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let parts = text.trim_start_matches("error: ").split("\n\n");
+    let parts = parts.map(str::trim).filter(|part| {
+        !part.is_empty() && !part.starts_with("Usage:") && !part.starts_with("For more information")
+    });
+    crate::text::one_line(&parts.collect::<Vec<_>>().join("; "))
 }
 
 #[derive(Debug, Subcommand)]
@@ -147,8 +209,17 @@ pub(crate) struct BudgetArgs {
     #[arg(long, value_name = "N")]
     pub(crate) round_to: Option<usize>,
     /// 'uniform' shrinks all layers alike, for every criterion; 'global' sets one threshold on the scores of all layers
-    #[arg(long, value_name = "NAME")]
-    pub(crate) allocation: Option<String>,
+    #[arg(long, value_name = "NAME", hide_possible_values = true)]
+    pub(crate) allocation: Option<Allocation>,
+}
+
+/// How a target is shared among the layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Allocation {
+    /// By one rate.
+    Uniform,
+    /// By one threshold on the scores, which needs a trained network.
+    Global,
 }
 
 #[derive(Args, Debug)]
@@ -218,7 +289,8 @@ pub(crate) struct TrainArgs {
     /// Seeds everything that is random
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// Start from the config.toml of another run; flags change it
+    /// Start from the config.toml of another run; flags change it. Milestones and the dense stage move with --epochs, the
+    /// rate of fine-tuning with --lr; --pipeline keeps criterion, rates and temperature
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub(crate) config: Option<PathBuf>,
     /// Folder of the run; must be new or empty

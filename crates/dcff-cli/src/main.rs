@@ -3,6 +3,12 @@
 //! Results go to standard output, progress and messages to standard error. Bad input ends with one line and exit
 //! code 2, a comparison some of whose runs failed with 1, an interruption with 130.
 
+// Printing must not panic: `out` has macros of the same names.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+mod out;
+
 mod args;
 mod artefact;
 mod commands;
@@ -10,10 +16,10 @@ mod data;
 mod hub;
 mod progress;
 mod text;
+mod toml_file;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 pub(crate) use dcff_report::table;
 
 use args::{Cli, Command};
@@ -29,8 +35,18 @@ pub(crate) enum Ended {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    let ended = match Cli::read(std::env::args_os()) {
+        Ok(cli) => run(cli),
+        Err(error) if args::is_help(&error) => {
+            out::keep(error.print());
+            if error.use_stderr() {
+                return ExitCode::from(2);
+            }
+            Ok(Ended::Done)
+        }
+        Err(error) => Err(anyhow::anyhow!(args::complaint(&error))),
+    };
+    match ended.and_then(|ended| out::end().map(|()| ended)) {
         Ok(Ended::Done) => ExitCode::SUCCESS,
         Ok(Ended::Partly) => ExitCode::from(1),
         Ok(Ended::Interrupted) => ExitCode::from(130),

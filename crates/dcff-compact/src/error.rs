@@ -10,12 +10,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {reason}")]
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's answer.
-        source: std::io::Error,
+        /// The system's answer: a part of the message, and therefore not also its source.
+        reason: std::io::Error,
     },
     /// A file's content is not what it should be.
     #[error("{path}: {message}")]
@@ -31,10 +31,10 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+    pub(crate) fn io(path: &Path, reason: std::io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
-            source,
+            reason,
         }
     }
 
@@ -43,5 +43,17 @@ impl Error {
             path: path.to_owned(),
             message: message.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_once() {
+        let error = Error::io(Path::new("a"), std::io::Error::other("full"));
+        assert_eq!(error.to_string(), "a: full");
+        assert!(std::error::Error::source(&error).is_none());
     }
 }

@@ -10,12 +10,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused a file or folder.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Io {
         /// File or folder.
         path: PathBuf,
-        /// The operating system's reason.
-        source: std::io::Error,
+        /// The operating system's reason: a part of the message, and therefore not also its source.
+        reason: std::io::Error,
     },
     /// A dataset name that is neither listed nor a folder.
     #[error("unknown dataset `{name}`: known are {known}, `folder:PATH`, or a path to a folder")]
@@ -90,10 +90,10 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+    pub(crate) fn io(path: &Path, reason: std::io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
-            source,
+            reason,
         }
     }
 
@@ -130,5 +130,17 @@ impl Error {
             what: what.into(),
             detail: detail.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_once() {
+        let error = Error::io(Path::new("a"), std::io::Error::other("full"));
+        assert_eq!(error.to_string(), "a: full");
+        assert!(std::error::Error::source(&error).is_none());
     }
 }

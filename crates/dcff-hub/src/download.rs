@@ -184,9 +184,9 @@ fn snapshot_of(path: &Path, inside: &str) -> PathBuf {
 ///
 /// hf-hub stores whatever the answer to its `GET` was, an error's text too: this is what notices.
 fn check(path: &Path, file: &RemoteFile) -> Result<()> {
-    let io = |source| Error::Io {
+    let io = |reason| Error::Io {
         path: path.to_owned(),
-        source,
+        reason,
     };
     // A snapshot's files are links to `blobs/ETAG`. The ETag of a large file is its SHA-256, that of others git's name for it.
     let blob = path.canonicalize().map_err(io)?;

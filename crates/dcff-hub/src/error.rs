@@ -120,11 +120,26 @@ pub enum Error {
         got: String,
     },
     /// The operating system refused a file or folder.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Io {
         /// File or folder.
         path: PathBuf,
-        /// The operating system's reason.
-        source: std::io::Error,
+        /// The operating system's reason: a part of the message, and therefore not also its source.
+        reason: std::io::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_once() {
+        let error = Error::Io {
+            path: PathBuf::from("a"),
+            reason: std::io::Error::other("full"),
+        };
+        assert_eq!(error.to_string(), "a: full");
+        assert!(std::error::Error::source(&error).is_none());
+    }
 }

@@ -4,7 +4,7 @@ use candle_core::Device;
 use dcff_data::Augmentation;
 use dcff_models::{Architecture, Initialisation};
 use dcff_nn::{DeviceSettings, Precision, SgdConfig};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::dense::DenseFrom;
 use crate::methods::{Dense, FilterFusion, FilterFusionConfig, Prune, PruneConfig};
@@ -83,11 +83,20 @@ impl Augment {
 #[serde(tag = "name", rename_all = "kebab-case")]
 pub enum MethodConfig {
     /// Not at all.
+    #[serde(deserialize_with = "nothing_else")]
     Dense,
     /// Filters are scored every epoch and fused or selected.
     Dcff(FilterFusionConfig),
     /// A dense network is trained, pruned and fine-tuned.
     Prune(PruneConfig),
+}
+
+/// Reads a choice that has no settings: `deny_unknown_fields` does not reach a variant without any.
+pub(crate) fn nothing_else<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    Nothing::deserialize(deserializer).map(|Nothing {}| ())
 }
 
 impl MethodConfig {
@@ -392,6 +401,39 @@ mod tests {
         assert_eq!(toml::from_str::<RunConfig>(&text).unwrap(), config());
         assert!(text.contains("kind = \"multi-step\""), "{text}");
         assert!(text.contains("precision = \"f32\""), "{text}");
+    }
+
+    #[test]
+    fn no_key_is_passed_over() {
+        let dcff = FilterFusionConfig::new("0.5".parse().unwrap());
+        for (method, name) in [
+            (MethodConfig::Dense, "dense"),
+            (MethodConfig::Dcff(dcff), "dcff"),
+        ] {
+            for schedule in ["cosine", "constant"] {
+                let mut config = config();
+                config.method = method.clone();
+                config.recipe.schedule = match schedule {
+                    "cosine" => Schedule::Cosine,
+                    _ => Schedule::Constant,
+                };
+                let text = toml::to_string(&config).unwrap();
+                assert_eq!(toml::from_str::<RunConfig>(&text).unwrap(), config);
+                for (line, key) in [
+                    (format!("name = \"{name}\"\n"), "temprature"),
+                    (format!("kind = \"{schedule}\"\n"), "gamma"),
+                ] {
+                    assert!(text.contains(&line), "{text}");
+                    let more = text.replace(&line, &format!("{line}{key} = 1\n"));
+                    let error = toml::from_str::<RunConfig>(&more).unwrap_err();
+                    let message = error.message();
+                    assert!(
+                        message.contains(&format!("unknown field `{key}`")),
+                        "{message}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::nothing_else;
 use crate::{Error, Result};
 
 /// How the learning rate falls.
@@ -9,6 +10,7 @@ use crate::{Error, Result};
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Schedule {
     /// It stays.
+    #[serde(deserialize_with = "nothing_else")]
     Constant,
     /// It is multiplied by `gamma` at the start of each epoch in `milestones`, counted from 0.
     MultiStep {
@@ -19,6 +21,7 @@ pub enum Schedule {
     },
     /// Half a cosine from the full rate to 0 over the run, `(1 + cos(pi * t)) / 2` at the share `t` of it, step by
     /// step (Loshchilov and Hutter, ICLR 2017, <https://arxiv.org/abs/1608.03983>, without restarts).
+    #[serde(deserialize_with = "nothing_else")]
     Cosine,
 }
 

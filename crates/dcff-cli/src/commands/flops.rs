@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 
-use anyhow::Context;
-use dcff_flops::{Convention, CostTable, LayerCost, Network, cost, reduction_percent};
+use anyhow::{Context, ensure};
+use dcff_flops::{Convention, CostTable, LayerCost, Network, cost};
 use dcff_train::MethodConfig;
 use dcff_train::methods::FilterFusionConfig;
 use serde_json::{Value, json};
 
 use super::method::rates_of;
-use crate::Ended;
-use crate::args::FlopsArgs;
+use crate::args::{Allocation, FlopsArgs};
 use crate::table::{Align, Table, count};
+use crate::{Ended, text};
 
 pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
     let (convention, ..) = *Convention::ALL
@@ -22,6 +22,10 @@ pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
             format!("--convention: expected {known}, got '{}'", args.convention)
         })?;
     let full = dcff_models::by_name(&args.arch).context("--arch")?;
+    ensure!(
+        args.budget.allocation != Some(Allocation::Global),
+        "--allocation global needs the scores of a trained network: expected uniform"
+    );
     let rates = match rates_of(args.rates.as_deref(), &args.budget, &full)? {
         Some(rates) => rates,
         None => dcff_fusion::rates_for("published", &args.arch).context("--rates")?,
@@ -45,7 +49,7 @@ pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
         });
         println!("{object}");
     } else {
-        print!("{}", text(&tables));
+        print!("{}", layers(&tables));
         let [full, compact] = &tables;
         println!();
         for (name, a, b) in [
@@ -53,10 +57,10 @@ pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
             ("parameters", full.params(), compact.params()),
         ] {
             println!(
-                "{name}: {b} of {a} ({} of {}, -{:.2} %)",
+                "{name}: {b} of {a} ({} of {}, {})",
                 count(b),
                 count(a),
-                reduction_percent(a, b)
+                text::change(a, b)
             );
         }
         println!("convention: {}, one image", convention.name());
@@ -95,7 +99,7 @@ fn side(layer: Option<&LayerCost>) -> Value {
     )
 }
 
-fn text(tables: &[CostTable; 2]) -> String {
+fn layers(tables: &[CostTable; 2]) -> String {
     let mut table = Table::new([
         ("layer", Align::Left),
         ("kind", Align::Left),

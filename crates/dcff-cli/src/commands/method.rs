@@ -1,14 +1,14 @@
 //! From flags to the method of a run: pipeline, criterion, rates or a budget.
 
 use anyhow::{Context, bail, ensure};
-use dcff_flops::{Budget, Measure};
+use dcff_flops::{Budget, BudgetError, Measure};
 use dcff_fusion::Rates;
 use dcff_models::Architecture;
 use dcff_train::methods::{FilterFusionConfig, PruneConfig};
 use dcff_train::{DenseFrom, MethodConfig, Recipe};
 
 use super::train::set;
-use crate::args::{BudgetArgs, MethodArgs};
+use crate::args::{Allocation, BudgetArgs, MethodArgs};
 
 /// Trained compact from the first step.
 const SCRATCH: &str = "scratch";
@@ -49,7 +49,7 @@ pub(crate) fn method(
     match (args.method.as_deref(), saved) {
         (Some("dense"), _) => {
             if let Some(flag) = given.first() {
-                bail!("{flag} belongs to --method dcff");
+                bail!("{flag} belongs to --method dcff, got --method dense");
             }
             return Ok(MethodConfig::Dense);
         }
@@ -64,9 +64,18 @@ pub(crate) fn method(
     if let Some(flag) = foreign.first() {
         bail!("{flag} belongs to --pipeline {PRUNE}");
     }
+    ensure!(
+        args.budget.allocation != Some(Allocation::Global),
+        "--allocation global needs the scores of a trained network: expected --pipeline {PRUNE}"
+    );
     let mut config = match saved {
         Some(MethodConfig::Dcff(saved)) => saved.clone(),
-        Some(MethodConfig::Prune(saved)) => FilterFusionConfig::new(saved.rates.clone()),
+        Some(MethodConfig::Prune(saved)) => FilterFusionConfig {
+            criterion: saved.criterion.clone(),
+            temperature: saved.temperature,
+            evidence_images: saved.evidence_images,
+            ..FilterFusionConfig::new(saved.rates.clone())
+        },
         _ => FilterFusionConfig::new(rates(args, full)?.map_or_else(|| published(full), Ok)?),
     };
     set(&mut config.rates, rates(args, full)?);
@@ -78,11 +87,29 @@ pub(crate) fn method(
     );
     set(&mut config.reselect, parsed(&args.reselect, "--reselect")?);
     set(&mut config.evidence_images, args.evidence_images);
-    ensure!(
-        args.budget.allocation.as_deref() != Some("global"),
-        "--allocation global needs the scores of a trained network: expected --pipeline {PRUNE}"
-    );
     Ok(MethodConfig::Dcff(config))
+}
+
+/// A method saved with the recipe `from` for a run under `to`: what followed from epochs and rate follows from the new
+/// ones, what was chosen keeps its share of them.
+pub(crate) fn in_proportion(saved: &MethodConfig, from: &Recipe, to: &Recipe) -> MethodConfig {
+    let mut method = saved.clone();
+    if let MethodConfig::Prune(prune) = &mut method {
+        if from.epochs != to.epochs {
+            let share = prune.dense_epochs * to.epochs / from.epochs.max(1);
+            prune.dense_epochs = match prune.dense_epochs == from.epochs / 2 {
+                true => to.epochs / 2,
+                false => share.clamp(1, to.epochs.saturating_sub(1).max(1)),
+            };
+        }
+        let usual = |recipe: &Recipe| PruneConfig::FINETUNE_SHARE * recipe.learning_rate;
+        if prune.finetune_learning_rate == usual(from) {
+            prune.finetune_learning_rate = usual(to);
+        } else if from.learning_rate > 0.0 && from.learning_rate != to.learning_rate {
+            prune.finetune_learning_rate *= to.learning_rate / from.learning_rate;
+        }
+    }
+    method
 }
 
 fn prune(
@@ -96,15 +123,14 @@ fn prune(
     }
     let mut config = match saved {
         Some(MethodConfig::Prune(saved)) => saved.clone(),
-        other => {
-            let (name, rates) = match other {
-                Some(MethodConfig::Dcff(dcff)) => (dcff.criterion.clone(), dcff.rates.clone()),
-                _ => (
-                    PRUNE_CRITERION.to_owned(),
-                    rates(args, full)?.map_or_else(|| published(full), Ok)?,
-                ),
-            };
-            PruneConfig::new(&name, rates, recipe)?
+        Some(MethodConfig::Dcff(saved)) => PruneConfig {
+            temperature: saved.temperature,
+            evidence_images: saved.evidence_images,
+            ..PruneConfig::new(&saved.criterion, saved.rates.clone(), recipe)?
+        },
+        _ => {
+            let rates = rates(args, full)?.map_or_else(|| published(full), Ok)?;
+            PruneConfig::new(PRUNE_CRITERION, rates, recipe)?
         }
     };
     if let Some(rates) = rates(args, full)? {
@@ -139,14 +165,8 @@ fn prune(
     if let Some(run) = &args.dense_from {
         config.dense_from = Some(DenseFrom::of(run).context("--dense-from")?);
     }
-    match args.budget.allocation.as_deref() {
-        None | Some("uniform") => {}
-        Some("global") => {
-            config.budget = Some(args.budget.budget()?.context(
-                "--allocation global: expected --target-macs or --target-params beside it",
-            )?);
-        }
-        Some(other) => bail!("--allocation: expected uniform or global, got '{other}'"),
+    if args.budget.allocation == Some(Allocation::Global) {
+        config.budget = args.budget.budget()?.map(|(_, budget)| budget);
     }
     Ok(config)
 }
@@ -185,22 +205,22 @@ pub(crate) fn rates_of(
     full: &Architecture,
 ) -> anyhow::Result<Option<Rates>> {
     let widths = full.widths();
-    if let Some(found) = budget.budget()? {
+    if let Some((flag, found)) = budget.budget()? {
         ensure!(
             text.is_none(),
             "--rates: expected either rates or a target, got both"
         );
-        return Ok(Some(Rates::keeping(&found.uniform(full)?, &widths)?));
+        let kept = found.uniform(full).context(flag)?;
+        return Ok(Some(Rates::keeping(&kept, &widths)?));
     }
+    budget.refuse_without_target(text.is_some())?;
     let Some(text) = text else {
-        budget.refuse_alone()?;
         return Ok(None);
     };
     let rates = dcff_fusion::rates_for(text, &full.name).context("--rates")?;
     let (Some(step), Some(slots)) = (budget.round_to, rates.for_slots(widths.len())) else {
         return Ok(Some(rates));
     };
-    ensure!(step > 0, "--round-to: expected at least 1, got 0");
     let rounded: Vec<usize> = slots
         .iter()
         .zip(&widths)
@@ -210,8 +230,8 @@ pub(crate) fn rates_of(
 }
 
 impl BudgetArgs {
-    /// The budget, if a target is given.
-    fn budget(&self) -> anyhow::Result<Option<Budget>> {
+    /// The budget, if a target is given, and the target's flag.
+    fn budget(&self) -> anyhow::Result<Option<(&'static str, Budget)>> {
         let (measure, target, flag) = match (&self.target_macs, &self.target_params) {
             (Some(target), _) => (Measure::Macs, target, "--target-macs"),
             (None, Some(target)) => (Measure::Params, target, "--target-params"),
@@ -220,19 +240,33 @@ impl BudgetArgs {
         let mut budget = Budget::new(measure, target.parse().context(flag)?);
         set(&mut budget.min_keep, self.min_keep);
         set(&mut budget.round_to, self.round_to);
-        budget.validate()?;
-        Ok(Some(budget))
+        match budget.validate() {
+            // The flags are the fields' names.
+            Err(BudgetError::Setting { field, message }) => {
+                bail!("--{}: {message}", field.replace('_', "-"))
+            }
+            other => other?,
+        }
+        Ok(Some((flag, budget)))
     }
 
-    /// Refuses flags that mean nothing without a target or rates.
-    fn refuse_alone(&self) -> anyhow::Result<()> {
+    /// Refuses flags that mean nothing without a target, and with `rates` or without.
+    fn refuse_without_target(&self, rates: bool) -> anyhow::Result<()> {
+        let beside = if rates { ", got --rates" } else { "" };
+        let given = named([
+            ("--min-keep", self.min_keep.is_some()),
+            ("--allocation", self.allocation.is_some()),
+        ]);
+        if let Some(flag) = given.first() {
+            bail!("{flag}: expected --target-macs or --target-params beside it{beside}");
+        }
         ensure!(
-            self.min_keep.is_none() && self.allocation.is_none(),
-            "--min-keep and --allocation: expected --target-macs or --target-params beside them"
+            rates || self.round_to.is_none(),
+            "--round-to: expected --rates, --target-macs or --target-params beside it"
         );
         ensure!(
-            self.round_to.is_none(),
-            "--round-to: expected --rates, --target-macs or --target-params beside it"
+            self.round_to != Some(0),
+            "--round-to: expected at least 1, got 0"
         );
         Ok(())
     }
@@ -250,7 +284,9 @@ impl MethodArgs {
             ("--evidence-images", self.evidence_images.is_some()),
             ("--target-macs", self.budget.target_macs.is_some()),
             ("--target-params", self.budget.target_params.is_some()),
+            ("--min-keep", self.budget.min_keep.is_some()),
             ("--round-to", self.budget.round_to.is_some()),
+            ("--allocation", self.budget.allocation.is_some()),
             ("--pipeline", self.pipeline.is_some()),
         ]);
         flags.extend(self.prune_flags());

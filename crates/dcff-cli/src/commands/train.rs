@@ -16,7 +16,7 @@ use super::method;
 use crate::args::TrainArgs;
 use crate::progress::Progress;
 use crate::table::{count, duration};
-use crate::{Ended, data};
+use crate::{Ended, data, text, toml_file};
 
 /// The share held out when neither flag nor recipe says otherwise.
 const HOLD_OUT: f64 = 0.05;
@@ -46,6 +46,11 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
     }
     let full = dcff_models::by_name(&draft.arch)?;
     draft.method.compact(&full)?;
+    if let (Some(file), Some(saved)) = (&args.config, &saved)
+        && let Some(moved) = moved(args, saved, &draft)
+    {
+        eprintln!("{}: {moved}", file.display());
+    }
     let loaded = data::load(&draft.data.name, &args.data_dir)?;
     let full = full.with_classes(loaded.info.classes.len());
     let config = match saved {
@@ -116,9 +121,7 @@ pub(crate) fn plan(args: &TrainArgs) -> anyhow::Result<RunConfig> {
 }
 
 fn read_config(file: &Path) -> anyhow::Result<RunConfig> {
-    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let config: RunConfig = toml::from_str(&text)
-        .map_err(|error| anyhow::anyhow!("{}: {}", file.display(), error.message()))?;
+    let config: RunConfig = toml_file::read(file)?;
     config
         .validate()
         .with_context(|| file.display().to_string())?;
@@ -159,6 +162,15 @@ fn configure(
         })?;
     }
     let recipe = &mut config.recipe;
+    // A resumed run keeps its configuration; what differs is reported as it was typed.
+    let fresh = args.resume.is_none();
+    if let Some(epochs) = epochs.filter(|&epochs| fresh && epochs != recipe.epochs) {
+        let usual = recipe.schedule == halves_and_quarters(recipe.epochs);
+        recipe.schedule = match usual {
+            true => halves_and_quarters(epochs),
+            false => recipe.schedule.scaled(recipe.epochs, epochs),
+        };
+    }
     set(&mut recipe.epochs, epochs);
     set(&mut recipe.batch_size, args.batch_size);
     set(&mut recipe.learning_rate, args.lr);
@@ -172,10 +184,12 @@ fn configure(
     set(&mut recipe.deterministic, args.deterministic);
     if let Some(precision) = &args.precision {
         recipe.tf32 = precision == "tf32";
-        recipe.precision = match precision.as_str() {
-            "tf32" => Precision::F32,
-            name => name.parse().context("--precision")?,
-        };
+        // A way to multiply; maps are stored as they are without it.
+        let stored = if recipe.tf32 { "f32" } else { precision };
+        recipe.precision = stored.parse().map_err(|_| {
+            let known = Precision::ALL.map(|(_, name)| name).join(", ");
+            anyhow::anyhow!("--precision: expected one of {known}, tf32, got '{precision}'")
+        })?;
     }
     match args.schedule.as_deref() {
         None => {}
@@ -192,9 +206,43 @@ fn configure(
         }
         _ => bail!("--milestones and --gamma belong to --schedule multi-step"),
     }
-    let saved = saved.map(|saved| &saved.method);
-    config.method = method::method(&args.method, &full, &config.recipe, saved)?;
+    if fresh && let Schedule::MultiStep { milestones, .. } = &recipe.schedule {
+        let epochs = recipe.epochs;
+        if let Some(late) = milestones.iter().find(|&&m| m >= epochs && epochs > 0) {
+            bail!("--milestones: expected epochs below the {epochs} of --epochs, got {late}");
+        }
+    }
+    let saved = saved.map(|saved| match fresh {
+        true => method::in_proportion(&saved.method, &saved.recipe, &config.recipe),
+        false => saved.method.clone(),
+    });
+    config.method = method::method(&args.method, &full, &config.recipe, saved.as_ref())?;
     Ok(config)
+}
+
+/// What flags changed of a saved configuration without naming it.
+fn moved(args: &TrainArgs, saved: &RunConfig, config: &RunConfig) -> Option<String> {
+    let mut parts = Vec::new();
+    if let (Schedule::MultiStep { milestones: a, .. }, Schedule::MultiStep { milestones: b, .. }) =
+        (&saved.recipe.schedule, &config.recipe.schedule)
+        && (&args.milestones, &args.schedule, &args.recipe) == (&None, &None, &None)
+        && a != b
+    {
+        parts.push(format!("milestones = {b:?}"));
+    }
+    if let (MethodConfig::Prune(a), MethodConfig::Prune(b)) = (&saved.method, &config.method) {
+        let stages = (args.method.dense_epochs, args.method.finetune_epochs);
+        if stages == (None, None) && a.dense_epochs != b.dense_epochs {
+            parts.push(format!("dense_epochs = {}", b.dense_epochs));
+        }
+        let (a, b) = (a.finetune_learning_rate, b.finetune_learning_rate);
+        if args.method.finetune_lr.is_none() && a != b {
+            // As it is typed: 0.02, not 0.020000000000000004.
+            parts.push(format!("finetune_learning_rate = {}", b as f32));
+        }
+    }
+    let text = parts.join(", ");
+    (!text.is_empty()).then(|| format!("moved with --epochs, --lr or --recipe: {text}"))
 }
 
 pub(super) fn set<T>(field: &mut T, given: Option<T>) {
@@ -279,12 +327,12 @@ fn print_summary(summary: &Summary, folder: &Path) {
         summary.chosen_by
     );
     for (name, cost) in [("MACs", summary.macs), ("parameters", summary.params)] {
-        let reduction = dcff_flops::reduction_percent(cost.full, cost.compact);
         println!(
-            "{:<15}{} of {} (-{reduction:.2} %)",
+            "{:<15}{} of {} ({})",
             format!("{name}:"),
             count(cost.compact),
-            count(cost.full)
+            count(cost.full),
+            text::change(cost.full, cost.compact)
         );
     }
     if summary.training_macs > 0 {
@@ -301,4 +349,123 @@ fn print_summary(summary: &Summary, folder: &Path) {
         "artefact:",
         folder.join(dcff_train::COMPACT).display()
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use dcff_train::methods::PruneConfig;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    /// What `flags` make of a run of 20 epochs at a rate of 0.1 under `method`, and what they move without naming it.
+    fn from(
+        schedule: Schedule,
+        method: MethodConfig,
+        flags: &str,
+    ) -> anyhow::Result<(RunConfig, Option<String>)> {
+        let line = format!("dcff train --config saved --out new {flags}");
+        let Command::Train(args) = Cli::read(line.split_whitespace())?.command else {
+            bail!("expected train");
+        };
+        let recipe = Recipe {
+            epochs: 20,
+            schedule,
+            ..Recipe::published_cifar()
+        };
+        let data = DataConfig {
+            name: "synthetic".into(),
+            train_fingerprint: String::new(),
+            test_fingerprint: String::new(),
+            hold_out: HOLD_OUT,
+            augment: Augment::Standard,
+        };
+        let saved = RunConfig::new("resnet20", 1, data, method, recipe);
+        let config = configure(&args, Some(&saved), None)?;
+        config.validate()?;
+        let moved = moved(&args, &saved, &config);
+        Ok((config, moved))
+    }
+
+    fn milestones(flags: &str, saved: &[usize]) -> anyhow::Result<Vec<usize>> {
+        let schedule = Schedule::MultiStep {
+            milestones: saved.to_vec(),
+            gamma: 0.1,
+        };
+        match from(schedule, MethodConfig::Dense, flags)?
+            .0
+            .recipe
+            .schedule
+        {
+            Schedule::MultiStep { milestones, .. } => Ok(milestones),
+            other => bail!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn milestones_move_with_the_epochs() {
+        assert_eq!(milestones("", &[10, 15]).unwrap(), [10, 15]);
+        assert_eq!(milestones("--epochs 4", &[10, 15]).unwrap(), [2, 3]);
+        assert_eq!(milestones("--epochs 300", &[10, 15]).unwrap(), [150, 225]);
+        assert_eq!(milestones("--epochs 10", &[8, 16]).unwrap(), [4, 8]);
+        let named = "--epochs 4 --milestones 1,2";
+        assert_eq!(milestones(named, &[10, 15]).unwrap(), [1, 2]);
+        for (flags, saved) in [("--milestones 10,20", [10, 15]), ("", [10, 20])] {
+            assert_eq!(
+                milestones(flags, &saved).unwrap_err().to_string(),
+                "--milestones: expected epochs below the 20 of --epochs, got 20"
+            );
+        }
+    }
+
+    fn pruned() -> MethodConfig {
+        let recipe = Recipe {
+            epochs: 20,
+            ..Recipe::published_cifar()
+        };
+        let rates = dcff_fusion::rates_for("0.5", "resnet20").unwrap();
+        MethodConfig::Prune(PruneConfig::new("l1-norm", rates, &recipe).unwrap())
+    }
+
+    #[test]
+    fn the_stages_of_pruning_move_with_epochs_and_rate() {
+        let stages = |flags: &str| {
+            let (config, moved) = from(Schedule::Cosine, pruned(), flags).unwrap();
+            let MethodConfig::Prune(prune) = config.method else {
+                panic!("{:?}", config.method);
+            };
+            (prune.dense_epochs, prune.finetune_learning_rate, moved)
+        };
+        assert_eq!(stages(""), (10, 0.1 * 0.1, None));
+        let (dense, rate, moved) = stages("--epochs 8 --lr 0.2");
+        assert_eq!((dense, rate), (4, 0.1 * 0.2));
+        assert_eq!(
+            moved.unwrap(),
+            "moved with --epochs, --lr or --recipe: dense_epochs = 4, finetune_learning_rate = 0.02"
+        );
+        let named = "--epochs 8 --dense-epochs 2 --lr 0.2 --finetune-lr 0.5";
+        assert_eq!(stages(named), (2, 0.5, None));
+        // What was chosen keeps its share.
+        let mut chosen = pruned();
+        if let MethodConfig::Prune(prune) = &mut chosen {
+            (prune.dense_epochs, prune.finetune_learning_rate) = (15, 0.05);
+        }
+        let (config, _) = from(Schedule::Cosine, chosen, "--epochs 4 --lr 0.2").unwrap();
+        let MethodConfig::Prune(prune) = config.method else {
+            panic!("{:?}", config.method);
+        };
+        assert_eq!((prune.dense_epochs, prune.finetune_learning_rate), (3, 0.1));
+    }
+
+    #[test]
+    fn a_criterion_goes_with_its_run_to_the_other_pipeline() {
+        let (config, _) = from(Schedule::Cosine, pruned(), "--pipeline scratch").unwrap();
+        let MethodConfig::Dcff(scratch) = &config.method else {
+            panic!("{:?}", config.method);
+        };
+        assert_eq!(scratch.criterion, "l1-norm");
+        let flags = "--pipeline prune";
+        let (config, _) = from(Schedule::Cosine, config.method, flags).unwrap();
+        assert_eq!(config.method, pruned());
+    }
 }

@@ -26,6 +26,7 @@ pub(super) fn evidence_images() -> usize {
 
 /// The settings of [`FilterFusion`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FilterFusionConfig {
     /// The criterion's name.
     pub criterion: String,

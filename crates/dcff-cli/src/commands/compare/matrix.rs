@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
-use clap::Parser;
 use dcff_fusion::KeepMode;
 use dcff_train::{MethodConfig, RunConfig};
 use serde::Deserialize;
 
-use crate::args::{Cli, Command, CompareArgs, TrainArgs};
+use crate::args::{Cli, Command, CompareArgs, TrainArgs, complaint};
 use crate::commands::train;
+use crate::toml_file;
 
-/// The flags of `dcff train` that the matrix sets itself.
-const OWN: [&str; 10] = [
+/// The flags of `dcff train` that the comparison sets itself.
+const OWN: [&str; 11] = [
     "--arch",
     "--criterion",
     "--keep",
@@ -24,6 +24,7 @@ const OWN: [&str; 10] = [
     "--out",
     "--resume",
     "--estimate",
+    "--threads",
 ];
 
 /// One run of the matrix.
@@ -86,7 +87,10 @@ struct Block {
 
 /// A number of seeds, or the seeds.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a number of seeds or a list of seeds, whole numbers from 0 on"
+)]
 enum Seeds {
     Count(u64),
     These(Vec<u64>),
@@ -148,9 +152,7 @@ impl std::str::FromStr for Seeds {
 }
 
 fn read(path: &Path) -> anyhow::Result<File> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let file: File = toml::from_str(&text)
-        .map_err(|error| anyhow::anyhow!("{}: {}", path.display(), error.message()))?;
+    let file: File = toml_file::read(path)?;
     ensure!(
         !file.matrix.is_empty(),
         "{}: expected at least one [[matrix]]",
@@ -391,17 +393,13 @@ fn parse(arguments: &[String]) -> anyhow::Result<Box<TrainArgs>> {
         .chain(arguments.iter().cloned())
         // Where a run goes is decided later.
         .chain(["--out".to_owned(), "-".to_owned()]);
-    match Cli::try_parse_from(line) {
+    match Cli::read(line) {
         Ok(Cli {
             command: Command::Train(args),
             ..
         }) => Ok(args),
         Ok(_) => bail!("expected arguments of dcff train"),
-        Err(error) => {
-            let text = error.to_string();
-            let first = text.lines().next().unwrap_or_default();
-            bail!("{}", first.trim_start_matches("error: "))
-        }
+        Err(error) => bail!(complaint(&error)),
     }
 }
 
@@ -498,6 +496,22 @@ mod tests {
                 "recipe.momentum",
             ),
             ("criteria = [\"kl\"]", vec!["--wrong"], "'--wrong'"),
+            // The queue shares the threads among the runs.
+            (
+                "criteria = [\"kl\"]",
+                vec!["--threads=1"],
+                "--threads: set by the comparison",
+            ),
+            (
+                "criteria = [\"kl\"]\ntrain.threads = 1",
+                vec![],
+                "train.threads: set by the comparison",
+            ),
+            (
+                "criteria = [\"kl\"]\ntrain.allocation = \"some\"",
+                vec![],
+                "'some' for '--allocation <NAME>' [possible values: uniform, global]",
+            ),
             (
                 "criteria = [\"kl\"]\n[[matrix]]\ncriteria = [\"kl\"]\ntrain.epochs = 9",
                 vec![],
@@ -506,6 +520,26 @@ mod tests {
         ] {
             let message = refused(matrix, &typed);
             assert!(message.contains(expected), "{matrix}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_named() {
+        let matrix = "[[matrix]]\ncriteria = [\"kl\"]";
+        for (text, expected) in [
+            (
+                "arch = \"resnet20\"",
+                "arch: invalid type: string \"resnet20\", expected a sequence",
+            ),
+            (
+                "seeds = [-1]",
+                "seeds: expected a number of seeds or a list of seeds, whole numbers from 0 on",
+            ),
+            ("[train", "line 1: "),
+        ] {
+            let text = format!("{text}\n{matrix}");
+            let error = toml_file::parse::<File>(&text).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
         }
     }
 

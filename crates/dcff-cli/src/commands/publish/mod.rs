@@ -147,9 +147,9 @@ fn write(out: &Path, tree: &Tree) -> anyhow::Result<()> {
         tree.iter().try_for_each(|(name, bytes)| {
             let path: PathBuf = folder.join(name);
             if let Some(parent) = path.parent() {
-                std::fs::create_dir_all(parent).map_err(|source| dcff_compact::Error::Io {
+                std::fs::create_dir_all(parent).map_err(|reason| dcff_compact::Error::Io {
                     path: parent.to_owned(),
-                    source,
+                    reason,
                 })?;
             }
             file::write(&path, bytes)
