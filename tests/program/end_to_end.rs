@@ -390,6 +390,19 @@ fn refuses_to_continue_under_another_configuration() {
     let (dir, images) = workshop();
     let out = dir.path().join("run");
     succeeded(run(train(&images, &out, &[])));
+    let config = std::fs::read_to_string(out.join("config.toml")).unwrap();
+    let other = config.replace("momentum = 0.9", "momentum = 0.8");
+    std::fs::write(out.join("config.toml"), &other).unwrap();
+    let outcome = resume(&out);
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stdout);
+    assert!(
+        outcome
+            .stderr
+            .contains("the finished run had other settings: recipe.momentum: expected 0.9"),
+        "{}",
+        outcome.stderr
+    );
+    std::fs::write(out.join("config.toml"), &config).unwrap();
     std::fs::remove_file(out.join("summary.json")).unwrap();
     let outcome = run([
         "train",
@@ -407,12 +420,7 @@ fn refuses_to_continue_under_another_configuration() {
         outcome.stderr
     );
 
-    let config = std::fs::read_to_string(out.join("config.toml")).unwrap();
-    std::fs::write(
-        out.join("config.toml"),
-        config.replace("momentum = 0.9", "momentum = 0.8"),
-    )
-    .unwrap();
+    std::fs::write(out.join("config.toml"), other).unwrap();
     let outcome = run(["train", "--resume", &out.display().to_string()]);
     assert_eq!(outcome.code, Some(2));
     assert!(

@@ -16,7 +16,6 @@ mod data;
 mod hub;
 mod progress;
 mod text;
-mod toml_file;
 
 use std::process::ExitCode;
 

@@ -12,7 +12,8 @@ use crate::{Error, Result};
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let fail = |source| Error::io(path, source);
     let mut file = tempfile::NamedTempFile::new_in(parent(path)).map_err(fail)?;
-    file.write_all(bytes).map_err(fail)?;
+    // To the file itself: an error would name the temporary one besides.
+    file.as_file_mut().write_all(bytes).map_err(fail)?;
     file.as_file().sync_all().map_err(fail)?;
     set_default_permissions(file.path()).map_err(fail)?;
     file.persist(path).map_err(|error| fail(error.error))?;

@@ -36,6 +36,7 @@ mod selection;
 mod stage;
 mod summary;
 mod tensorboard;
+pub mod toml_file;
 mod trainer;
 
 pub use checkpoint::{CHECKPOINT, Checkpoint, Position};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::{Error, Metrics, Result, RunConfig, Summary, Timing};
+use crate::{Error, Metrics, Result, RunConfig, Summary, Timing, toml_file};
 
 /// The configuration's file.
 pub const CONFIG: &str = "config.toml";
@@ -57,11 +57,7 @@ impl RunFolder {
     /// When there is no `config.toml`, or it is unsound.
     pub fn open(path: &Path) -> Result<(Self, RunConfig)> {
         let file = path.join(CONFIG);
-        let text = std::fs::read_to_string(&file).map_err(|error| Error::file(&file, error))?;
-        let config: RunConfig = toml::from_str(&text).map_err(|error| {
-            // One line: toml's message spreads the excerpt over several.
-            Error::file(&file, error.message())
-        })?;
+        let config: RunConfig = toml_file::read(&file)?;
         config
             .validate()
             .map_err(|error| Error::file(&file, error))?;

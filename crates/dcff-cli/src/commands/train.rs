@@ -16,7 +16,7 @@ use super::method;
 use crate::args::TrainArgs;
 use crate::progress::Progress;
 use crate::table::{count, duration};
-use crate::{Ended, data, text, toml_file};
+use crate::{Ended, data, text};
 
 /// The share held out when neither flag nor recipe says otherwise.
 const HOLD_OUT: f64 = 0.05;
@@ -82,6 +82,12 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
         (None, None) => bail!("expected --out or --resume"),
     };
     if let Some(summary) = folder.summary()? {
+        if let Some(difference) = summary.config.difference(&config) {
+            bail!(
+                "{}: the finished run had other settings: {difference}",
+                folder.join(dcff_train::CONFIG).display()
+            );
+        }
         eprintln!(
             "{}: all {} epochs are done",
             folder.path().display(),
@@ -121,7 +127,7 @@ pub(crate) fn plan(args: &TrainArgs) -> anyhow::Result<RunConfig> {
 }
 
 fn read_config(file: &Path) -> anyhow::Result<RunConfig> {
-    let config: RunConfig = toml_file::read(file)?;
+    let config: RunConfig = dcff_train::toml_file::read(file)?;
     config
         .validate()
         .with_context(|| file.display().to_string())?;

@@ -5,15 +5,15 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use dcff_fusion::KeepMode;
-use dcff_train::{MethodConfig, RunConfig};
+use dcff_train::{MethodConfig, RunConfig, toml_file};
 use serde::Deserialize;
 
 use crate::args::{Cli, Command, CompareArgs, TrainArgs, complaint};
 use crate::commands::train;
-use crate::toml_file;
 
 /// The flags of `dcff train` that the comparison sets itself.
-const OWN: [&str; 11] = [
+const OWN: [&str; 12] = [
+    "--config",
     "--arch",
     "--criterion",
     "--keep",
@@ -538,7 +538,7 @@ mod tests {
             ("[train", "line 1: "),
         ] {
             let text = format!("{text}\n{matrix}");
-            let error = toml_file::parse::<File>(&text).unwrap_err().to_string();
+            let error = toml_file::parse::<File>(&text).unwrap_err();
             assert!(error.starts_with(expected), "{error}");
         }
     }
