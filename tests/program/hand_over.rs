@@ -262,7 +262,10 @@ fn what_cannot_be_published_is_refused_and_nothing_is_written() {
     std::fs::write(foreign.join("thesis.txt"), "dear").unwrap();
     let out = text(&foreign);
     let error = refused(["publish", &run_folder, "a/b", "--dry-run", "--out", &out]);
-    assert!(error.contains("expected a new or empty folder"), "{error}");
+    assert!(
+        error.contains("expected a new or empty folder, or that of an earlier dry run; it holds thesis.txt, which no dry run writes"),
+        "{error}"
+    );
     assert_eq!(names(&foreign), ["thesis.txt"]);
 
     let error = refused(["publish", &run_folder, "tiny", "--dry-run"]);
@@ -286,6 +289,48 @@ fn what_cannot_be_published_is_refused_and_nothing_is_written() {
     let error = refused(["publish", &text(&copy), "a/b", "--dry-run"]);
     assert!(error.contains("the run is not finished"), "{error}");
     assert!(!folder.join("run/hub").exists() && !copy.join("hub").exists());
+}
+
+#[test]
+fn a_dry_run_takes_no_place_where_something_else_lies() {
+    let (folder, scratch) = (workshop(), tempfile::tempdir().unwrap());
+    let run_folder = text(&folder.join("run"));
+    let project = scratch.path().join("project");
+    let out = text(&project);
+    let publish = || ["publish", &run_folder, "a/b", "--dry-run", "--out", &out];
+    let left_alone = |reason: &str| {
+        let before = tree(&project);
+        let error = refused(publish());
+        assert!(error.contains(reason), "{error}");
+        assert!(tree(&project) == before, "{reason}");
+    };
+    // What an export leaves is no dry run, and a repository in it is its owner's.
+    succeeded(run([
+        "export",
+        &text(&folder.join("run/compact")),
+        "--format",
+        "pytorch",
+        "--out",
+        &out,
+    ]));
+    left_alone("it has no README.md");
+    std::fs::create_dir(project.join(".git")).unwrap();
+    std::fs::write(project.join(".git/HEAD"), "ref: refs/heads/main").unwrap();
+    left_alone("it holds .git/, which no dry run writes");
+
+    std::fs::remove_dir_all(&project).unwrap();
+    succeeded(run(publish()));
+    for foreign in ["notes.txt", "training/notes.txt"] {
+        std::fs::write(project.join(foreign), "mine").unwrap();
+        left_alone(&format!("it holds {foreign}, which no dry run writes"));
+        std::fs::remove_file(project.join(foreign)).unwrap();
+    }
+    // What Python leaves beside the module that it has loaded is in nobody's way.
+    let cache = project.join("__pycache__");
+    std::fs::create_dir(&cache).unwrap();
+    std::fs::write(cache.join("modeling_dcff.cpython-313.pyc"), "").unwrap();
+    succeeded(run(publish()));
+    assert!(!cache.exists());
 }
 
 fn copy_without_summary(run: &Path, to: &Path) -> PathBuf {
