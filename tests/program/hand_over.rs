@@ -333,6 +333,67 @@ fn a_dry_run_takes_no_place_where_something_else_lies() {
     assert!(!cache.exists());
 }
 
+#[test]
+fn a_dense_stage_taken_over_is_not_told_by_its_place() {
+    let (folder, scratch) = (workshop(), tempfile::tempdir().unwrap());
+    let images = text(&folder.join("images"));
+    let at = |name: &str| text(&scratch.path().join(name));
+    let train = |out: &str, more: &[&str]| {
+        let fixed = [
+            "train",
+            "--arch",
+            "resnet20",
+            "--rates",
+            "0.5",
+            "--pipeline",
+            "prune",
+            "--dense-epochs",
+            "1",
+            "--finetune-epochs",
+            "1",
+            "--batch-size",
+            "24",
+            "--hold-out",
+            "0",
+            "--data",
+            &images,
+            "--out",
+            out,
+        ];
+        succeeded(run(fixed.iter().chain(more)))
+    };
+    train(&at("own"), &["--criterion", "l1-norm"]);
+    let from = at("own");
+    train(
+        &at("taken"),
+        &["--criterion", "l1-norm", "--dense-from", &from],
+    );
+    let publish = |name: &str| {
+        let (from, to) = (at(name), at(&format!("hub-{name}")));
+        succeeded(run(["publish", &from, "a/b", "--dry-run", "--out", &to]));
+        tree(Path::new(&to))
+    };
+    let (own, taken) = (publish("own"), publish("taken"));
+    let place = text(scratch.path());
+    for (name, bytes) in &taken {
+        for word in [&place, "dense_from"] {
+            let found = bytes.windows(word.len()).any(|w| w == word.as_bytes());
+            assert!(!found, "{name} holds {word}");
+        }
+    }
+    // The same weights, and the same command to make them.
+    for name in ["model.safetensors", "model.onnx", "training/config.toml"] {
+        assert!(own[name] == taken[name], "{name}");
+    }
+    let card =
+        |files: &BTreeMap<String, Vec<u8>>| String::from_utf8(files["README.md"].clone()).unwrap();
+    let sentence = "without the dense stage, for which an earlier run took ";
+    assert!(card(&taken).contains(sentence), "{}", card(&taken));
+    assert!(!card(&own).contains(sentence), "{}", card(&own));
+    let command = "dcff train --config training/config.toml --data PATH --out runs/b";
+    assert!(card(&taken).contains(command), "{}", card(&taken));
+}
+
 fn copy_without_summary(run: &Path, to: &Path) -> PathBuf {
     let copy = to.join("copy");
     for (name, bytes) in tree(run) {

@@ -359,12 +359,19 @@ All forms come from the same weights; loading them runs no pickle.
         let s = self.summary;
         let (data, recipe) = (&s.config.data, &s.config.recipe);
         format!(
-            "## Training\n\n```bash\ndcff train --config training/config.toml --out runs/{name}\n```\n\n\
-             repeats this run, to the same bits. It took {time} on {device} with {threads} threads: {epochs} epochs of {images} images of `{data}`, batches of {batch}, SGD from a rate of {rate}.\n\
+            "## Training\n\n```bash\ndcff train --config training/config.toml{own} --out runs/{name}\n```\n\n\
+             repeats this run, to the same bits. It took {time} on {device} with {threads} threads{reused}: {epochs} epochs of {images} images of `{data}`, batches of {batch}, SGD from a rate of {rate}.\n\
              The test images have the SHA-256 `{test}`; figures on other files are not comparable.\n\
              `training/` holds the configuration, a row of metrics per epoch, the summary, the report and the figures.\n",
             name = self.name(),
+            // Images of one's own lie elsewhere on every machine.
+            own = if self.data.is_none() {
+                " --data PATH"
+            } else {
+                ""
+            },
             time = duration(s.seconds),
+            reused = self.reused(),
             device = s.device,
             threads = s.threads,
             epochs = recipe.epochs,
@@ -374,6 +381,20 @@ All forms come from the same weights; loading them runs no pickle.
             rate = recipe.learning_rate,
             test = data.test_fingerprint,
         )
+    }
+
+    /// The time of a stage that was trained by another run, which is not in that of this one.
+    fn reused(&self) -> String {
+        let stages = self.summary.stages.iter().filter(|stage| stage.reused);
+        stages
+            .map(|stage| {
+                format!(
+                    ", without the {} stage, for which an earlier run took {}",
+                    stage.stage,
+                    duration(stage.seconds)
+                )
+            })
+            .collect()
     }
 
     fn limits(&self) -> String {

@@ -14,7 +14,7 @@ use dcff_compact::export::{MODELING, ONNX, modeling, onnx};
 use dcff_compact::{Artefact, CONFIG, WEIGHTS, file};
 use dcff_hub::RepoId;
 use dcff_report::{PublishedTable, Run};
-use dcff_train::{COMPACT, METRICS, RunFolder, Summary};
+use dcff_train::{COMPACT, METRICS, MethodConfig, RunFolder, Summary};
 
 use crate::Ended;
 use crate::args::PublishArgs;
@@ -118,19 +118,27 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
     Ok(tree)
 }
 
-/// Images of one's own are named by their folder, whose place on this machine is nobody's business: its last part stays.
+/// Takes out what only means something on this machine, in the summary and in the configuration that the artefact carries.
+///
+/// Images of one's own are named by their folder, whose place is nobody's business: its last part stays. Where a dense stage
+/// was taken over from goes altogether: training it gives the same bits.
 fn forget_paths(summary: &mut Summary, artefact: &mut Artefact) {
+    let mut copy = artefact.config.provenance.get_mut("config");
     let name = &mut summary.config.data.name;
     if let Some(last) = name.rsplit(['/', '\\']).find(|part| !part.is_empty())
         && dcff_data::find(name).is_err()
     {
         let short = format!("folder:{}", last.trim_start_matches("folder:"));
         *name = short.clone();
-        if let Some(config) = artefact.config.provenance.get_mut("config")
-            && let Some(name) = config.pointer_mut("/data/name")
-        {
+        if let Some(name) = copy.as_mut().and_then(|c| c.pointer_mut("/data/name")) {
             *name = short.into();
         }
+    }
+    if let MethodConfig::Prune(prune) = &mut summary.config.method {
+        prune.dense_from = None;
+    }
+    if let Some(method) = copy.and_then(|c| c.pointer_mut("/method")?.as_object_mut()) {
+        method.remove("dense_from");
     }
 }
 
