@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use dcff_tests::program::{run, succeeded, write_images};
+use dcff_tests::program::{dcff, outcome, run, succeeded, write_images};
 use serde_json::Value;
 
 /// A folder with `images` and a finished `run` on them; trained once for all tests, which must not change it.
@@ -392,6 +392,34 @@ fn a_dense_stage_taken_over_is_not_told_by_its_place() {
     assert!(!card(&own).contains(sentence), "{}", card(&own));
     let command = "dcff train --config training/config.toml --data PATH --out runs/b";
     assert!(card(&taken).contains(command), "{}", card(&taken));
+}
+
+#[test]
+fn a_cached_network_is_that_of_the_revision_asked_for() {
+    let (folder, scratch) = (workshop(), tempfile::tempdir().unwrap());
+    let cached = scratch.path().join("models--user--net");
+    let snapshot = cached.join("snapshots").join("c0ffee0".repeat(6));
+    std::fs::create_dir_all(&snapshot).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        let from = folder.join("run/compact").join(name);
+        std::fs::copy(from, snapshot.join(name)).unwrap();
+    }
+    std::fs::create_dir(cached.join("refs")).unwrap();
+    std::fs::write(cached.join("refs/main"), "c0ffee0".repeat(6)).unwrap();
+    let images = text(&folder.join("images"));
+    let eval = |source: &str| {
+        let mut command = dcff();
+        command.env("HF_HUB_CACHE", scratch.path());
+        command.env("HF_HUB_OFFLINE", "1");
+        outcome(command.args(["eval", source, "--data", &images]))
+    };
+    for source in ["hf://user/net", "hf://user/net@c0ffee0c"] {
+        succeeded(eval(source));
+    }
+    let other = eval("hf://user/net@v2");
+    assert_eq!(other.code, Some(2), "{}", other.stderr);
+    assert_eq!(other.stderr.lines().count(), 1, "{}", other.stderr);
+    assert!(other.stderr.contains("v2"), "{}", other.stderr);
 }
 
 fn copy_without_summary(run: &Path, to: &Path) -> PathBuf {
