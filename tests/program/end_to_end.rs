@@ -596,6 +596,12 @@ fn counts_as_one_json_object() {
         .sum();
     assert_eq!(sum, 72_771_956);
     assert_eq!(layers[0]["full"]["output"], serde_json::json!([64, 32, 32]));
+
+    // Nothing narrowed, nothing saved and nothing added.
+    let convention = ["--convention", "published"];
+    let args = ["flops", "--arch", "resnet20", "--rates", "0.0"];
+    let text = succeeded(run(args.into_iter().chain(convention))).stdout;
+    assert_eq!(text.matches(", 0.00 %)").count(), 2, "{text}");
 }
 
 #[test]

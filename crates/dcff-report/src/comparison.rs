@@ -2,6 +2,7 @@
 
 use crate::group::{Group, PIPELINE, Section};
 use crate::statistics::Sample;
+use crate::table::signed;
 
 /// The level of every interval.
 pub(crate) const LEVEL: f64 = 0.95;
@@ -42,14 +43,16 @@ impl Difference {
 
     /// `+1.25`.
     pub(crate) fn mean(&self) -> String {
-        format!("{:+.2}", self.sample.mean)
+        signed(self.sample.mean, 2)
     }
 
     /// `-0.48 to +4.48`, or `-` for a single pair.
     pub(crate) fn interval(&self) -> String {
         self.sample
             .interval(LEVEL)
-            .map_or("-".into(), |(low, high)| format!("{low:+.2} to {high:+.2}"))
+            .map_or("-".into(), |(low, high)| {
+                format!("{} to {}", signed(low, 2), signed(high, 2))
+            })
     }
 }
 

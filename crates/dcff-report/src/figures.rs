@@ -10,7 +10,7 @@ use crate::group::{Group, Section};
 use crate::run::Run;
 use crate::statistics::Sample;
 use crate::svg::{Axis, Mark, Plot, Series, bars, lines, map, marks};
-use crate::table::count;
+use crate::table::{count, fixed};
 use crate::text::percent;
 
 /// A plot and the words around it.
@@ -183,8 +183,9 @@ fn curve(
     let &(epoch, last) = series.points.last()?;
     let runs: Vec<&str> = group.runs.iter().map(|run| run.name.as_str()).collect();
     series.tip = format!(
-        "{}: {last:.3} at epoch {epoch}; {}",
+        "{}: {} at epoch {epoch}; {}",
         group.label,
+        fixed(last, 3),
         runs.join(", ")
     );
     Some(series)

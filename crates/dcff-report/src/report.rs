@@ -9,7 +9,7 @@ use crate::group::{Section, sections};
 use crate::published::PublishedTable;
 use crate::run::{Run, Status};
 use crate::statistics::Sample;
-use crate::table::{Align, Table, count, duration};
+use crate::table::{Align, Table, change, count, duration, fixed};
 use crate::text::percent;
 use crate::{Error, Result, html, reading};
 
@@ -312,7 +312,7 @@ impl Report {
             "training_macs",
         ];
         let mut table = Table::new(names.map(|name| (name, Align::Left)));
-        let number = |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:.4}"));
+        let number = |value: Option<f64>| value.map_or(String::new(), |v| fixed(v, 4));
         for section in &sections(&self.runs) {
             let differences = to_random(section);
             for (group, difference) in section.groups.iter().zip(&differences) {
@@ -460,8 +460,11 @@ fn tables(section: &Section<'_>) -> Vec<(String, Table)> {
 
 fn reduced(cost: Option<dcff_train::Cost>) -> String {
     cost.map_or("-".into(), |cost| {
-        let less = dcff_flops::reduction_percent(cost.full, cost.compact);
-        format!("{} (-{less:.1} %)", count(cost.compact))
+        format!(
+            "{} ({})",
+            count(cost.compact),
+            change(cost.full, cost.compact, 1)
+        )
     })
 }
 

@@ -97,14 +97,9 @@ pub(crate) fn costs(
             of: f.width,
         })
         .collect();
-    let tables = |convention| -> Result<_> {
-        Ok((
-            cost(full, convention, Network::Full)?,
-            cost(compact, convention, Network::Compact)?,
-        ))
-    };
-    let (full_macs, compact_macs) = tables(Convention::Macs)?;
-    let (full_published, compact_published) = tables(Convention::Published)?;
+    let [full_macs, compact_macs] = dcff_flops::costs(full, compact, Convention::Macs)?;
+    let [full_published, compact_published] =
+        dcff_flops::costs(full, compact, Convention::Published)?;
     Ok((
         widths,
         Cost {

@@ -15,7 +15,7 @@ use dcff_train::{
 use super::method;
 use crate::args::TrainArgs;
 use crate::progress::Progress;
-use crate::table::{count, duration};
+use crate::table::{change, count, duration};
 use crate::{Ended, data};
 
 /// The share held out when neither flag nor recipe says otherwise.
@@ -279,12 +279,12 @@ fn print_summary(summary: &Summary, folder: &Path) {
         summary.chosen_by
     );
     for (name, cost) in [("MACs", summary.macs), ("parameters", summary.params)] {
-        let reduction = dcff_flops::reduction_percent(cost.full, cost.compact);
         println!(
-            "{:<15}{} of {} (-{reduction:.2} %)",
+            "{:<15}{} of {} ({})",
             format!("{name}:"),
             count(cost.compact),
-            count(cost.full)
+            count(cost.full),
+            change(cost.full, cost.compact, 2)
         );
     }
     if summary.training_macs > 0 {

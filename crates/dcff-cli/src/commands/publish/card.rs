@@ -10,7 +10,7 @@ use dcff_train::{Cost, MethodConfig, Outcome, Summary};
 
 use super::figures::Figure;
 use super::latency::Latency;
-use crate::table::{Align, Table, duration};
+use crate::table::{Align, Table, duration, fixed};
 
 /// What a card is made of.
 pub(super) struct Card<'a> {
@@ -457,7 +457,7 @@ fn method_name(method: &MethodConfig) -> String {
 }
 
 fn two(percent: f64) -> String {
-    format!("{percent:.2}")
+    fixed(percent, 2)
 }
 
 const CITATION: &str = "## Citation\n\n```bibtex\n\
