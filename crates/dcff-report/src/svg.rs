@@ -7,8 +7,7 @@
 use std::fmt::Write;
 
 use crate::cells::Cells;
-use crate::table::count;
-use crate::table::fixed;
+use crate::table::{count, fixed};
 use crate::text::escape_html;
 
 /// Width of every plot, in its own units; about that of a phone, so that letters stay readable there.
