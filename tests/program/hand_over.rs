@@ -286,6 +286,32 @@ fn what_cannot_be_published_is_refused_and_nothing_is_written() {
     let error = refused(["predict", "hf://a/b@../../x", "image.png"]);
     assert!(error.contains("revision"), "{error}");
     let copy = copy_without_summary(&folder.join("run"), scratch.path());
+    let summary = std::fs::read(folder.join("run/summary.json")).unwrap();
+    let summary: Value = serde_json::from_slice(&summary).unwrap();
+    for (field, value) in [
+        ("/last/test/accuracy", Value::from(1.7)),
+        ("/macs/compact", Value::from(7)),
+        ("/params/full", Value::from(7)),
+        ("/published_ops/full", Value::from(7)),
+        ("/widths/0/kept", Value::from(3)),
+    ] {
+        let mut altered = summary.clone();
+        *altered.pointer_mut(field).unwrap() = value;
+        let file = copy.join("summary.json");
+        std::fs::write(&file, altered.to_string()).unwrap();
+        let name = field.trim_start_matches('/').replace('/', ".");
+        let name = name.split(".0").next().unwrap();
+        let start = format!("summary.json: {name}: expected ");
+        let error = refused(["publish", &text(&copy), "a/b", "--dry-run"]);
+        assert!(error.contains(&start), "{error}");
+        // Alone there is nothing left to report; beside a sound run it is a marked row.
+        let error = refused(["report", &text(&copy)]);
+        assert!(error.contains(&start), "{error}");
+        let report = succeeded(run(["report", &text(&copy), &run_folder])).stdout;
+        let row = format!("| failed: {}: {name}: expected ", file.display());
+        assert!(report.contains(&row), "{report}");
+        std::fs::remove_file(file).unwrap();
+    }
     let error = refused(["publish", &text(&copy), "a/b", "--dry-run"]);
     assert!(error.contains("the run is not finished"), "{error}");
     assert!(!folder.join("run/hub").exists() && !copy.join("hub").exists());

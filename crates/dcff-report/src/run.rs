@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use dcff_train::{
-    CHECKPOINT, CONFIG, Checkpoint, METRICS, MethodConfig, Metrics, RunConfig, RunFolder,
-    SELECTION, SelectionRow, Summary, read_selection,
+    CHECKPOINT, COMPACT, CONFIG, Checkpoint, METRICS, MethodConfig, Metrics, RunConfig, RunFolder,
+    SELECTION, SUMMARY, SelectionRow, Summary, read_selection,
 };
 use serde_json::Value;
 
@@ -124,7 +124,11 @@ impl Run {
         for layer in self.selection.iter_mut().flat_map(|row| &mut row.layers) {
             layer.scores = Vec::new();
         }
-        Ok(opened.summary()?)
+        let summary = opened.summary()?;
+        if let Some(summary) = &summary {
+            check(&self.folder, summary)?;
+        }
+        Ok(summary)
     }
 
     /// The outcome of a finished run.
@@ -178,6 +182,26 @@ impl Run {
     }
 }
 
+/// Checks a summary against itself and, where the run's compact network lies beside it, against that.
+fn check(folder: &Path, summary: &Summary) -> Result<()> {
+    let unsound = |error| Error::file(&folder.join(SUMMARY), error);
+    summary.check_accuracies().map_err(unsound)?;
+    let file = folder.join(COMPACT).join(dcff_compact::CONFIG);
+    if !file.exists() {
+        return Ok(());
+    }
+    let bytes = dcff_compact::file::read(&file, dcff_compact::MAX_CONFIG_BYTES)?;
+    let artefact: dcff_compact::Config =
+        serde_json::from_slice(&bytes).map_err(|error| Error::file(&file, error))?;
+    let full = dcff_models::by_name(&summary.config.arch)
+        .map_err(|error| Error::file(&folder.join(SUMMARY), error))?
+        .with_classes(artefact.pretrained_cfg.num_classes)
+        .with_input(artefact.architecture.input);
+    summary
+        .check_costs(&full, &artefact.architecture)
+        .map_err(unsound)
+}
+
 /// The rows of a file of JSON lines; none when there is no file.
 fn lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let file = match std::fs::File::open(path) {
@@ -218,8 +242,6 @@ fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, String>) {
 
 #[cfg(test)]
 mod tests {
-    use dcff_train::SUMMARY;
-
     use super::*;
     use crate::fixtures::{config, finished};
 
@@ -259,6 +281,23 @@ mod tests {
         assert_eq!(failure(&Run::read(&folder).unwrap()), "the disk is full");
         std::fs::write(folder.join(CONFIG), "").unwrap();
         assert_eq!(failure(&Run::read(&folder).unwrap()), "the disk is full");
+    }
+
+    #[test]
+    fn an_accuracy_beyond_all_images_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = finished(dir.path(), config("kl", "fuse", "stretched", 1), 50.0);
+        let file = run.folder.join(SUMMARY);
+        let mut summary = run.summary().unwrap().clone();
+        summary.chosen.test.accuracy = 1.7;
+        std::fs::write(&file, serde_json::to_string(&summary).unwrap()).unwrap();
+        assert_eq!(
+            failure(&Run::read_or_mark(&run.folder).unwrap()),
+            format!(
+                "{}: chosen.test.accuracy: expected 0 to 1, got 1.7",
+                file.display()
+            )
+        );
     }
 
     #[test]

@@ -67,10 +67,14 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
         .summary()?
         .with_context(|| format!("{}: the run is not finished", args.run.display()))?;
     let mut artefact = Artefact::load(&folder.join(COMPACT))?;
+    let full = dcff_models::by_name(&summary.config.arch)?
+        .with_classes(artefact.config.pretrained_cfg.num_classes)
+        .with_input(artefact.config.architecture.input);
+    summary
+        .check_accuracies()
+        .and_then(|()| summary.check_costs(&full, &artefact.config.architecture))
+        .with_context(|| folder.join(dcff_train::SUMMARY).display().to_string())?;
     if args.measure {
-        let full = dcff_models::by_name(&summary.config.arch)?
-            .with_classes(artefact.config.pretrained_cfg.num_classes)
-            .with_input(artefact.config.architecture.input);
         latency::measure(folder.path(), &artefact, &full)?;
     }
     let latency = latency::read(folder.path())?;
