@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::comparison::{Difference, one_change, to_random};
+use crate::comparison::{ALIKE, Difference, one_change, to_random};
 use crate::figures::{Figures, draw};
 use crate::group::{Section, sections};
 use crate::published::PublishedTable;
@@ -427,10 +427,15 @@ fn tables(section: &Section<'_>) -> Vec<(String, Table)> {
                 .map_or("-".into(), |macs| count(macs as u64)),
         ]);
     }
-    let mut caption = format!(
-        "{}: accuracy and cost; differences are to random of the same pipeline, keep mode and temperature",
-        title(section)
-    );
+    let mut caption = format!("{}: accuracy and cost; ", title(section));
+    if differences.iter().all(Option::is_none) {
+        let _ = write!(caption, "there is no random of {ALIKE} to compare with");
+    } else {
+        let _ = write!(
+            caption,
+            "differences are to random of {ALIKE}, and of the same keep mode and temperature"
+        );
+    }
     if !references.is_empty() {
         let _ = write!(caption, ", but for {}", references.join("; "));
     }
@@ -596,7 +601,24 @@ mod tests {
     }
 
     fn runs_of_one(root: &Path) -> Run {
+        std::fs::create_dir_all(root).unwrap();
         seeds(root, "kl", "fuse", "stretched", &[50.0]).remove(0)
+    }
+
+    #[test]
+    fn the_caption_says_what_is_compared_with_random() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = report(dir.path()).markdown();
+        assert!(
+            text.contains("differences are to random of the same widths, training images, recipe and pipeline, and of the same keep mode and temperature.\n"),
+            "{text}"
+        );
+        let alone = vec![runs_of_one(&dir.path().join("alone"))];
+        let text = Report::new(alone, Options::default()).unwrap().markdown();
+        assert!(
+            text.contains("there is no random of the same widths, training images, recipe and pipeline to compare with.\n"),
+            "{text}"
+        );
     }
 
     #[test]
