@@ -784,6 +784,75 @@ fn a_command_line_that_cannot_be_is_one_line() {
 }
 
 #[test]
+fn tells_whether_a_folder_holds_the_run_that_the_flags_make() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let check = |more: &[&str]| {
+        let fixed = ["train", "--arch", "resnet20", "--data", "synthetic"];
+        let out = out.display().to_string();
+        let own = ["--recipe", "quick", "--out", &out, "--check"];
+        run(fixed.into_iter().chain(own).chain(more.iter().copied()))
+    };
+    let made = ["--rates", "0.5", "--epochs", "2", "--lr", "0.02"];
+    // No folder yet: the flags alone are checked, and nothing is made.
+    succeeded(check(&made));
+    assert_eq!(check(&["--epochs", "0"]).code, Some(2));
+    assert!(!out.exists());
+
+    // The run's folder as it is at its beginning.
+    let config = dir.path().join("config.toml");
+    let printed = r#"
+        version = 1
+        arch = "resnet20"
+        seed = 1
+        [data]
+        name = "synthetic"
+        train_fingerprint = "a"
+        test_fingerprint = "b"
+        hold_out = 0.05
+        augment = "standard"
+        [method]
+        name = "dense"
+        [recipe]
+        epochs = 2
+        batch_size = 128
+        learning_rate = 0.02
+        momentum = 0.9
+        weight_decay = 0.0005
+        nesterov = false
+        label_smoothing = 0.0
+        warmup_epochs = 0
+        select_on_test = false
+        schedule = { kind = "cosine" }
+    "#;
+    std::fs::create_dir(&out).unwrap();
+    std::fs::write(&config, printed).unwrap();
+    std::fs::rename(&config, out.join("config.toml")).unwrap();
+    let dense = ["--method", "dense", "--epochs", "2"];
+    let same = [&dense[..], &["--lr", "0.02"]].concat();
+    succeeded(check(&same));
+    for (flags, difference) in [
+        // A flag that is left out is a difference too.
+        (
+            dense.to_vec(),
+            "recipe.learning_rate: expected 0.02, got 0.05",
+        ),
+        (
+            [&same[..], &["--seed", "3"]].concat(),
+            "seed: expected 1, got 3",
+        ),
+    ] {
+        let outcome = check(&flags);
+        assert_eq!(outcome.code, Some(2));
+        let expected = format!(
+            "error: {}: holds a run of other settings: {difference}; name another folder with --out\n",
+            out.display()
+        );
+        assert_eq!(outcome.stderr, expected);
+    }
+}
+
+#[test]
 fn counts_as_one_json_object() {
     let outcome = succeeded(run([
         "flops",
@@ -807,6 +876,12 @@ fn counts_as_one_json_object() {
         .sum();
     assert_eq!(sum, 72_771_956);
     assert_eq!(layers[0]["full"]["output"], serde_json::json!([64, 32, 32]));
+
+    // Nothing narrowed, nothing saved and nothing added.
+    let convention = ["--convention", "published"];
+    let args = ["flops", "--arch", "resnet20", "--rates", "0.0"];
+    let text = succeeded(run(args.into_iter().chain(convention))).stdout;
+    assert_eq!(text.matches(", 0.00 %)").count(), 2, "{text}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use dcff_tests::program::{run, succeeded, write_images};
+use dcff_tests::program::{dcff, outcome, run, succeeded, write_images};
 use serde_json::Value;
 
 /// A folder with `images` and a finished `run` on them; trained once for all tests, which must not change it.
@@ -262,7 +262,10 @@ fn what_cannot_be_published_is_refused_and_nothing_is_written() {
     std::fs::write(foreign.join("thesis.txt"), "dear").unwrap();
     let out = text(&foreign);
     let error = refused(["publish", &run_folder, "a/b", "--dry-run", "--out", &out]);
-    assert!(error.contains("expected a new or empty folder"), "{error}");
+    assert!(
+        error.contains("expected a new or empty folder, or that of an earlier dry run; it holds thesis.txt, which no dry run writes"),
+        "{error}"
+    );
     assert_eq!(names(&foreign), ["thesis.txt"]);
 
     let error = refused(["publish", &run_folder, "tiny", "--dry-run"]);
@@ -283,9 +286,166 @@ fn what_cannot_be_published_is_refused_and_nothing_is_written() {
     let error = refused(["predict", "hf://a/b@../../x", "image.png"]);
     assert!(error.contains("revision"), "{error}");
     let copy = copy_without_summary(&folder.join("run"), scratch.path());
+    let summary = std::fs::read(folder.join("run/summary.json")).unwrap();
+    let summary: Value = serde_json::from_slice(&summary).unwrap();
+    for (field, value) in [
+        ("/last/test/accuracy", Value::from(1.7)),
+        ("/macs/compact", Value::from(7)),
+        ("/params/full", Value::from(7)),
+        ("/published_ops/full", Value::from(7)),
+        ("/widths/0/kept", Value::from(3)),
+    ] {
+        let mut altered = summary.clone();
+        *altered.pointer_mut(field).unwrap() = value;
+        let file = copy.join("summary.json");
+        std::fs::write(&file, altered.to_string()).unwrap();
+        let name = field.trim_start_matches('/').replace('/', ".");
+        let name = name.split(".0").next().unwrap();
+        let start = format!("summary.json: {name}: expected ");
+        let error = refused(["publish", &text(&copy), "a/b", "--dry-run"]);
+        assert!(error.contains(&start), "{error}");
+        // Alone there is nothing left to report; beside a sound run it is a marked row.
+        let error = refused(["report", &text(&copy)]);
+        assert!(error.contains(&start), "{error}");
+        let report = succeeded(run(["report", &text(&copy), &run_folder])).stdout;
+        let row = format!("| failed: {}: {name}: expected ", file.display());
+        assert!(report.contains(&row), "{report}");
+        std::fs::remove_file(file).unwrap();
+    }
     let error = refused(["publish", &text(&copy), "a/b", "--dry-run"]);
     assert!(error.contains("the run is not finished"), "{error}");
     assert!(!folder.join("run/hub").exists() && !copy.join("hub").exists());
+}
+
+#[test]
+fn a_dry_run_takes_no_place_where_something_else_lies() {
+    let (folder, scratch) = (workshop(), tempfile::tempdir().unwrap());
+    let run_folder = text(&folder.join("run"));
+    let project = scratch.path().join("project");
+    let out = text(&project);
+    let publish = || ["publish", &run_folder, "a/b", "--dry-run", "--out", &out];
+    let left_alone = |reason: &str| {
+        let before = tree(&project);
+        let error = refused(publish());
+        assert!(error.contains(reason), "{error}");
+        assert!(tree(&project) == before, "{reason}");
+    };
+    // What an export leaves is no dry run, and a repository in it is its owner's.
+    succeeded(run([
+        "export",
+        &text(&folder.join("run/compact")),
+        "--format",
+        "pytorch",
+        "--out",
+        &out,
+    ]));
+    left_alone("it has no README.md");
+    std::fs::create_dir(project.join(".git")).unwrap();
+    std::fs::write(project.join(".git/HEAD"), "ref: refs/heads/main").unwrap();
+    left_alone("it holds .git/, which no dry run writes");
+
+    std::fs::remove_dir_all(&project).unwrap();
+    succeeded(run(publish()));
+    for foreign in ["notes.txt", "training/notes.txt"] {
+        std::fs::write(project.join(foreign), "mine").unwrap();
+        left_alone(&format!("it holds {foreign}, which no dry run writes"));
+        std::fs::remove_file(project.join(foreign)).unwrap();
+    }
+    // What Python leaves beside the module that it has loaded is in nobody's way.
+    let cache = project.join("__pycache__");
+    std::fs::create_dir(&cache).unwrap();
+    std::fs::write(cache.join("modeling_dcff.cpython-313.pyc"), "").unwrap();
+    succeeded(run(publish()));
+    assert!(!cache.exists());
+}
+
+#[test]
+fn a_dense_stage_taken_over_is_not_told_by_its_place() {
+    let (folder, scratch) = (workshop(), tempfile::tempdir().unwrap());
+    let images = text(&folder.join("images"));
+    let at = |name: &str| text(&scratch.path().join(name));
+    let train = |out: &str, more: &[&str]| {
+        let fixed = [
+            "train",
+            "--arch",
+            "resnet20",
+            "--rates",
+            "0.5",
+            "--pipeline",
+            "prune",
+            "--dense-epochs",
+            "1",
+            "--finetune-epochs",
+            "1",
+            "--batch-size",
+            "24",
+            "--hold-out",
+            "0",
+            "--data",
+            &images,
+            "--out",
+            out,
+        ];
+        succeeded(run(fixed.iter().chain(more)))
+    };
+    train(&at("own"), &["--criterion", "l1-norm"]);
+    let from = at("own");
+    train(
+        &at("taken"),
+        &["--criterion", "l1-norm", "--dense-from", &from],
+    );
+    let publish = |name: &str| {
+        let (from, to) = (at(name), at(&format!("hub-{name}")));
+        succeeded(run(["publish", &from, "a/b", "--dry-run", "--out", &to]));
+        tree(Path::new(&to))
+    };
+    let (own, taken) = (publish("own"), publish("taken"));
+    let place = text(scratch.path());
+    for (name, bytes) in &taken {
+        for word in [&place, "dense_from"] {
+            let found = bytes.windows(word.len()).any(|w| w == word.as_bytes());
+            assert!(!found, "{name} holds {word}");
+        }
+    }
+    // The same weights, and the same command to make them.
+    for name in ["model.safetensors", "model.onnx", "training/config.toml"] {
+        assert!(own[name] == taken[name], "{name}");
+    }
+    let card =
+        |files: &BTreeMap<String, Vec<u8>>| String::from_utf8(files["README.md"].clone()).unwrap();
+    let sentence = "without the dense stage, for which an earlier run took ";
+    assert!(card(&taken).contains(sentence), "{}", card(&taken));
+    assert!(!card(&own).contains(sentence), "{}", card(&own));
+    let command = "dcff train --config training/config.toml --data PATH --out runs/b";
+    assert!(card(&taken).contains(command), "{}", card(&taken));
+}
+
+#[test]
+fn a_cached_network_is_that_of_the_revision_asked_for() {
+    let (folder, scratch) = (workshop(), tempfile::tempdir().unwrap());
+    let cached = scratch.path().join("models--user--net");
+    let snapshot = cached.join("snapshots").join("c0ffee0".repeat(6));
+    std::fs::create_dir_all(&snapshot).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        let from = folder.join("run/compact").join(name);
+        std::fs::copy(from, snapshot.join(name)).unwrap();
+    }
+    std::fs::create_dir(cached.join("refs")).unwrap();
+    std::fs::write(cached.join("refs/main"), "c0ffee0".repeat(6)).unwrap();
+    let images = text(&folder.join("images"));
+    let eval = |source: &str| {
+        let mut command = dcff();
+        command.env("HF_HUB_CACHE", scratch.path());
+        command.env("HF_HUB_OFFLINE", "1");
+        outcome(command.args(["eval", source, "--data", &images]))
+    };
+    for source in ["hf://user/net", "hf://user/net@c0ffee0c"] {
+        succeeded(eval(source));
+    }
+    let other = eval("hf://user/net@v2");
+    assert_eq!(other.code, Some(2), "{}", other.stderr);
+    assert_eq!(other.stderr.lines().count(), 1, "{}", other.stderr);
+    assert!(other.stderr.contains("v2"), "{}", other.stderr);
 }
 
 fn copy_without_summary(run: &Path, to: &Path) -> PathBuf {

@@ -47,6 +47,16 @@ enum Data {
 
 /// The CIFAR rows of the published table.
 const TABLE: [&str; 4] = ["vgg16", "resnet56", "resnet110", "googlenet"];
+/// The networks for images as small as these; a test compares the list with the crate that has them.
+const ARCHS: [&str; 7] = [
+    "vgg16",
+    "resnet20",
+    "resnet32",
+    "resnet44",
+    "resnet56",
+    "resnet110",
+    "googlenet",
+];
 /// A small network for the built-in data, where nothing is published.
 const SYNTHETIC_ARCH: &str = "resnet20";
 const SYNTHETIC_RATES: &str = "0.4";
@@ -76,6 +86,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         !args.compare || matches!(args.data, Data::Cifar10),
         "--compare: expected cifar10, got synthetic"
     );
+    ensure!(
+        args.epochs != Some(0),
+        "--epochs: expected at least 1, got 0"
+    );
+    for arch in &archs {
+        ensure!(
+            ARCHS.contains(&arch.as_str()),
+            "--arch: expected one of {}, got '{arch}'",
+            ARCHS.join(", ")
+        );
+    }
     let dcff = build_for(data)?;
     let name = match (args.data, args.compare, args.quick) {
         (Data::Synthetic, ..) => "synthetic",
@@ -88,7 +109,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Some(out) => std::path::absolute(out)?,
         None => results_folder(name)?,
     };
-    std::fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
     if args.compare {
         return compare(&dcff, args, data, &out);
     }
@@ -102,6 +122,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         .flat_map(|arch| (1..=seeds).map(move |seed| row(arch, seed)))
         .collect();
 
+    // The table says that this command made every figure in it: a run of another stays out.
+    for row in &rows {
+        let mut command = Command::new(&dcff);
+        let arguments = train_arguments(args, data, row);
+        command.args(arguments).arg("--out").arg(&row.folder);
+        let status = command.arg("--check").status();
+        let status = status.with_context(|| dcff.display().to_string())?;
+        if !status.success() {
+            return Ok(ExitCode::from(2));
+        }
+    }
+    std::fs::create_dir_all(&out).with_context(|| out.display().to_string())?;
     if matches!(args.data, Data::Synthetic) {
         succeed(Command::new(&dcff).args(["data", data, "--linear"]))?;
     }
@@ -378,6 +410,39 @@ fn typed() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_trained_is_refused_before_anything_is_built_or_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        let args = |epochs, arch: &[&str]| Args {
+            data: Data::Synthetic,
+            arch: arch.iter().map(|&arch| arch.to_owned()).collect(),
+            epochs,
+            seeds: None,
+            quick: false,
+            compare: false,
+            out: Some(out.clone()),
+            train: Vec::new(),
+        };
+        for (args, expected) in [
+            (args(Some(0), &[]), "--epochs: expected at least 1, got 0"),
+            (
+                args(None, &["resnet20", "resnet57"]),
+                "--arch: expected one of vgg16, resnet20, resnet32, resnet44, resnet56, resnet110, googlenet, got 'resnet57'",
+            ),
+        ] {
+            assert_eq!(run(&args).unwrap_err().to_string(), expected);
+        }
+        assert!(!out.exists());
+    }
+
+    #[test]
+    fn every_network_for_small_images_can_be_asked_for() {
+        let small = |name: &&str| dcff_models::by_name(name).unwrap().input == [3, 32, 32];
+        let known = dcff_models::ALL.iter().map(|entry| entry.name);
+        assert_eq!(known.filter(small).collect::<Vec<_>>(), ARCHS);
+    }
 
     #[test]
     fn days_become_dates() {

@@ -302,6 +302,9 @@ pub(crate) struct TrainArgs {
     /// Only measure a few steps and print how many seconds the run would take
     #[arg(long, conflicts_with_all = ["out", "resume"])]
     pub(crate) estimate: bool,
+    /// Only check that the flags make a run, and that the run in --out, if there is one, has their settings
+    #[arg(long, hide = true, requires = "out", conflicts_with = "resume")]
+    pub(crate) check: bool,
 }
 
 /// Exit code 1 when a run failed; the others are then still carried out and reported.

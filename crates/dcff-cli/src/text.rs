@@ -26,26 +26,9 @@ pub(crate) fn printable(text: &str) -> String {
     shown
 }
 
-/// The change from `full` to `compact`: `-76.83 %`, or `0.00 %` without a sign.
-pub(crate) fn change(full: u64, compact: u64) -> String {
-    let signed = format!("{:+.2} %", -dcff_flops::reduction_percent(full, compact));
-    match signed.trim_start_matches(['+', '-']) {
-        zero @ "0.00 %" => zero.to_owned(),
-        _ => signed,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_change_has_one_sign_and_none_has_none() {
-        assert_eq!(change(1000, 250), "-75.00 %");
-        assert_eq!(change(10_000, 10_001), "+0.01 %");
-        assert_eq!(change(7, 7), "0.00 %");
-        assert_eq!(change(1_000_000, 999_999), "0.00 %");
-    }
 
     #[test]
     fn messages_are_one_line_without_control_characters() {

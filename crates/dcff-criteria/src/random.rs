@@ -7,6 +7,7 @@
 //! Mittal et al., *Recovering from Random Pruning*, WACV 2018, <https://arxiv.org/abs/1801.10447>, show how strong this
 //! baseline is.
 
+use dcff_nn::fnv1a;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64;
 
@@ -38,13 +39,6 @@ impl Criterion for Random {
     }
 }
 
-/// 64-bit FNV-1a: unlike the standard library's hash it is the same in every version and on every machine.
-fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device, Tensor};
@@ -69,13 +63,5 @@ mod tests {
                 .iter()
                 .all(|score| (0.0..1.0).contains(score))
         );
-    }
-
-    #[test]
-    fn hashes_as_published() {
-        // Test vectors of the FNV authors.
-        assert_eq!(fnv1a(""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(fnv1a("a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(fnv1a("foobar"), 0x85944171f73967e8);
     }
 }

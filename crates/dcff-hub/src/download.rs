@@ -166,10 +166,15 @@ fn from_cache(
         .iter()
         .find(|path| cached(&[path]).is_none())
         .or(paths.first());
+    let missing = missing.copied().unwrap_or("no file");
     Err(Error::Offline {
         kind,
         repo: repo.to_string(),
-        file: missing.copied().unwrap_or("no file").to_owned(),
+        file: match kind {
+            RepoKind::Dataset => missing.to_owned(),
+            // Another revision of it may be there.
+            RepoKind::Model => format!("{missing} of revision {revision}"),
+        },
         cache: config.cache.clone(),
     })
 }

@@ -3,6 +3,7 @@
 //! He et al., *Delving Deep into Rectifiers*, ICCV 2015, <https://arxiv.org/abs/1502.01852>, in the forms of
 //! `torch.nn.init`; the defaults of `torch.nn.Conv2d` and `torch.nn.Linear`.
 
+use dcff_nn::fnv1a;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
@@ -57,13 +58,6 @@ fn normal(rng: &mut Pcg64Mcg, count: usize, fan: usize) -> Vec<f32> {
     }
     values.truncate(count);
     values
-}
-
-/// The 64-bit FNV-1a hash: a fixed hash, since the standard library's may change between releases.
-fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 #[cfg(test)]

@@ -48,6 +48,7 @@ mod elementwise;
 mod features;
 mod gemm;
 mod gpu;
+mod hash;
 pub mod inference;
 mod linear;
 mod loss;
@@ -73,6 +74,7 @@ pub use gemm::gemm_limit;
 #[cfg(feature = "emulator")]
 pub use gpu::emulator;
 pub use gpu::{ByteImages, Change, DeviceSettings, configure, device_name, launches, synchronize};
+pub use hash::fnv1a;
 pub use linear::{LinearGrads, linear, linear_backward};
 pub use loss::{Loss, LossNumbers, LossValue, cross_entropy};
 pub use mix::{mix, mix_backward};

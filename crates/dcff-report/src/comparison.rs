@@ -1,7 +1,12 @@
 //! Differences between groups, paired over seeds.
 
+use std::collections::BTreeSet;
+
+use dcff_train::Summary;
+
 use crate::group::{Group, PIPELINE, Section};
 use crate::statistics::Sample;
+use crate::table::signed;
 
 /// The level of every interval.
 pub(crate) const LEVEL: f64 = 0.95;
@@ -42,21 +47,32 @@ impl Difference {
 
     /// `+1.25`.
     pub(crate) fn mean(&self) -> String {
-        format!("{:+.2}", self.sample.mean)
+        signed(self.sample.mean, 2)
     }
 
     /// `-0.48 to +4.48`, or `-` for a single pair.
     pub(crate) fn interval(&self) -> String {
         self.sample
             .interval(LEVEL)
-            .map_or("-".into(), |(low, high)| format!("{low:+.2} to {high:+.2}"))
+            .map_or("-".into(), |(low, high)| {
+                format!("{} to {}", signed(low, 2), signed(high, 2))
+            })
     }
 }
 
-/// For every group its difference to `random`, where the section has it.
+/// What is compared, for captions and sentences.
+pub(crate) const ALIKE: &str = "the same widths, training images, recipe and pipeline";
+
+/// Settings of the stages, which are the recipe's in a run that prunes.
+const STAGES: [&str; 3] = [
+    "method.dense_epochs",
+    "method.steps",
+    "method.finetune_learning_rate",
+];
+
+/// For every group its difference to `random`, where the section has one of [`ALIKE`].
 ///
-/// The reference is trained by the same recipe and pipeline; of several, that with the same widths, keep mode and
-/// temperature, in this order of importance.
+/// Of several, that with the same keep mode and temperature, in this order of importance.
 pub(crate) fn to_random(section: &Section<'_>) -> Vec<Option<Difference>> {
     let groups = &section.groups;
     let compare = |index: usize| {
@@ -67,11 +83,16 @@ pub(crate) fn to_random(section: &Section<'_>) -> Vec<Option<Difference>> {
         let same = |path: &str, other: &Group<'_>| group.effective(path) == other.effective(path);
         let reference = (0..groups.len())
             .filter(|&other| groups[other].is_random())
-            .filter(|&other| same(PIPELINE, &groups[other]) && same_recipe(group, &groups[other]))
+            .filter(|&other| {
+                let other = &groups[other];
+                same(PIPELINE, other)
+                    && STAGES.iter().all(|path| same(path, other))
+                    && same_recipe(group, other)
+                    && same_widths(group, other)
+            })
             .max_by_key(|&other| {
                 let other_group = &groups[other];
                 (
-                    same("method.rates", other_group),
                     same("method.keep", other_group),
                     same("method.temperature", other_group),
                     // Of equals the first.
@@ -115,10 +136,7 @@ pub(crate) fn one_change(section: &Section<'_>) -> Vec<(String, Difference)> {
                 _ => continue,
             };
             // One direction is enough; the later group against the earlier.
-            if group < reference
-                || !same_recipe(a, b)
-                || a.setting("method.rates") != b.setting("method.rates")
-            {
+            if group < reference || !same_recipe(a, b) || !same_widths(a, b) {
                 continue;
             }
             if let Some(difference) = Difference::of(section, group, reference) {
@@ -132,12 +150,13 @@ pub(crate) fn one_change(section: &Section<'_>) -> Vec<(String, Difference)> {
     found
 }
 
-/// Whether two groups saw the same number of epochs under the same recipe.
+/// Whether two groups saw the same images for the same number of epochs under the same recipe.
 fn same_recipe(a: &Group<'_>, b: &Group<'_>) -> bool {
     let of = |group: &Group<'_>| {
         let config = group.runs.first()?.config.as_ref()?;
         Some((
             config.recipe.clone(),
+            config.data.train_fingerprint.clone(),
             config.data.augment,
             config.data.hold_out,
         ))
@@ -145,11 +164,34 @@ fn same_recipe(a: &Group<'_>, b: &Group<'_>) -> bool {
     of(a) == of(b)
 }
 
+/// Whether two groups were asked for the same rates or budget, or came to the same widths.
+fn same_widths(a: &Group<'_>, b: &Group<'_>) -> bool {
+    let asked = |group: &Group<'_>| -> Vec<(String, String)> {
+        let settings = group.runs.first().map(|run| &run.settings);
+        let of_widths = |path: &str| path == "method.rates" || path.starts_with("method.budget");
+        settings
+            .into_iter()
+            .flatten()
+            .filter(|(path, _)| of_widths(path))
+            .map(|(path, value)| (path.clone(), value.clone()))
+            .collect()
+    };
+    let kept = |group: &Group<'_>| -> BTreeSet<Vec<usize>> {
+        let widths = |summary: &Summary| summary.widths.iter().map(|w| w.kept).collect();
+        group
+            .finished()
+            .map(|(.., summary)| widths(summary))
+            .collect()
+    };
+    asked(a) == asked(b) || (kept(a).len() == 1 && kept(a) == kept(b))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::seeds;
+    use crate::fixtures::{config, finished, seeds};
     use crate::group::sections;
+    use crate::run::Status;
 
     #[test]
     fn differences_are_paired_over_seeds() {
@@ -196,6 +238,35 @@ mod tests {
             (1, "+2.00")
         );
         assert_eq!(difference.interval(), "-", "one pair has no interval");
+    }
+
+    #[test]
+    fn nothing_is_compared_with_a_random_of_other_widths_or_images() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |criterion: &str, rate: &str, kept: usize, images: &str, percent: f64| {
+            let mut config = config(criterion, "fuse", "stretched", 1);
+            config.data.train_fingerprint = images.into();
+            if let dcff_train::MethodConfig::Dcff(method) = &mut config.method {
+                method.rates = rate.parse().unwrap();
+            }
+            let mut run = finished(dir.path(), config, percent);
+            if let Status::Finished(summary) = &mut run.status {
+                summary.widths[0].kept = kept;
+            }
+            run
+        };
+        let kl = || run("kl", "0.2", 13, "a", 60.0);
+        for (random, difference) in [
+            (run("random", "0.9", 2, "a", 20.0), None),
+            (run("random", "0.2", 13, "c", 20.0), None),
+            (run("random", "0.2", 13, "a", 58.0), Some("+2.00")),
+            // Asked for otherwise, and the same widths.
+            (run("random", "[0.2]*9", 13, "a", 59.0), Some("+1.00")),
+        ] {
+            let runs = [random, kl()];
+            let found = to_random(&sections(&runs)[0]).remove(1);
+            assert_eq!(found.map(|d| d.mean()).as_deref(), difference);
+        }
     }
 
     #[test]

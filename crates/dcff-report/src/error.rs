@@ -18,8 +18,13 @@ pub enum Error {
         message: String,
     },
     /// There is nothing to report on.
-    #[error("expected at least one finished run, got none of {0}")]
-    Nothing(usize),
+    #[error("expected at least one finished run, got none of {runs}{}", failure.as_ref().map_or(String::new(), |text| format!("; {text}")))]
+    Nothing {
+        /// How many runs there are.
+        runs: usize,
+        /// What the first that failed says.
+        failure: Option<String>,
+    },
     /// The layer asked for is in none of the runs.
     #[error("layer {layer}: no run has it; known: {known}")]
     UnknownLayer {

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use dcff_train::{LayerSelection, Summary};
 
-use crate::Result;
 use crate::cells::Cells;
 use crate::group::{Group, Section};
 use crate::run::Run;
 use crate::statistics::Sample;
 use crate::svg::{Axis, Mark, Plot, Series, bars, lines, map, marks};
-use crate::table::count;
+use crate::table::{count, fixed};
 use crate::text::percent;
 
 /// A plot and the words around it.
@@ -47,14 +46,14 @@ impl Figures {
 }
 
 /// Draws everything that the runs of `section` have the numbers for; `layer` is the one shown from inside.
-pub(crate) fn draw(section: &Section<'_>, layer: Option<&str>) -> Result<Figures> {
+pub(crate) fn draw(section: &Section<'_>, layer: Option<&str>) -> Figures {
     let mut figures = Figures::default();
     costs(section, &mut figures);
     curves(section, &mut figures);
     widths(section, &mut figures);
     dynamics(section, &mut figures);
-    inside(section, layer, &mut figures)?;
-    Ok(figures)
+    inside(section, layer, &mut figures);
+    figures
 }
 
 fn costs(section: &Section<'_>, figures: &mut Figures) {
@@ -183,8 +182,9 @@ fn curve(
     let &(epoch, last) = series.points.last()?;
     let runs: Vec<&str> = group.runs.iter().map(|run| run.name.as_str()).collect();
     series.tip = format!(
-        "{}: {last:.3} at epoch {epoch}; {}",
+        "{}: {} at epoch {epoch}; {}",
         group.label,
+        fixed(last, 3),
         runs.join(", ")
     );
     Some(series)
@@ -354,9 +354,9 @@ fn dynamics(section: &Section<'_>, figures: &mut Figures) {
 }
 
 /// One layer of the first run of each group: which filters were kept when, and `P` as it stands.
-fn inside(section: &Section<'_>, layer: Option<&str>, figures: &mut Figures) -> Result<()> {
+fn inside(section: &Section<'_>, layer: Option<&str>, figures: &mut Figures) {
     let Ok(full) = dcff_models::by_name(&section.arch) else {
-        return Ok(());
+        return;
     };
     let known: Vec<&str> = full
         .scored_convs()
@@ -365,7 +365,7 @@ fn inside(section: &Section<'_>, layer: Option<&str>, figures: &mut Figures) -> 
     // A report of several networks shows the layer asked for where there is one of that name.
     let asked = layer.filter(|layer| known.contains(layer));
     let Some(layer) = asked.or_else(|| known.first().copied()) else {
-        return Ok(());
+        return;
     };
     let filters = full
         .scored_convs()
@@ -385,7 +385,14 @@ fn inside(section: &Section<'_>, layer: Option<&str>, figures: &mut Figures) -> 
             let plot = map(&title, "epoch", "filter", &[], &cells);
             figures.add(&format!("kept-{}", index + 1), &title, caption, plot);
         }
-        if let Some(p) = run.coefficients(layer)? {
+        let p = run.coefficients(layer).unwrap_or_else(|error| {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or("unknown");
+            let what = format!("P of {layer}: {}: left out, {line}.", group.label);
+            figures.missing.push(what);
+            None
+        });
+        if let Some(p) = p {
             let title = format!("P of {layer}: {}", group.label);
             let largest = p.iter().flatten().copied().fold(0.0, f32::max);
             let caption = format!(
@@ -398,7 +405,6 @@ fn inside(section: &Section<'_>, layer: Option<&str>, figures: &mut Figures) -> 
             figures.add(&format!("p-{}", index + 1), &title, caption, plot);
         }
     }
-    Ok(())
 }
 
 fn kept_by_epoch(run: &Run, layer: &str, filters: usize) -> Option<Cells> {

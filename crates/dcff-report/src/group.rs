@@ -23,7 +23,7 @@ pub(crate) const PIPELINE: &str = "pipeline";
 pub(crate) struct Group<'a> {
     /// The method in words, with the settings that tell it from another group of the same method.
     pub(crate) label: String,
-    /// In the order of their seeds; of two runs with one seed the first is kept.
+    /// In the order of their seeds; of two runs with one seed the first that has finished is kept.
     pub(crate) runs: Vec<&'a Run>,
 }
 
@@ -173,7 +173,10 @@ pub(crate) fn sections(runs: &[Run]) -> Vec<Section<'_>> {
         .into_iter()
         .map(|(_, mut section, _)| {
             for group in &mut section.groups {
-                group.runs.sort_by_key(|run| run.seed());
+                // Of two with one seed, one that has finished.
+                group
+                    .runs
+                    .sort_by_key(|run| (run.seed(), run.summary().is_none()));
                 group.runs.dedup_by_key(|run| run.seed());
             }
             label(&mut section.groups);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use dcff_flops::reduction_percent;
 use dcff_fusion::{PUBLISHED, PublishedSetting};
 use dcff_train::methods::FilterFusionConfig;
 use dcff_train::{Cost, MethodConfig, Summary};
@@ -10,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::run::Run;
 use crate::statistics::Sample;
-use crate::table::{Align, Table, count, duration};
+use crate::table::{Align, Table, change, count, duration};
 use crate::text::percent;
 
 /// Finished runs, a row each, beside the published figures.
@@ -66,9 +65,9 @@ fn method(summary: &Summary) -> String {
 
 fn reduced(cost: Cost) -> String {
     format!(
-        "{} (-{:.2} %)",
+        "{} ({})",
         count(cost.compact),
-        reduction_percent(cost.full, cost.compact)
+        change(cost.full, cost.compact, 2)
     )
 }
 

@@ -1,6 +1,6 @@
 //! What the numbers say, in words, with what they cannot say.
 
-use crate::comparison::{Difference, LEVEL, one_change, to_random};
+use crate::comparison::{ALIKE, Difference, LEVEL, one_change, to_random};
 use crate::group::Section;
 use crate::text::listed;
 
@@ -11,8 +11,7 @@ pub(crate) fn read(section: &Section<'_>) -> Vec<String> {
     let differences: Vec<Difference> = to_random(section).into_iter().flatten().collect();
     if differences.is_empty() {
         text.push(if section.groups.iter().any(|group| group.is_random()) {
-            "No group shares a finished seed with random, so nothing is compared with chance."
-                .to_owned()
+            format!("No group shares a finished seed with a random of {ALIKE}, so nothing is compared with chance.")
         } else {
             "There are no runs with the criterion random, so nothing is compared with chance."
                 .to_owned()

@@ -3,13 +3,13 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::comparison::{Difference, one_change, to_random};
+use crate::comparison::{ALIKE, Difference, one_change, to_random};
 use crate::figures::{Figures, draw};
 use crate::group::{Section, sections};
 use crate::published::PublishedTable;
 use crate::run::{Run, Status};
 use crate::statistics::Sample;
-use crate::table::{Align, Table, count, duration};
+use crate::table::{Align, Table, change, count, duration, fixed};
 use crate::text::percent;
 use crate::{Error, Result, html, reading};
 
@@ -62,7 +62,14 @@ impl Report {
     /// When no run has finished, or none has the layer that is asked for.
     pub fn new(runs: Vec<Run>, options: Options) -> Result<Self> {
         if !runs.iter().any(|run| run.summary().is_some()) {
-            return Err(Error::Nothing(runs.len()));
+            let failure = runs.iter().find_map(|run| match &run.status {
+                Status::Failed(failure) => Some(failure.clone()),
+                _ => None,
+            });
+            return Err(Error::Nothing {
+                runs: runs.len(),
+                failure,
+            });
         }
         if let Some(layer) = &options.layer {
             let mut known: Vec<String> = Vec::new();
@@ -86,20 +93,17 @@ impl Report {
     }
 
     /// The report as Markdown, with figures that are found in `figures/`.
-    ///
-    /// # Errors
-    /// When a checkpoint is damaged.
-    pub fn markdown(&self) -> Result<String> {
-        Ok(markdown(&self.contents()?))
+    pub fn markdown(&self) -> String {
+        markdown(&self.contents())
     }
 
     /// Writes `report.html`, `report.md`, `report.tex`, `groups.csv`, `runs.csv`, `times.csv`, `table.md`, `table.json` and
     /// `figures/` to the folder `out`.
     ///
     /// # Errors
-    /// When a checkpoint is damaged or a file cannot be written.
+    /// When a file cannot be written.
     pub fn write(&self, out: &Path) -> Result<()> {
-        let contents = self.contents()?;
+        let contents = self.contents();
         std::fs::create_dir_all(out).map_err(|error| Error::file(out, error))?;
         let file =
             |name: &str, text: &str| dcff_compact::file::write(&out.join(name), text.as_bytes());
@@ -130,7 +134,7 @@ impl Report {
         Ok(())
     }
 
-    fn contents(&self) -> Result<Contents> {
+    fn contents(&self) -> Contents {
         let found = sections(&self.runs);
         let mut chapters = Vec::new();
         for section in &found {
@@ -158,7 +162,7 @@ impl Report {
                     .iter()
                     .map(|group| group.label.clone())
                     .collect(),
-                figures: draw(section, self.options.layer.as_deref())?,
+                figures: draw(section, self.options.layer.as_deref()),
             });
         }
         let finished = self
@@ -170,7 +174,7 @@ impl Report {
             0 => format!("Report on {finished} runs"),
             rest => format!("Report on {finished} finished runs and {rest} that did not finish"),
         };
-        Ok(Contents {
+        Contents {
             title,
             notes: self.notes(),
             chapters,
@@ -182,7 +186,7 @@ impl Report {
                 "Times, on the machine that made the runs".into(),
                 times(&self.runs),
             ),
-        })
+        }
     }
 
     /// What a reader must know before comparing.
@@ -312,7 +316,7 @@ impl Report {
             "training_macs",
         ];
         let mut table = Table::new(names.map(|name| (name, Align::Left)));
-        let number = |value: Option<f64>| value.map_or(String::new(), |v| format!("{v:.4}"));
+        let number = |value: Option<f64>| value.map_or(String::new(), |v| fixed(v, 4));
         for section in &sections(&self.runs) {
             let differences = to_random(section);
             for (group, difference) in section.groups.iter().zip(&differences) {
@@ -423,10 +427,15 @@ fn tables(section: &Section<'_>) -> Vec<(String, Table)> {
                 .map_or("-".into(), |macs| count(macs as u64)),
         ]);
     }
-    let mut caption = format!(
-        "{}: accuracy and cost; differences are to random of the same pipeline, keep mode and temperature",
-        title(section)
-    );
+    let mut caption = format!("{}: accuracy and cost; ", title(section));
+    if differences.iter().all(Option::is_none) {
+        let _ = write!(caption, "there is no random of {ALIKE} to compare with");
+    } else {
+        let _ = write!(
+            caption,
+            "differences are to random of {ALIKE}, and of the same keep mode and temperature"
+        );
+    }
     if !references.is_empty() {
         let _ = write!(caption, ", but for {}", references.join("; "));
     }
@@ -460,8 +469,11 @@ fn tables(section: &Section<'_>) -> Vec<(String, Table)> {
 
 fn reduced(cost: Option<dcff_train::Cost>) -> String {
     cost.map_or("-".into(), |cost| {
-        let less = dcff_flops::reduction_percent(cost.full, cost.compact);
-        format!("{} (-{less:.1} %)", count(cost.compact))
+        format!(
+            "{} ({})",
+            count(cost.compact),
+            change(cost.full, cost.compact, 1)
+        )
     })
 }
 
@@ -556,7 +568,7 @@ mod tests {
     #[test]
     fn the_page_asks_nobody_for_anything() {
         let dir = tempfile::tempdir().unwrap();
-        let page = html::page(&report(dir.path()).contents().unwrap());
+        let page = html::page(&report(dir.path()).contents());
         for request in ["src=", "href=\"http", "url(", "@import", "fetch("] {
             assert!(!page.contains(request), "{request}");
         }
@@ -588,6 +600,53 @@ mod tests {
         assert!(out.join("figures/resnet20-synthetic-entropy.svg").exists());
     }
 
+    fn runs_of_one(root: &Path) -> Run {
+        std::fs::create_dir_all(root).unwrap();
+        seeds(root, "kl", "fuse", "stretched", &[50.0]).remove(0)
+    }
+
+    #[test]
+    fn the_caption_says_what_is_compared_with_random() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = report(dir.path()).markdown();
+        assert!(
+            text.contains("differences are to random of the same widths, training images, recipe and pipeline, and of the same keep mode and temperature.\n"),
+            "{text}"
+        );
+        let alone = vec![runs_of_one(&dir.path().join("alone"))];
+        let text = Report::new(alone, Options::default()).unwrap().markdown();
+        assert!(
+            text.contains("there is no random of the same widths, training images, recipe and pipeline to compare with.\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_run_that_cannot_be_read_is_a_marked_row() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = seeds(dir.path(), "kl", "fuse", "stretched", &[50.0, 52.0]);
+        let metrics = runs[0].folder.join(dcff_train::METRICS);
+        std::fs::write(&metrics, "{").unwrap();
+        let checkpoint = runs[1].folder.join(dcff_train::CHECKPOINT);
+        std::fs::create_dir(&checkpoint).unwrap();
+        std::fs::write(checkpoint.join("state.json"), "{").unwrap();
+        let runs = runs
+            .iter()
+            .map(|run| Run::read_or_mark(&run.folder).unwrap())
+            .collect();
+        let text = Report::new(runs, Options::default()).unwrap().markdown();
+        assert!(
+            text.contains("Report on 1 finished runs and 1 that did not finish"),
+            "{text}"
+        );
+        let row = format!("| failed: {}: line 1: ", metrics.display());
+        assert!(text.contains(&row), "{text}");
+        assert!(
+            text.contains("| kl, fuse, stretched(4) | 1 (1 failed) | 52.00 |"),
+            "{text}"
+        );
+    }
+
     #[test]
     fn refuses_an_unknown_layer_and_no_runs() {
         let dir = tempfile::tempdir().unwrap();
@@ -602,5 +661,14 @@ mod tests {
             "{message}"
         );
         assert!(Report::new(Vec::new(), Options::default()).is_err());
+        let folder = &runs_of_one(dir.path()).folder;
+        std::fs::write(folder.join(dcff_train::SUMMARY), "{}").unwrap();
+        let damaged = Run::read_or_mark(folder).unwrap();
+        let message = Report::new(vec![damaged], Options::default()).unwrap_err();
+        let start = format!(
+            "expected at least one finished run, got none of 1; {}",
+            folder.join(dcff_train::SUMMARY).display()
+        );
+        assert!(message.to_string().starts_with(&start), "{message}");
     }
 }

@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use dcff_train::{
-    CHECKPOINT, CONFIG, Checkpoint, METRICS, MethodConfig, Metrics, RunConfig, RunFolder,
-    SELECTION, SelectionRow, Summary, read_selection,
+    CHECKPOINT, COMPACT, CONFIG, Checkpoint, METRICS, MethodConfig, Metrics, RunConfig, RunFolder,
+    SELECTION, SUMMARY, SelectionRow, Summary, read_selection,
 };
 use serde_json::Value;
 
@@ -53,9 +53,31 @@ impl Run {
     /// # Errors
     /// When it is no run folder, or a file in it is unsound.
     pub fn read(folder: &Path) -> Result<Self> {
-        let error = std::fs::read_to_string(folder.join(ERROR)).ok();
-        let error = error.map(|text| text.lines().next().unwrap_or("unknown").to_owned());
-        let mut run = Self {
+        let mut run = Self::nothing(folder);
+        run.fill()?;
+        Ok(run)
+    }
+
+    /// As [`Run::read`], but a run with an unsound file counts as failed, with what is wrong with it: others that are
+    /// reported with it are none the worse.
+    ///
+    /// # Errors
+    /// When it is no run folder.
+    pub fn read_or_mark(folder: &Path) -> Result<Self> {
+        let mut run = Self::nothing(folder);
+        match run.fill() {
+            Err(error) if folder.join(CONFIG).exists() => {
+                let text = error.to_string();
+                let line = text.lines().next().unwrap_or("unknown");
+                run.status = Status::Failed(line.to_owned());
+                Ok(run)
+            }
+            done => done.map(|()| run),
+        }
+    }
+
+    fn nothing(folder: &Path) -> Self {
+        Self {
             folder: folder.to_owned(),
             name: folder.display().to_string(),
             config: None,
@@ -64,34 +86,49 @@ impl Run {
             metrics: Vec::new(),
             selection: Vec::new(),
             training_macs: None,
-        };
-        let summary = if error.is_some() && !folder.join(CONFIG).exists() {
-            None
-        } else {
-            let (opened, config) = RunFolder::open(folder)?;
-            flatten(
-                "",
-                &serde_json::to_value(&config).unwrap_or_default(),
-                &mut run.settings,
-            );
-            run.config = Some(config);
-            run.metrics = lines(&folder.join(METRICS))?;
-            run.selection = read_selection(&folder.join(SELECTION))?;
-            // Those of long runs are large, and no figure shows them.
-            for layer in run.selection.iter_mut().flat_map(|row| &mut row.layers) {
-                layer.scores = Vec::new();
-            }
-            opened.summary()?
-        };
-        run.status = match (summary, error) {
-            (Some(summary), _) => {
-                run.training_macs = Some(summary.training_macs).filter(|&macs| macs > 0);
+        }
+    }
+
+    /// Reads everything; what was read before an error stays.
+    fn fill(&mut self) -> Result<()> {
+        let failure = std::fs::read(self.folder.join(ERROR)).ok();
+        let failure = failure.map(|text| {
+            let text = String::from_utf8_lossy(&text);
+            text.lines().next().unwrap_or("unknown").to_owned()
+        });
+        self.status = match (self.files(), failure) {
+            (Ok(Some(summary)), _) => {
+                self.training_macs = Some(summary.training_macs).filter(|&macs| macs > 0);
                 Status::Finished(Box::new(summary))
             }
-            (None, Some(error)) => Status::Failed(error),
-            (None, None) => Status::Unfinished,
+            // It may have failed before it had all files, or over one of them.
+            (_, Some(failure)) => Status::Failed(failure),
+            (Ok(None), None) => Status::Unfinished,
+            (Err(error), None) => return Err(error),
         };
-        Ok(run)
+        Ok(())
+    }
+
+    /// Reads the files of the run; its outcome, if it has ended.
+    fn files(&mut self) -> Result<Option<Summary>> {
+        let (opened, config) = RunFolder::open(&self.folder)?;
+        flatten(
+            "",
+            &serde_json::to_value(&config).unwrap_or_default(),
+            &mut self.settings,
+        );
+        self.config = Some(config);
+        self.metrics = lines(&self.folder.join(METRICS))?;
+        self.selection = read_selection(&self.folder.join(SELECTION))?;
+        // Those of long runs are large, and no figure shows them.
+        for layer in self.selection.iter_mut().flat_map(|row| &mut row.layers) {
+            layer.scores = Vec::new();
+        }
+        let summary = opened.summary()?;
+        if let Some(summary) = &summary {
+            check(&self.folder, summary)?;
+        }
+        Ok(summary)
     }
 
     /// The outcome of a finished run.
@@ -145,6 +182,26 @@ impl Run {
     }
 }
 
+/// Checks a summary against itself and, where the run's compact network lies beside it, against that.
+fn check(folder: &Path, summary: &Summary) -> Result<()> {
+    let unsound = |error| Error::file(&folder.join(SUMMARY), error);
+    summary.check_accuracies().map_err(unsound)?;
+    let file = folder.join(COMPACT).join(dcff_compact::CONFIG);
+    if !file.exists() {
+        return Ok(());
+    }
+    let bytes = dcff_compact::file::read(&file, dcff_compact::MAX_CONFIG_BYTES)?;
+    let artefact: dcff_compact::Config =
+        serde_json::from_slice(&bytes).map_err(|error| Error::file(&file, error))?;
+    let full = dcff_models::by_name(&summary.config.arch)
+        .map_err(|error| Error::file(&folder.join(SUMMARY), error))?
+        .with_classes(artefact.pretrained_cfg.num_classes)
+        .with_input(artefact.architecture.input);
+    summary
+        .check_costs(&full, &artefact.architecture)
+        .map_err(unsound)
+}
+
 /// The rows of a file of JSON lines; none when there is no file.
 fn lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let file = match std::fs::File::open(path) {
@@ -180,5 +237,73 @@ fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, String>) {
         other => {
             into.insert(path.to_owned(), other.to_string());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{config, finished};
+
+    fn failure(run: &Run) -> &str {
+        match &run.status {
+            Status::Failed(failure) => failure,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_unsound_file_fails_its_run_and_names_itself() {
+        for (file, text) in [
+            (CONFIG, "version ="),
+            (METRICS, "{\"epoch\": 1\n"),
+            (SELECTION, "no JSON\n"),
+            (SUMMARY, "{}"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let folder = finished(dir.path(), config("kl", "fuse", "stretched", 1), 50.0).folder;
+            std::fs::write(folder.join(file), text).unwrap();
+            let strict = Run::read(&folder).unwrap_err().to_string();
+            assert!(strict.contains(file), "{strict}");
+            let marked = Run::read_or_mark(&folder).unwrap();
+            assert_eq!(failure(&marked), strict);
+            assert_eq!(marked.config.is_some(), file != CONFIG);
+        }
+    }
+
+    #[test]
+    fn a_run_that_is_known_to_have_failed_says_why_whatever_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = finished(dir.path(), config("kl", "fuse", "stretched", 1), 50.0).folder;
+        std::fs::write(folder.join(ERROR), "the disk is full\n").unwrap();
+        assert!(Run::read(&folder).unwrap().summary().is_some());
+        std::fs::write(folder.join(SUMMARY), "").unwrap();
+        assert_eq!(failure(&Run::read(&folder).unwrap()), "the disk is full");
+        std::fs::write(folder.join(CONFIG), "").unwrap();
+        assert_eq!(failure(&Run::read(&folder).unwrap()), "the disk is full");
+    }
+
+    #[test]
+    fn an_accuracy_beyond_all_images_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = finished(dir.path(), config("kl", "fuse", "stretched", 1), 50.0);
+        let file = run.folder.join(SUMMARY);
+        let mut summary = run.summary().unwrap().clone();
+        summary.chosen.test.accuracy = 1.7;
+        std::fs::write(&file, serde_json::to_string(&summary).unwrap()).unwrap();
+        assert_eq!(
+            failure(&Run::read_or_mark(&run.folder).unwrap()),
+            format!(
+                "{}: chosen.test.accuracy: expected 0 to 1, got 1.7",
+                file.display()
+            )
+        );
+    }
+
+    #[test]
+    fn a_folder_without_a_run_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = Run::read_or_mark(&dir.path().join("typo")).unwrap_err();
+        assert!(message.to_string().contains("config.toml"), "{message}");
     }
 }

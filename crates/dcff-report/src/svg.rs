@@ -7,7 +7,7 @@
 use std::fmt::Write;
 
 use crate::cells::Cells;
-use crate::table::count;
+use crate::table::{count, fixed};
 use crate::text::escape_html;
 
 /// Width of every plot, in its own units; about that of a phone, so that letters stay readable there.
@@ -379,9 +379,10 @@ impl Scale {
                 v if v >= 1e3 => (1e3, " k"),
                 _ => (1.0, ""),
             };
-            return format!("{:.*}{name}", decimals(step / unit), tick / unit);
+            let number = fixed(tick / unit, decimals(step / unit));
+            return format!("{number}{name}");
         }
-        format!("{:.*}", decimals(step), tick)
+        fixed(tick, decimals(step))
     }
 }
 

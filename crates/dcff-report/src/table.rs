@@ -150,6 +150,30 @@ pub fn count(n: u64) -> String {
     }
 }
 
+/// A number with so many decimals; what rounds to 0 has no sign.
+pub fn fixed(value: f64, decimals: usize) -> String {
+    without_sign_of_zero(format!("{value:.decimals$}"))
+}
+
+/// A difference with so many decimals: `+1.25`, `-0.50`, `0.00`.
+pub fn signed(value: f64, decimals: usize) -> String {
+    without_sign_of_zero(format!("{value:+.decimals$}"))
+}
+
+/// What became of a cost: `-76.83 %`, or `0.00 %` where it stayed.
+pub fn change(full: u64, now: u64, decimals: usize) -> String {
+    let percent = -dcff_flops::reduction_percent(full, now);
+    format!("{} %", signed(percent, decimals))
+}
+
+fn without_sign_of_zero(number: String) -> String {
+    let zero = number.contains('0') && !number.contains(|c: char| ('1'..='9').contains(&c));
+    match zero {
+        true => number.trim_start_matches(['+', '-']).to_owned(),
+        false => number,
+    }
+}
+
 /// A duration for people.
 pub fn duration(seconds: f64) -> String {
     let seconds = seconds.max(0.0).round() as u64;
@@ -195,6 +219,26 @@ mod tests {
         assert!(latex.contains("\\begin{tabular}{lr}"), "{latex}");
         assert!(latex.contains("a \\& b & n \\\\"), "{latex}");
         assert!(latex.contains("x\\_1 | $<$5 \\%"), "{latex}");
+    }
+
+    #[test]
+    fn zero_has_no_sign_and_a_change_only_one() {
+        assert_eq!(
+            [fixed(-0.0, 4), fixed(-0.00004, 4), fixed(-0.5, 1)],
+            ["0.0000", "0.0000", "-0.5"]
+        );
+        assert_eq!(
+            [signed(0.004, 2), signed(-0.004, 2), signed(0.005001, 2)],
+            ["0.00", "0.00", "+0.01"]
+        );
+        assert_eq!(
+            [
+                change(200, 100, 1),
+                change(200, 200, 2),
+                change(10_000, 10_001, 2)
+            ],
+            ["-50.0 %", "0.00 %", "+0.01 %"]
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use dcff_models::Architecture;
 use serde::{Deserialize, Serialize};
 
 use crate::stage::StageCost;
-use crate::{Result, RunConfig, Score};
+use crate::{Error, Result, RunConfig, Score};
 
 /// The outcome of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +45,73 @@ pub struct Summary {
     pub threads: usize,
     /// The version of this library.
     pub dcff_version: String,
+}
+
+impl Summary {
+    /// Checks that the accuracies are shares.
+    ///
+    /// # Errors
+    /// The first that is not, with what was expected and what came.
+    pub fn check_accuracies(&self) -> Result<()> {
+        for (name, outcome) in [("last", self.last), ("chosen", self.chosen)] {
+            let scores = [
+                ("test", Some(outcome.test)),
+                ("validation", outcome.validation),
+            ];
+            for (images, score) in scores {
+                let accuracy = score.map_or(0.0, |score| score.accuracy);
+                if !(0.0..=1.0).contains(&accuracy) {
+                    return Err(Error::setting(
+                        format!("{name}.{images}.accuracy"),
+                        format!("expected 0 to 1, got {accuracy}"),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that the widths and costs are those of the network `full` and its form `compact`.
+    ///
+    /// # Errors
+    /// The first that is not, with what was expected and what came.
+    pub fn check_costs(&self, full: &Architecture, compact: &Architecture) -> Result<()> {
+        let (widths, macs, ops, params) = costs(full, compact)?;
+        let differs = |field: &str, expected: String, got: String| {
+            let message = format!("expected {expected}, got {got}");
+            Err(Error::setting(field, message))
+        };
+        if self.widths.len() != widths.len() {
+            let counts = [&widths, &self.widths].map(|w| format!("{} spaces", w.len()));
+            let [expected, got] = counts;
+            return differs("widths", expected, got);
+        }
+        if let Some((a, b)) = widths.iter().zip(&self.widths).find(|(a, b)| a != b) {
+            let [expected, got] = [a, b].map(|w| format!("{} of {} in {}", w.kept, w.of, w.space));
+            return differs("widths", expected, got);
+        }
+        let mut ops = ops;
+        if full.widths() == compact.widths() && self.published_ops.compact != ops.compact {
+            // Earlier versions counted the pooling in here that the counter sees in compact networks only.
+            ops.compact = cost(compact, Convention::Published, Network::Compact)?.ops();
+        }
+        for (name, expected, got) in [
+            ("macs", macs, self.macs),
+            ("published_ops", ops, self.published_ops),
+            ("params", params, self.params),
+        ] {
+            for (form, expected, got) in [
+                ("full", expected.full, got.full),
+                ("compact", expected.compact, got.compact),
+            ] {
+                if expected != got {
+                    let field = format!("{name}.{form}");
+                    return differs(&field, expected.to_string(), got.to_string());
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Accuracy after an epoch.
@@ -97,14 +164,9 @@ pub(crate) fn costs(
             of: f.width,
         })
         .collect();
-    let tables = |convention| -> Result<_> {
-        Ok((
-            cost(full, convention, Network::Full)?,
-            cost(compact, convention, Network::Compact)?,
-        ))
-    };
-    let (full_macs, compact_macs) = tables(Convention::Macs)?;
-    let (full_published, compact_published) = tables(Convention::Published)?;
+    let [full_macs, compact_macs] = dcff_flops::costs(full, compact, Convention::Macs)?;
+    let [full_published, compact_published] =
+        dcff_flops::costs(full, compact, Convention::Published)?;
     Ok((
         widths,
         Cost {
@@ -120,4 +182,89 @@ pub(crate) fn costs(
             compact: compact_macs.params(),
         },
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Augment, DataConfig, MethodConfig, Recipe};
+
+    fn summary(full: &Architecture, compact: &Architecture) -> Summary {
+        let data = DataConfig {
+            name: "synthetic".into(),
+            train_fingerprint: "a".into(),
+            test_fingerprint: "b".into(),
+            hold_out: 0.0,
+            augment: Augment::Standard,
+        };
+        let recipe = Recipe::quick(2);
+        let outcome = Outcome {
+            epoch: 2,
+            test: Score::default(),
+            validation: None,
+        };
+        let (widths, macs, published_ops, params) = costs(full, compact).unwrap();
+        Summary {
+            config: RunConfig::new("resnet20", 1, data, MethodConfig::Dense, recipe),
+            last: outcome,
+            chosen: outcome,
+            chosen_by: "last".into(),
+            widths,
+            macs,
+            published_ops,
+            params,
+            training_macs: 0,
+            stages: Vec::new(),
+            train_images: 10,
+            seconds: 1.0,
+            images_per_second: 1.0,
+            device: "cpu".into(),
+            threads: 1,
+            dcff_version: "0.1.0".into(),
+        }
+    }
+
+    #[test]
+    fn widths_and_costs_must_be_those_of_the_network() {
+        let full = dcff_models::by_name("resnet20").unwrap();
+        let mut widths = full.widths();
+        widths[1] /= 2;
+        let compact = full.narrowed(&widths).unwrap();
+        let sound = summary(&full, &compact);
+        sound.check_costs(&full, &compact).unwrap();
+        let message = |altered: Summary| {
+            let error = altered.check_costs(&full, &compact).unwrap_err();
+            error.to_string()
+        };
+        let mut altered = sound.clone();
+        altered.macs.compact = 7;
+        let expected = sound.macs.compact;
+        assert_eq!(
+            message(altered),
+            format!("macs.compact: expected {expected}, got 7")
+        );
+        let mut altered = sound.clone();
+        altered.widths[1].kept = 1;
+        let (space, of) = (&sound.widths[1].space, sound.widths[1].of);
+        assert_eq!(
+            message(altered),
+            format!(
+                "widths: expected {} of {of} in {space}, got 1 of {of} in {space}",
+                widths[1]
+            )
+        );
+    }
+
+    #[test]
+    fn a_dense_network_saves_nothing_and_earlier_counts_of_it_are_accepted() {
+        let full = dcff_models::by_name("resnet20").unwrap();
+        let mut dense = summary(&full, &full);
+        assert_eq!(dense.published_ops.full, dense.published_ops.compact);
+        dense.check_costs(&full, &full).unwrap();
+        // With global pooling: 64 channels of 8x8 pixels.
+        dense.published_ops.compact += 64 * (64 + 1);
+        dense.check_costs(&full, &full).unwrap();
+        dense.published_ops.compact += 1;
+        assert!(dense.check_costs(&full, &full).is_err());
+    }
 }

@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, ensure};
-use dcff_flops::{Convention, CostTable, LayerCost, Network, cost};
+use dcff_flops::{Convention, CostTable, LayerCost, costs};
 use dcff_train::MethodConfig;
 use dcff_train::methods::FilterFusionConfig;
 use serde_json::{Value, json};
 
 use super::method::rates_of;
+use crate::Ended;
 use crate::args::{Allocation, FlopsArgs};
-use crate::table::{Align, Table, count};
-use crate::{Ended, text};
+use crate::table::{Align, Table, change, count};
 
 pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
     let (convention, ..) = *Convention::ALL
@@ -32,10 +32,7 @@ pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
     };
     let method = MethodConfig::Dcff(FilterFusionConfig::new(rates.clone()));
     let compact = method.compact(&full)?;
-    let tables = [
-        cost(&full, convention, Network::Full)?,
-        cost(&compact, convention, Network::Compact)?,
-    ];
+    let tables = costs(&full, &compact, convention)?;
     if args.json {
         let total = |table: &CostTable| json!({ "ops": table.ops(), "params": table.params() });
         let layers: Vec<Value> = joined(&tables).map(|(name, kind, full, compact)| json!({ "name": name, "kind": kind, "full": side(full), "compact": side(compact) })).collect();
@@ -60,7 +57,7 @@ pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
                 "{name}: {b} of {a} ({} of {}, {})",
                 count(b),
                 count(a),
-                text::change(a, b)
+                change(a, b, 2)
             );
         }
         println!("convention: {}, one image", convention.name());

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dcff_report::{Options, Report, Run};
+use dcff_report::{Options, Report, Run, Status};
 
 use crate::Ended;
 use crate::args::ReportArgs;
@@ -13,7 +13,7 @@ pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Ended> {
         command: args.command.clone(),
     };
     match &args.out {
-        None => print!("{}", report(&args.runs, None, options)?.markdown()?),
+        None => print!("{}", report(&args.runs, None, options)?.markdown()),
         Some(out) => write(&args.runs, out, options)?,
     }
     Ok(Ended::Done)
@@ -29,13 +29,16 @@ pub(crate) fn write(folders: &[PathBuf], out: &Path, options: Options) -> anyhow
 fn report(folders: &[PathBuf], out: Option<&Path>, options: Options) -> anyhow::Result<Report> {
     let mut runs = Vec::new();
     for folder in folders {
-        let mut run = Run::read(folder)?;
+        let mut run = Run::read_or_mark(folder)?;
         // A report that moves with its runs names them from where it stands.
         let beside = out
             .and_then(Path::parent)
             .and_then(|parent| folder.strip_prefix(parent).ok());
         if let Some(name) = beside.filter(|name| !name.as_os_str().is_empty()) {
             run.name = name.display().to_string();
+            if let Status::Failed(failure) = &mut run.status {
+                *failure = failure.replace(&folder.display().to_string(), &run.name);
+            }
         }
         runs.push(run);
     }

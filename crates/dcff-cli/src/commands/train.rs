@@ -15,8 +15,8 @@ use dcff_train::{
 use super::method;
 use crate::args::TrainArgs;
 use crate::progress::Progress;
-use crate::table::{count, duration};
-use crate::{Ended, data, text};
+use crate::table::{change, count, duration};
+use crate::{Ended, data};
 
 /// The share held out when neither flag nor recipe says otherwise.
 const HOLD_OUT: f64 = 0.05;
@@ -34,6 +34,11 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
     // Everything that needs no images is checked before they are read.
     let draft = configure(args, saved.as_ref(), None)?;
     draft.validate()?;
+    if let (true, Some(out)) = (args.check, &args.out) {
+        draft.method.compact(&dcff_models::by_name(&draft.arch)?)?;
+        check_folder(out, &draft)?;
+        return Ok(Ended::Done);
+    }
     let device = args.device.open()?;
     draft.recipe.configure(&device)?;
     if let (Some(folder), Some(saved)) = (&args.resume, &saved)
@@ -124,6 +129,31 @@ pub(crate) fn plan(args: &TrainArgs) -> anyhow::Result<RunConfig> {
         .method
         .compact(&dcff_models::by_name(&config.arch)?)?;
     Ok(config)
+}
+
+/// Refuses a folder that holds a run of other settings than those of `config`, whose fingerprints are not known yet.
+pub(crate) fn check_folder(folder: &Path, config: &RunConfig) -> anyhow::Result<()> {
+    if !folder.join(dcff_train::CONFIG).exists() {
+        return Ok(());
+    }
+    let mut saved = RunFolder::open(folder)?.1;
+    let mut wanted = config.clone();
+    for config in [&mut saved, &mut wanted] {
+        if let MethodConfig::Prune(prune) = &mut config.method {
+            // Which run trained the dense stage that it shares with others is no setting.
+            prune.dense_from = None;
+        }
+        // Known only once the images are read; the run itself compares them.
+        config.data.train_fingerprint.clear();
+        config.data.test_fingerprint.clear();
+    }
+    match saved.difference(&wanted) {
+        None => Ok(()),
+        Some(difference) => bail!(
+            "{}: holds a run of other settings: {difference}; name another folder with --out",
+            folder.display()
+        ),
+    }
 }
 
 fn read_config(file: &Path) -> anyhow::Result<RunConfig> {
@@ -338,7 +368,7 @@ fn print_summary(summary: &Summary, folder: &Path) {
             format!("{name}:"),
             count(cost.compact),
             count(cost.full),
-            text::change(cost.full, cost.compact)
+            change(cost.full, cost.compact, 2)
         );
     }
     if summary.training_macs > 0 {

@@ -284,3 +284,38 @@ fn a_missing_file_no_network_and_offline_are_one_line_each() {
         )
     );
 }
+
+#[test]
+fn offline_a_model_is_not_taken_from_another_revision() {
+    let cache = tempfile::tempdir().unwrap();
+    let config = HubConfig {
+        offline: true,
+        ..config("http://127.0.0.1:9", cache.path())
+    };
+    let repo = "owner/name".parse().unwrap();
+    let folder = crate::repo_folder(&config, RepoKind::Model, &repo);
+    let snapshot = folder.join("snapshots").join("1".repeat(40));
+    for (path, text) in [
+        (snapshot.join("config.json"), "{}".to_owned()),
+        (folder.join("refs/main"), "1".repeat(40)),
+    ] {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    let file = RemoteFile {
+        path: "config.json".to_owned(),
+        ..RemoteFile::default()
+    };
+    let fetch = |revision: &str| {
+        let (kind, files) = (RepoKind::Model, [file.clone()]);
+        download(&config, kind, &repo, revision, &files, Arc::new(|_| ()))
+    };
+    assert_eq!(fetch("main").unwrap(), snapshot);
+    assert_eq!(
+        fetch("v1.0").unwrap_err().to_string(),
+        format!(
+            "owner/name: HF_HUB_OFFLINE is set and config.json of revision v1.0 is not in {}; unset it",
+            cache.path().display()
+        )
+    );
+}

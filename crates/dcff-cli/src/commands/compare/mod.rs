@@ -4,13 +4,13 @@ mod matrix;
 mod queue;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 use dcff_flops::{Convention, Network, cost};
 use dcff_models::Architecture;
-use dcff_train::{MethodConfig, RunFolder, SUMMARY};
+use dcff_train::{MethodConfig, SUMMARY};
 
 use self::matrix::{Plan, Run};
 use self::queue::{Queue, QueueEnd};
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<Ended> {
         args.jobs
     );
     for run in &plan.runs {
-        check_folder(&args.out, run)?;
+        train::check_folder(&args.out.join(&run.name), &run.config)?;
     }
     for note in &plan.notes {
         eprintln!("{note}");
@@ -87,36 +87,6 @@ pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<Ended> {
     } else {
         Ended::Done
     })
-}
-
-/// Refuses a folder that holds a run of other settings.
-fn check_folder(out: &Path, run: &Run) -> anyhow::Result<()> {
-    let folder = out.join(&run.name);
-    if !folder.join(dcff_train::CONFIG).exists() {
-        return Ok(());
-    }
-    let mut saved = RunFolder::open(&folder)?.1;
-    if let MethodConfig::Prune(prune) = &mut saved.method {
-        // Which run trained the dense stage that it shares with others is no setting.
-        prune.dense_from = None;
-    }
-    let mut wanted = run.config.clone();
-    // Known only once the images are read; the run itself compares them.
-    wanted
-        .data
-        .train_fingerprint
-        .clone_from(&saved.data.train_fingerprint);
-    wanted
-        .data
-        .test_fingerprint
-        .clone_from(&saved.data.test_fingerprint);
-    match saved.difference(&wanted) {
-        None => Ok(()),
-        Some(difference) => anyhow::bail!(
-            "{}: holds a run of other settings: {difference}; name another folder with --out",
-            folder.display()
-        ),
-    }
 }
 
 /// For each run the one that trains its dense stage, where an earlier run has the same.

@@ -3,14 +3,14 @@
 //! The front matter is YAML as the Hub reads it, with a model-index: Hugging Face, *Model cards*,
 //! <https://huggingface.co/docs/hub/model-cards#model-card-metadata>. Strings are written as JSON, which YAML contains.
 
-use dcff_data::DatasetInfo;
+use dcff_data::{DatasetInfo, HubFiles};
 use dcff_flops::reduction_percent;
 use dcff_fusion::PUBLISHED;
 use dcff_train::{Cost, MethodConfig, Outcome, Summary};
 
 use super::figures::Figure;
 use super::latency::Latency;
-use crate::table::{Align, Table, duration};
+use crate::table::{Align, Table, duration, fixed};
 
 /// What a card is made of.
 pub(super) struct Card<'a> {
@@ -71,9 +71,16 @@ impl Card<'_> {
         self.repo.rsplit('/').next().unwrap_or(self.repo)
     }
 
-    /// How the data set is called on the Hub or, where it is not there, here.
+    /// The files of the data set on the Hub. A part of a data set has none: under the name of the whole its figures would
+    /// stand beside those on all images.
+    fn hub(&self) -> Option<&HubFiles> {
+        let whole = self.data.filter(|info| info.subset_of.is_none())?;
+        whole.hub.as_ref()
+    }
+
+    /// How the data set is called on the Hub, where it is there.
     fn hub_data(&self) -> Option<&str> {
-        Some(self.data?.hub.as_ref()?.repo.as_str())
+        Some(self.hub()?.repo.as_str())
     }
 
     fn data_name(&self) -> &str {
@@ -145,9 +152,8 @@ impl Card<'_> {
 
     /// The Hub's configuration of the data set: the folder of its files.
     fn data_config(&self) -> &str {
-        let files = self.data.and_then(|info| info.hub.as_ref()?.files.first());
-        files
-            .and_then(|file| file.path.split_once('/'))
+        let file = self.hub().and_then(|hub| hub.files.first());
+        file.and_then(|file| file.path.split_once('/'))
             .map_or("default", |(folder, _)| folder)
     }
 
@@ -359,12 +365,19 @@ All forms come from the same weights; loading them runs no pickle.
         let s = self.summary;
         let (data, recipe) = (&s.config.data, &s.config.recipe);
         format!(
-            "## Training\n\n```bash\ndcff train --config training/config.toml --out runs/{name}\n```\n\n\
-             repeats this run, to the same bits. It took {time} on {device} with {threads} threads: {epochs} epochs of {images} images of `{data}`, batches of {batch}, SGD from a rate of {rate}.\n\
-             The test images have the SHA-256 `{test}`; figures on other files are not comparable.\n\
+            "## Training\n\n```bash\ndcff train --config training/config.toml{own} --out runs/{name}\n```\n\n\
+             repeats this run, to the same bits. It took {time} on {device} with {threads} threads{reused}: {epochs} epochs of {images} images of `{data}`, batches of {batch}, SGD from a rate of {rate}.\n\
+             The test images have the SHA-256 `{test}`; figures on other files are not comparable.{files}\n\
              `training/` holds the configuration, a row of metrics per epoch, the summary, the report and the figures.\n",
             name = self.name(),
+            // Images of one's own lie elsewhere on every machine.
+            own = if self.data.is_none() {
+                " --data PATH"
+            } else {
+                ""
+            },
             time = duration(s.seconds),
+            reused = self.reused(),
             device = s.device,
             threads = s.threads,
             epochs = recipe.epochs,
@@ -373,7 +386,47 @@ All forms come from the same weights; loading them runs no pickle.
             batch = recipe.batch_size,
             rate = recipe.learning_rate,
             test = data.test_fingerprint,
+            files = self.files(),
         )
+    }
+
+    /// What is known of the images beyond their name.
+    fn files(&self) -> String {
+        let Some(info) = self.data else {
+            return String::new();
+        };
+        if info.subset_of.is_some() {
+            return format!(
+                "\n`{}` is {}. Its figures may be compared with {}.",
+                info.name, info.about, info.comparable
+            );
+        }
+        let own = &self.summary.config.data;
+        match (&info.fingerprints, self.hub_data()) {
+            (Some(known), _) if known.test == own.test_fingerprint => String::new(),
+            (Some(known), _) => format!(
+                "\nThey are not those of `{}`, which have the SHA-256 `{}`.",
+                info.name, known.test
+            ),
+            (None, Some(hub)) => format!(
+                "\nWhether they hold the very pixels of `{hub}` was not checked: a copy that was encoded anew has another SHA-256, and its figures are not those in print."
+            ),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// The time of a stage that was trained by another run, which is not in that of this one.
+    fn reused(&self) -> String {
+        let stages = self.summary.stages.iter().filter(|stage| stage.reused);
+        stages
+            .map(|stage| {
+                format!(
+                    ", without the {} stage, for which an earlier run took {}",
+                    stage.stage,
+                    duration(stage.seconds)
+                )
+            })
+            .collect()
     }
 
     fn limits(&self) -> String {
@@ -404,7 +457,7 @@ fn method_name(method: &MethodConfig) -> String {
 }
 
 fn two(percent: f64) -> String {
-    format!("{percent:.2}")
+    fixed(percent, 2)
 }
 
 const CITATION: &str = "## Citation\n\n```bibtex\n\
@@ -417,7 +470,96 @@ note    = {arXiv:2107.06916}\n}\n```\n";
 
 #[cfg(test)]
 mod tests {
+    use dcff_train::{Augment, DataConfig, Recipe, RunConfig, Score};
+
     use super::*;
+
+    /// The summary of a made-up dense run on `data`.
+    fn summary(data: &str) -> Summary {
+        let data = DataConfig {
+            name: data.into(),
+            train_fingerprint: "a".into(),
+            test_fingerprint: "b".into(),
+            hold_out: 0.0,
+            augment: Augment::Standard,
+        };
+        let recipe = Recipe::quick(2);
+        let outcome = Outcome {
+            epoch: 2,
+            test: Score {
+                loss: 1.0,
+                accuracy: 0.5,
+            },
+            validation: None,
+        };
+        let cost = Cost {
+            full: 200,
+            compact: 200,
+        };
+        Summary {
+            config: RunConfig::new("resnet20", 1, data, MethodConfig::Dense, recipe),
+            last: outcome,
+            chosen: outcome,
+            chosen_by: "last".into(),
+            widths: Vec::new(),
+            macs: cost,
+            published_ops: cost,
+            params: cost,
+            training_macs: 0,
+            stages: Vec::new(),
+            train_images: 10,
+            seconds: 1.0,
+            images_per_second: 1.0,
+            device: "cpu".into(),
+            threads: 1,
+            dcff_version: "0.1.0".into(),
+        }
+    }
+
+    fn card(data: &str) -> String {
+        let summary = summary(data);
+        let card = Card {
+            repo: "a/b",
+            license: "mit",
+            summary: &summary,
+            data: dcff_data::find(data).ok(),
+            latency: None,
+            figures: &[],
+            input: [3, 32, 32],
+            labels: &[],
+        };
+        card.text()
+    }
+
+    #[test]
+    fn a_result_on_a_part_of_a_data_set_is_not_one_on_the_whole() {
+        let part = card("cifar10-subset");
+        assert!(!part.contains("uoft-cs/cifar10"), "{part}");
+        for line in [
+            "      name: \"cifar10-subset\"\n      type: \"cifar10-subset\"\n      config: \"default\"\n",
+            "`cifar10-subset` is a tenth of CIFAR-10: 5,000 training and 1,000 test images, balanced. Its figures may be compared with other runs on the same fingerprints only; never published accuracies.",
+        ] {
+            assert!(part.contains(line), "{line} in {part}");
+        }
+        let whole = card("cifar10");
+        for line in [
+            "datasets:\n- uoft-cs/cifar10\n",
+            "      type: \"uoft-cs/cifar10\"\n      config: \"plain_text\"\n",
+            "Whether they hold the very pixels of `uoft-cs/cifar10` was not checked",
+        ] {
+            assert!(whole.contains(line), "{line} in {whole}");
+        }
+    }
+
+    #[test]
+    fn images_that_are_not_the_known_ones_are_said_to_be_others() {
+        let known = dcff_data::find("synthetic").unwrap();
+        let test = &known.fingerprints.as_ref().unwrap().test;
+        let other = card("synthetic");
+        let sentence =
+            format!("They are not those of `synthetic`, which have the SHA-256 `{test}`.");
+        assert!(other.contains(&sentence), "{other}");
+    }
 
     #[test]
     fn thousands_are_set_apart() {

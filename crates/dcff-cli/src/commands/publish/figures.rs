@@ -3,6 +3,11 @@
 use dcff_report::svg::{Axis, Plot, Series, bars, lines};
 use dcff_train::{Metrics, Summary};
 
+/// The files that figures may have; not every run has the numbers for all.
+pub(super) const FILES: [&str; 2] = [LEARNING_CURVE, KEPT_CHANNELS];
+const LEARNING_CURVE: &str = "training/learning-curve.svg";
+const KEPT_CHANNELS: &str = "training/kept-channels.svg";
+
 /// A figure beside the card.
 pub(super) struct Figure {
     /// Its file in the repository.
@@ -54,7 +59,7 @@ fn learning_curve(metrics: &[Metrics]) -> Option<Figure> {
         lines("Accuracy per epoch", x, y, &series)
     };
     (!series.is_empty()).then(|| Figure {
-        file: "training/learning-curve.svg",
+        file: LEARNING_CURVE,
         caption: format!("Accuracy per epoch: {}", legend.join(", ")),
         plot: plot(),
     })
@@ -67,7 +72,7 @@ fn kept_channels(summary: &Summary) -> Option<Figure> {
         .map(|width| (width.space.clone(), width.kept as u64, width.of as u64))
         .collect();
     (!rows.is_empty()).then(|| Figure {
-        file: "training/kept-channels.svg",
+        file: KEPT_CHANNELS,
         caption: "Channels that are left, of those of the full network (grey)".to_owned(),
         plot: bars("Kept channels", 0, &rows),
     })

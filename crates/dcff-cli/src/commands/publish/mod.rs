@@ -6,7 +6,7 @@ mod card;
 mod figures;
 mod latency;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
@@ -14,7 +14,7 @@ use dcff_compact::export::{MODELING, ONNX, modeling, onnx};
 use dcff_compact::{Artefact, CONFIG, WEIGHTS, file};
 use dcff_hub::RepoId;
 use dcff_report::{PublishedTable, Run};
-use dcff_train::{COMPACT, METRICS, RunFolder, Summary};
+use dcff_train::{COMPACT, METRICS, MethodConfig, RunFolder, Summary};
 
 use crate::Ended;
 use crate::args::PublishArgs;
@@ -24,6 +24,12 @@ use crate::table::{Align, Table};
 const DRY_RUN: &str = "hub";
 /// The card's file.
 const CARD: &str = "README.md";
+/// The configuration, metrics, summary, report and figures of the training.
+const TRAINING: &str = "training";
+/// What Python makes where the generated module was loaded; it is nobody's work.
+const PYCACHE: &str = "__pycache__";
+/// The report's file among the training's.
+const REPORT: &str = "report.md";
 /// A table of metrics larger than this is not one of ours.
 const MAX_METRICS_BYTES: u64 = 256 << 20;
 
@@ -32,9 +38,11 @@ type Tree = BTreeMap<String, Vec<u8>>;
 
 pub(crate) fn run(args: &PublishArgs) -> anyhow::Result<Ended> {
     let repo: RepoId = args.repo.parse()?;
-    let tree = tree(args)?;
     if args.dry_run {
         let out = args.out.clone().unwrap_or_else(|| args.run.join(DRY_RUN));
+        // Before anything is measured.
+        check_out(&out)?;
+        let tree = tree(args)?;
         write(&out, &tree)?;
         print!("{}", listing(&tree));
         println!(
@@ -43,7 +51,7 @@ pub(crate) fn run(args: &PublishArgs) -> anyhow::Result<Ended> {
         );
         return Ok(Ended::Done);
     }
-    upload::run(args, &repo, tree)
+    upload::run(args, &repo, tree(args)?)
 }
 
 /// Everything that goes to the Hub. The same run always gives the same tree.
@@ -59,10 +67,14 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
         .summary()?
         .with_context(|| format!("{}: the run is not finished", args.run.display()))?;
     let mut artefact = Artefact::load(&folder.join(COMPACT))?;
+    let full = dcff_models::by_name(&summary.config.arch)?
+        .with_classes(artefact.config.pretrained_cfg.num_classes)
+        .with_input(artefact.config.architecture.input);
+    summary
+        .check_accuracies()
+        .and_then(|()| summary.check_costs(&full, &artefact.config.architecture))
+        .with_context(|| folder.join(dcff_train::SUMMARY).display().to_string())?;
     if args.measure {
-        let full = dcff_models::by_name(&summary.config.arch)?
-            .with_classes(artefact.config.pretrained_cfg.num_classes)
-            .with_input(artefact.config.architecture.input);
         latency::measure(folder.path(), &artefact, &full)?;
     }
     let latency = latency::read(folder.path())?;
@@ -93,7 +105,7 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
     }
 
     let mut training = |name: &str, bytes: Vec<u8>| {
-        tree.insert(format!("training/{name}"), bytes);
+        tree.insert(format!("{TRAINING}/{name}"), bytes);
     };
     training(
         dcff_train::CONFIG,
@@ -106,40 +118,101 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
     let text = serde_json::to_string_pretty(&summary)?;
     training(dcff_train::SUMMARY, format!("{text}\n").into_bytes());
     let table = PublishedTable::of_summaries(vec![(&args.repo, &summary)], None);
-    training("report.md", table.markdown().into_bytes());
+    training(REPORT, table.markdown().into_bytes());
     Ok(tree)
 }
 
-/// Images of one's own are named by their folder, whose place on this machine is nobody's business: its last part stays.
+/// Takes out what only means something on this machine, in the summary and in the configuration that the artefact carries.
+///
+/// Images of one's own are named by their folder, whose place is nobody's business: its last part stays. Where a dense stage
+/// was taken over from goes altogether: training it gives the same bits.
 fn forget_paths(summary: &mut Summary, artefact: &mut Artefact) {
+    let mut copy = artefact.config.provenance.get_mut("config");
     let name = &mut summary.config.data.name;
     if let Some(last) = name.rsplit(['/', '\\']).find(|part| !part.is_empty())
         && dcff_data::find(name).is_err()
     {
         let short = format!("folder:{}", last.trim_start_matches("folder:"));
         *name = short.clone();
-        if let Some(config) = artefact.config.provenance.get_mut("config")
-            && let Some(name) = config.pointer_mut("/data/name")
-        {
+        if let Some(name) = copy.as_mut().and_then(|c| c.pointer_mut("/data/name")) {
             *name = short.into();
         }
     }
+    if let MethodConfig::Prune(prune) = &mut summary.config.method {
+        prune.dense_from = None;
+    }
+    if let Some(method) = copy.and_then(|c| c.pointer_mut("/method")?.as_object_mut()) {
+        method.remove("dense_from");
+    }
+}
+
+/// Refuses a folder that is neither free nor an earlier dry run as that left it: a dry run takes the whole folder's place.
+fn check_out(out: &Path) -> anyhow::Result<()> {
+    let refuse = |detail: &str| {
+        anyhow::bail!(
+            "{}: expected a new or empty folder, or that of an earlier dry run; {detail}",
+            out.display()
+        )
+    };
+    let mut found = BTreeSet::new();
+    match std::fs::symlink_metadata(out) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| out.display().to_string()),
+        // The link would be replaced, not where it leads.
+        Ok(entry) if !entry.is_dir() => return refuse("it is a file or a link"),
+        Ok(_) => entries(out, "", &mut found)?,
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    let training = [dcff_train::CONFIG, METRICS, dcff_train::SUMMARY, REPORT];
+    let always: BTreeSet<String> = [CARD, CONFIG, ONNX, WEIGHTS, MODELING]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(training.map(|name| format!("{TRAINING}/{name}")))
+        .collect();
+    let folders = [TRAINING, PYCACHE].map(|name| format!("{name}/"));
+    let compiled = format!("{PYCACHE}/{}", MODELING.replace(".py", "."));
+    let known = |name: &String| {
+        always.contains(name)
+            || figures::FILES.contains(&&**name)
+            || folders.contains(name)
+            || (name.starts_with(&compiled) && name.ends_with(".pyc"))
+    };
+    if let Some(foreign) = found.iter().find(|name| !known(name)) {
+        return refuse(&format!("it holds {foreign}, which no dry run writes"));
+    }
+    match always.difference(&found).next() {
+        Some(missing) => refuse(&format!("it has no {missing}")),
+        None => Ok(()),
+    }
+}
+
+/// Adds what the folder holds to `found`: paths inside it with `/`, those of folders with a `/` at the end. Only folders
+/// that a dry run may have are looked into.
+fn entries(folder: &Path, before: &str, found: &mut BTreeSet<String>) -> anyhow::Result<()> {
+    let context = || folder.display().to_string();
+    for entry in std::fs::read_dir(folder).with_context(context)? {
+        let entry = entry.with_context(context)?;
+        let kind = entry.file_type().with_context(context)?;
+        let name = format!("{before}{}", entry.file_name().to_string_lossy());
+        if !kind.is_dir() {
+            // A link is not what a dry run writes, whatever its name.
+            let mark = if kind.is_file() { "" } else { " (a link)" };
+            found.insert(format!("{name}{mark}"));
+            continue;
+        }
+        if name == TRAINING || name == PYCACHE {
+            entries(&entry.path(), &format!("{name}/"), found)?;
+        }
+        found.insert(format!("{name}/"));
+    }
+    Ok(())
 }
 
 /// Writes the tree to `out`, in the place of an earlier dry run or where nothing is.
 fn write(out: &Path, tree: &Tree) -> anyhow::Result<()> {
-    let ours = [CONFIG, WEIGHTS, MODELING]
-        .iter()
-        .all(|name| out.join(name).is_file());
-    let free = match std::fs::read_dir(out) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
-    };
-    ensure!(
-        ours || free,
-        "{}: expected a new or empty folder, or that of an earlier dry run",
-        out.display()
-    );
+    check_out(out)?;
     if let Some(parent) = out.parent().filter(|parent| *parent != Path::new("")) {
         std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
     }
