@@ -181,6 +181,11 @@ impl Architecture {
         self.spaces.iter().find(|space| space.name == name)
     }
 
+    /// The channels of the space called `name`; 0 when there is none.
+    pub fn width(&self, name: &str) -> usize {
+        self.space(name).map_or(0, |space| space.width)
+    }
+
     /// The position of the layer called `name`.
     pub fn position(&self, name: &str) -> Option<usize> {
         self.layers.iter().position(|layer| layer.name == name)

@@ -84,7 +84,7 @@ pub fn parameters(full: &Architecture, compact: &Architecture) -> Result<Vec<Par
         match &layer.kind {
             LayerKind::Conv(conv) => {
                 let owner = if conv.scored { full } else { compact };
-                let filters = owner.space(&conv.space).map_or(0, |space| space.width);
+                let filters = owner.width(&conv.space);
                 push(
                     ParameterKind::ConvWeight,
                     vec![

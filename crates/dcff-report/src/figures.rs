@@ -370,8 +370,7 @@ fn inside(section: &Section<'_>, layer: Option<&str>, figures: &mut Figures) {
     let filters = full
         .scored_convs()
         .find(|(found, _)| found.name == layer)
-        .and_then(|(_, conv)| full.space(&conv.space))
-        .map_or(0, |space| space.width);
+        .map_or(0, |(_, conv)| full.width(&conv.space));
     for (index, group) in section.groups.iter().enumerate() {
         let Some(run) = group.runs.first() else {
             continue;

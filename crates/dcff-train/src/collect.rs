@@ -23,7 +23,7 @@ use candle_core::Tensor;
 use dcff_criteria::{Criterion, Evidence, GradientEvidence, LayerEvidence, NormEvidence, Observed};
 use dcff_data::{Augmentation, Dataset, Loader, LoaderOptions, Normalisation};
 use dcff_flops::{Convention, cost};
-use dcff_models::{Conv, Gradients, Layer, LayerKind, Mode, Network, Space, View, Views};
+use dcff_models::{Conv, Gradients, Layer, LayerKind, Mode, Network, View, Views};
 use dcff_nn::{Activation, ConvConfig, Features};
 
 use crate::seed::{Purpose, derive_seed};
@@ -257,13 +257,9 @@ fn macs_of_maps(network: &Network) -> Result<u64> {
     let table = cost(compact, Convention::Macs, dcff_flops::Network::Compact)?;
     let mut all = table.ops();
     for (layer, conv) in compact.scored_convs() {
-        let width = |space: Option<&Space>| space.map_or(0, |space| space.width as u64);
-        let (filters, kept) = (
-            width(full.space(&conv.space)),
-            width(compact.space(&conv.space)),
-        );
+        let (filters, kept) = (full.width(&conv.space), compact.width(&conv.space));
         let own = table.layers.iter().find(|cost| cost.name == layer.name);
-        all += own.map_or(0, |cost| cost.ops) / kept.max(1) * filters;
+        all += own.map_or(0, |cost| cost.ops) / kept.max(1) as u64 * filters as u64;
     }
     Ok(all)
 }
@@ -279,10 +275,8 @@ fn probe<'a>(criterion: &dyn Criterion, start: &EpochStart<'a>) -> Result<&'a Pr
 fn stand_ins(network: &Network, views: &Views) -> Result<Views> {
     let mut all = views.clone();
     for (layer, conv) in network.compact().scored_convs() {
-        let width = |space: Option<&dcff_models::Space>| space.map_or(0, |space| space.width);
-        let kept = width(network.compact().space(&conv.space));
-        if kept < width(network.full().space(&conv.space))
-            && matches!(views.get(&layer.name), View::Dense)
+        let kept = network.compact().width(&conv.space);
+        if kept < network.full().width(&conv.space) && matches!(views.get(&layer.name), View::Dense)
         {
             let ids: Vec<usize> = (0..kept).collect();
             all.insert(&layer.name, View::select(&ids, network.device())?);

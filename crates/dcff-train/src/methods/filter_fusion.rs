@@ -111,10 +111,7 @@ impl Method for FilterFusion {
             let filters = network
                 .get(&weight)
                 .ok_or(dcff_models::Error::MissingParameter(weight))?;
-            let kept = network
-                .compact()
-                .space(&conv.space)
-                .map_or(0, |space| space.width);
+            let kept = network.compact().width(&conv.space);
             let evidence = self.fuser.evidence(&layer.name, filters, temperature)?;
             let again = match selects {
                 true => None,
