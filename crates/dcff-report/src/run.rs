@@ -193,10 +193,7 @@ fn check(folder: &Path, summary: &Summary) -> Result<()> {
     let bytes = dcff_compact::file::read(&file, dcff_compact::MAX_CONFIG_BYTES)?;
     let artefact: dcff_compact::Config =
         serde_json::from_slice(&bytes).map_err(|error| Error::file(&file, error))?;
-    let full = dcff_models::by_name(&summary.config.arch)
-        .map_err(|error| Error::file(&folder.join(SUMMARY), error))?
-        .with_classes(artefact.pretrained_cfg.num_classes)
-        .with_input(artefact.architecture.input);
+    let full = summary.full(&artefact).map_err(unsound)?;
     summary
         .check_costs(&full, &artefact.architecture)
         .map_err(unsound)

@@ -48,6 +48,16 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// The full network of the run, for the classes and the images of its compact form `artefact`.
+    ///
+    /// # Errors
+    /// When this version does not know the network.
+    pub fn full(&self, artefact: &dcff_compact::Config) -> Result<Architecture> {
+        Ok(dcff_models::by_name(&self.config.arch)?
+            .with_classes(artefact.pretrained_cfg.num_classes)
+            .with_input(artefact.architecture.input))
+    }
+
     /// Checks that the accuracies are shares.
     ///
     /// # Errors

@@ -67,9 +67,7 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
         .summary()?
         .with_context(|| format!("{}: the run is not finished", args.run.display()))?;
     let mut artefact = Artefact::load(&folder.join(COMPACT))?;
-    let full = dcff_models::by_name(&summary.config.arch)?
-        .with_classes(artefact.config.pretrained_cfg.num_classes)
-        .with_input(artefact.config.architecture.input);
+    let full = summary.full(&artefact.config)?;
     summary
         .check_accuracies()
         .and_then(|()| summary.check_costs(&full, &artefact.config.architecture))
