@@ -70,7 +70,8 @@ pub struct Placed {
 
 /// Makes batches of images elsewhere than on the CPU, from a copy of the dataset that it has.
 pub trait Assembler: std::fmt::Debug + Send + Sync {
-    /// The images `[N, C, H, W]`, changed and normalised; called on the loader's background thread.
+    /// The images `[N, C, H, W]`, changed and normalised; called on the thread that takes the batch, since a card may be
+    /// recording what others launch.
     ///
     /// # Errors
     /// Those of the device.
@@ -190,7 +191,7 @@ impl Loader {
             .spawn(move || {
                 for indices in order.chunks(loader.options.batch_size) {
                     // A failed send means that the iterator is gone: nobody wants the rest.
-                    if sender.send(loader.assemble(indices, augment_seed)).is_err() {
+                    if sender.send(loader.prepare(indices, augment_seed)).is_err() {
                         return;
                     }
                 }
@@ -200,19 +201,21 @@ impl Loader {
                 receiver: Some(receiver),
                 thread: Some(thread),
                 remaining,
+                assembler: self.assembler.clone(),
                 refused: None,
             },
             Err(error) => Epoch {
                 receiver: None,
                 thread: None,
                 remaining,
+                assembler: None,
                 refused: Some(error.to_string()),
             },
         }
     }
 
-    /// The batch of the images at `indices`.
-    fn assemble(&self, indices: &[usize], augment_seed: u64) -> Result<Batch> {
+    /// What the background thread does for the batch of the images at `indices`.
+    fn prepare(&self, indices: &[usize], augment_seed: u64) -> Result<Prepared> {
         let shape @ [channels, height, width] = self.dataset.shape();
         let len = self.dataset.image_len();
         let change = |index: usize| {
@@ -224,7 +227,7 @@ impl Loader {
         };
         let labels: Vec<u32> = indices.iter().map(|&i| self.dataset.labels()[i]).collect();
         let labels = Tensor::from_vec(labels, indices.len(), &Device::Cpu)?;
-        if let Some(assembler) = &self.assembler {
+        if self.assembler.is_some() {
             let placed = |&index: &usize| {
                 let Change { down, right, flip } = change(index);
                 Placed {
@@ -234,9 +237,8 @@ impl Loader {
                     flip,
                 }
             };
-            let placed: Vec<_> = indices.iter().map(placed).collect();
-            let images = assembler.assemble(&placed)?;
-            return Ok(Batch { images, labels });
+            let images = Images::Placed(indices.iter().map(placed).collect());
+            return Ok(Prepared { images, labels });
         }
         let mut images = vec![0.0; indices.len() * len];
         for (&index, out) in indices.iter().zip(images.chunks_exact_mut(len)) {
@@ -244,19 +246,49 @@ impl Loader {
             write_image(self.dataset.image(index), shape, change, &self.tables, out);
         }
         let count = indices.len();
-        Ok(Batch {
-            images: Tensor::from_vec(images, (count, channels, height, width), &Device::Cpu)?,
+        let images = Tensor::from_vec(images, (count, channels, height, width), &Device::Cpu)?;
+        Ok(Prepared {
+            images: Images::Made(images),
             labels,
         })
+    }
+}
+
+/// A batch as the background thread leaves it.
+#[derive(Debug)]
+struct Prepared {
+    images: Images,
+    labels: Tensor,
+}
+
+#[derive(Debug)]
+enum Images {
+    Made(Tensor),
+    /// For an assembler.
+    Placed(Vec<Placed>),
+}
+
+impl Prepared {
+    fn finish(self, assembler: Option<&dyn Assembler>) -> Result<Batch> {
+        let images = match (self.images, assembler) {
+            (Images::Made(images), _) => images,
+            (Images::Placed(placed), Some(assembler)) => assembler.assemble(&placed)?,
+            (Images::Placed(_), None) => {
+                return Err(Error::Thread("nobody makes its images".to_owned()));
+            }
+        };
+        let labels = self.labels;
+        Ok(Batch { images, labels })
     }
 }
 
 /// The batches of one pass, see [`Loader::epoch`].
 #[derive(Debug)]
 pub struct Epoch {
-    receiver: Option<Receiver<Result<Batch>>>,
+    receiver: Option<Receiver<Result<Prepared>>>,
     thread: Option<JoinHandle<()>>,
     remaining: usize,
+    assembler: Option<Arc<dyn Assembler>>,
     refused: Option<String>,
 }
 
@@ -270,7 +302,8 @@ impl Iterator for Epoch {
         let batch = match &self.receiver {
             Some(receiver) => receiver
                 .recv()
-                .unwrap_or_else(|_| Err(Error::Thread("ended before its last batch".to_owned()))),
+                .unwrap_or_else(|_| Err(Error::Thread("ended before its last batch".to_owned())))
+                .and_then(|prepared| prepared.finish(self.assembler.as_deref())),
             None => Err(Error::Thread(self.refused.take().unwrap_or_default())),
         };
         // After an error there is nothing more to come.

@@ -523,7 +523,7 @@ impl Network {
     /// # Errors
     /// Those of the tensor operations.
     pub fn update_statistics(&mut self, trace: &Trace) -> Result<()> {
-        let (mut blends, mut places) = (Vec::new(), Vec::new());
+        let mut blends = Vec::new();
         for (step, saved) in self.steps.iter().zip(&trace.saved) {
             let (
                 Operation::Norm {
@@ -540,7 +540,6 @@ impl Network {
             // PyTorch normalises by the biased variance and remembers the unbiased one; momentum weighs the new value.
             let unbiased = batch.count as f64 / (batch.count as f64 - 1.0).max(1.0);
             for (place, new, scale) in [(*mean, &batch.mean, 1.0), (*var, &batch.var, unbiased)] {
-                places.push(place);
                 blends.push(Blend {
                     old: &self.tensors[place],
                     new,
@@ -549,11 +548,19 @@ impl Network {
                 });
             }
         }
-        for (place, blended) in places.into_iter().zip(dcff_nn::blend(&blends)?) {
-            self.tensors[place] = blended;
-        }
+        dcff_nn::blend(&blends)?;
         self.batches_tracked += 1;
         Ok(())
+    }
+
+    /// Training batches seen, PyTorch's `num_batches_tracked`.
+    pub fn batches_tracked(&self) -> i64 {
+        self.batches_tracked
+    }
+
+    /// Sets [`Network::batches_tracked`], for steps that a card repeats without [`Network::update_statistics`].
+    pub fn set_batches_tracked(&mut self, batches: i64) {
+        self.batches_tracked = batches;
     }
 
     /// The gradients of all trained parameters from that of the logits, `[N, classes]`.

@@ -1,6 +1,6 @@
 //! Checked access to the tensors that operations are given.
 
-use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
 
 use crate::element::Precision;
 use crate::features::Features;
@@ -47,6 +47,32 @@ pub(crate) fn with_any<R>(
 /// The numbers of a small tensor.
 pub(crate) fn numbers(op: &str, name: &str, t: &Tensor, dims: &[usize]) -> Result<Vec<f32>> {
     with(op, name, t, dims, <[f32]>::to_vec)
+}
+
+/// The numbers of a contiguous tensor that candle lends to an operation.
+pub(crate) fn slice<'a>(
+    op: &str,
+    name: &str,
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> Result<&'a [f32]> {
+    let (CpuStorage::F32(data), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+        bail!("{op}: expected a contiguous {name} of type f32");
+    };
+    Ok(&data[start..end])
+}
+
+/// As [`slice`], to be changed.
+pub(crate) fn slice_mut<'a>(
+    op: &str,
+    name: &str,
+    storage: &'a mut CpuStorage,
+    layout: &Layout,
+) -> Result<&'a mut [f32]> {
+    let (CpuStorage::F32(data), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
+        bail!("{op}: expected a contiguous {name} of type f32");
+    };
+    Ok(&mut data[start..end])
 }
 
 /// A tensor of `data` on the CPU.

@@ -73,7 +73,10 @@ pub use features::{Features, LANES, flatten, unflatten};
 pub use gemm::gemm_limit;
 #[cfg(feature = "emulator")]
 pub use gpu::emulator;
-pub use gpu::{ByteImages, Change, DeviceSettings, configure, device_name, launches, synchronize};
+pub use gpu::{
+    ByteImages, Change, DeviceSettings, RepeatedStep, Step, configure, device_name, launches,
+    synchronize,
+};
 pub use hash::fnv1a;
 pub use linear::{LinearGrads, linear, linear_backward};
 pub use loss::{Loss, LossNumbers, LossValue, cross_entropy};

@@ -49,6 +49,14 @@ impl LossValue {
         Self(Held::OnCard(Arc::new(loss)))
     }
 
+    /// The loss on a card, where it is on one.
+    pub(crate) fn card(&self) -> Option<&gpu::LossOnCard> {
+        match &self.0 {
+            Held::OnCard(loss) => Some(loss),
+            Held::Known(_) => None,
+        }
+    }
+
     /// Whether [`LossValue::read`] returns at once.
     pub fn is_known(&self) -> bool {
         matches!(self.0, Held::Known(_))

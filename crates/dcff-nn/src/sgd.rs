@@ -14,6 +14,7 @@ use std::cell::RefCell;
 
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, bail};
 
+use crate::args;
 use crate::gpu::{self, Gpu};
 use crate::threads::{self, Out};
 
@@ -35,20 +36,6 @@ const OP: &str = "sgd_step";
 /// Numbers that one thread updates at a time; with velocity and gradient they fit its second-level cache.
 const CHUNK: usize = 1 << 15;
 
-fn slice<'a>(name: &str, s: &'a CpuStorage, l: &Layout) -> Result<&'a [f32]> {
-    let (CpuStorage::F32(data), Some((start, end))) = (s, l.contiguous_offsets()) else {
-        bail!("{OP}: expected a contiguous {name} of type f32");
-    };
-    Ok(&data[start..end])
-}
-
-fn slice_mut<'a>(name: &str, s: &'a mut CpuStorage, l: &Layout) -> Result<&'a mut [f32]> {
-    let (CpuStorage::F32(data), Some((start, end))) = (s, l.contiguous_offsets()) else {
-        bail!("{OP}: expected a contiguous {name} of type f32");
-    };
-    Ok(&mut data[start..end])
-}
-
 /// The step as a change of the velocity, which reaches for the parameter on its way: candle lends one storage at a time.
 struct ChangeBoth<'a> {
     param: &'a Tensor,
@@ -68,7 +55,7 @@ impl InplaceOp1 for ChangeBoth<'_> {
     }
 
     fn cpu_fwd(&self, velocity: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let velocity = slice_mut("velocity", velocity, layout)?;
+        let velocity = args::slice_mut(OP, "velocity", velocity, layout)?;
         self.param.inplace_op2(
             self.grad,
             &ChangeParameter {
@@ -91,8 +78,8 @@ impl InplaceOp2 for ChangeParameter<'_> {
         grad: &CpuStorage,
         grad_layout: &Layout,
     ) -> Result<()> {
-        let p = slice_mut("parameter", param, param_layout)?;
-        let g = slice("gradient", grad, grad_layout)?;
+        let p = args::slice_mut(OP, "parameter", param, param_layout)?;
+        let g = args::slice(OP, "gradient", grad, grad_layout)?;
         sweep(p, &mut self.velocity.borrow_mut(), g, self.cfg);
         Ok(())
     }

@@ -39,6 +39,18 @@ pub enum Error {
         /// Which checkpoint is left.
         kept: String,
     },
+    /// A training step failed on a card.
+    #[error("a step of {images} images, {precision}, on {device}: {error}")]
+    Card {
+        /// The batch's.
+        images: usize,
+        /// What feature maps are stored in.
+        precision: dcff_nn::Precision,
+        /// The card's number and name.
+        device: String,
+        /// What it said.
+        error: Box<Error>,
+    },
     /// Reading data failed.
     #[error(transparent)]
     Data(#[from] dcff_data::Error),

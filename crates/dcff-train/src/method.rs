@@ -106,6 +106,12 @@ pub trait Method {
         cross_entropy_step(network, views, images, labels, smoothing)
     }
 
+    /// Whether [`Method::step`] computes the same for every batch of an epoch and decides nothing on the processor, so
+    /// that a card may launch again what it launched once ([`dcff_nn::RepeatedStep`]). True for [`cross_entropy_step`].
+    fn repeats(&self) -> bool {
+        false
+    }
+
     /// What must survive an interruption.
     fn save(&self) -> serde_json::Value {
         serde_json::Value::Null

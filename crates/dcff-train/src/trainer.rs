@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing};
 use dcff_data::{Augmentation, Batch, Dataset, Loader, LoaderOptions, Normalisation, Splits};
 use dcff_models::{Architecture, Network, Views};
-use dcff_nn::{Convolution, LossValue, SgdConfig};
+use dcff_nn::{Convolution, LossValue, RepeatedStep, SgdConfig};
 
 use crate::checkpoint::{
     Best, CHECKPOINT, CHOSEN, Checkpoint, NETWORK, OpenEpoch, Position, State, VELOCITY,
@@ -135,6 +135,7 @@ pub struct Trainer {
     state: State,
     /// The compact tensors of the best epoch so far.
     chosen: BTreeMap<String, Tensor>,
+    repeated: RepeatedStep,
 }
 
 impl Trainer {
@@ -291,6 +292,7 @@ impl Trainer {
             views,
             state,
             chosen,
+            repeated: RepeatedStep::default(),
         })
     }
 
@@ -318,6 +320,7 @@ impl Trainer {
     /// Starts the current epoch: takes over what the method decides.
     fn start_epoch(&mut self, stage: &Stage) -> Result<()> {
         let start = self.ask()?;
+        self.repeated.reset();
         (self.views, self.state.diagnostics) = (start.views, start.diagnostics);
         self.state.tally = Tally::default();
         if let Some(network) = start.network {
@@ -446,15 +449,38 @@ impl Trainer {
     fn step(&mut self, batch: &Batch, sgd: &SgdConfig) -> Result<LossValue> {
         let device = self.network.device().clone();
         let images = batch.images.to_device(&device)?;
-        let labels = batch.labels.to_device(&device)?;
         let smoothing = self.config.recipe.label_smoothing;
-        dcff_nn::awake(&device, || {
-            let output =
-                self.method
-                    .step(&mut self.network, &self.views, &images, &labels, smoothing)?;
-            self.optimizer.step(&self.network, &output.gradients, sgd)?;
-            Ok(output.loss)
+        let batches = self.network.batches_tracked();
+        if !self.method.repeats() {
+            self.repeated.reset();
+        }
+        let Self {
+            repeated,
+            method,
+            network,
+            views,
+            optimizer,
+            ..
+        } = self;
+        let (loss, _) = dcff_nn::awake(&device, || {
+            repeated.run(&images, &batch.labels, sgd.lr, |images, labels| {
+                let output = method.step(network, views, images, labels, smoothing)?;
+                optimizer.step(network, &output.gradients, sgd)?;
+                Ok::<_, Error>(output.loss)
+            })
         })
+        .map_err(|error| match device.is_cpu() {
+            true => error,
+            false => Error::Card {
+                images: batch.labels.elem_count(),
+                precision: self.config.recipe.precision,
+                device: dcff_nn::device_name(&device).unwrap_or_default(),
+                error: Box::new(error),
+            },
+        })?;
+        // However often the step was called.
+        self.network.set_batches_tracked(batches + 1);
+        Ok(loss)
     }
 
     /// Counts a step of the current epoch that is done, and tells `observer`.
@@ -473,7 +499,6 @@ impl Trainer {
         }
         self.state.tally.add(loss, images);
         self.state.position.step = step + 1;
-        clock.trained(images);
         let score = self.state.tally.score();
         let epochs = self.config.recipe.epochs - epoch;
         observer.event(&Event::Step {
@@ -530,6 +555,8 @@ impl Trainer {
             if wait && unread.len() < STEPS_AHEAD {
                 continue;
             }
+            // A card is done with all of them when the first can be read.
+            clock.trained(unread.iter().map(|(_, _, count)| count).sum());
             for (step, loss, count) in unread.drain(..) {
                 self.stepped(step, &loss, count, observer, clock)?;
             }
@@ -538,6 +565,8 @@ impl Trainer {
                 return Ok(false);
             }
         }
+        // Evaluation may want its memory.
+        self.repeated.reset();
         let OpenEpoch {
             method_seconds,
             train_seconds,

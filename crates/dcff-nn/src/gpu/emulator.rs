@@ -5,6 +5,7 @@
 //! missing barrier shows.
 
 use std::alloc::{Layout, alloc, dealloc};
+use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
@@ -16,7 +17,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use candle_core::{CpuStorage, Device, Result, Storage, Tensor, bail};
 
 use super::kernel::{NAMES, source};
-use super::machine::Machine;
+use super::machine::{Machine, Recorded};
 use super::{DeviceSettings, Gpu, configure};
 use crate::element::Precision;
 
@@ -192,6 +193,12 @@ impl Machine for Emulator {
         Ok(())
     }
 
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) };
+        Ok(())
+    }
+
     unsafe fn launch(
         &self,
         index: usize,
@@ -226,6 +233,19 @@ impl Machine for Emulator {
 
     fn synchronize(&self) -> Result<()> {
         Ok(())
+    }
+
+    // Candle's own operations are done at once here, so there is nothing to record.
+    fn rehearse(&self) -> Option<Box<dyn Any>> {
+        None
+    }
+
+    fn begin_recording(&self) -> Result<()> {
+        bail!("emulator: nothing can be recorded")
+    }
+
+    fn end_recording(&self) -> Result<Box<dyn Recorded>> {
+        bail!("emulator: nothing can be recorded")
     }
 
     #[cfg(feature = "cudnn")]

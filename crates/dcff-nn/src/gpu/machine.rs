@@ -1,10 +1,24 @@
 //! What kernels run on.
 
+use std::any::Any;
 use std::ffi::c_void;
 
 use candle_core::{Device, Result, Tensor};
 
 use crate::element::Precision;
+
+/// Launches that were recorded, on a machine that the holder keeps.
+pub(crate) trait Recorded: Send + Sync {
+    /// Runs them all, in order.
+    ///
+    /// # Safety
+    ///
+    /// All memory that they use is still there.
+    unsafe fn launch(&self) -> Result<()>;
+
+    /// How many they are, with candle's own and the taking and giving of memory.
+    fn len(&self) -> usize;
+}
 
 /// Memory and kernels of one card, all on one stream: what is asked for happens in order.
 pub(crate) trait Machine: Send + Sync {
@@ -51,6 +65,13 @@ pub(crate) trait Machine: Send + Sync {
     /// That much memory was allocated and written.
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()>;
 
+    /// Copies on the card.
+    ///
+    /// # Safety
+    ///
+    /// That much memory was allocated at both places.
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()>;
+
     /// Runs the kernel at `index` of [`super::kernel::NAMES`].
     ///
     /// # Safety
@@ -73,6 +94,24 @@ pub(crate) trait Machine: Send + Sync {
 
     /// Waits until everything launched is done.
     fn synchronize(&self) -> Result<()>;
+
+    /// Until what comes back is dropped, what this thread launches can be recorded afterwards: candle then keeps the
+    /// little it copies to the card for its own kernels. `None` where nothing can be recorded.
+    fn rehearse(&self) -> Option<Box<dyn Any>>;
+
+    /// From now on what is launched is recorded instead of run, until [`Machine::end_recording`].
+    fn begin_recording(&self) -> Result<()>;
+
+    /// What was launched since [`Machine::begin_recording`].
+    fn end_recording(&self) -> Result<Box<dyn Recorded>>;
+
+    /// Whether convolutions may multiply in TensorFloat-32.
+    fn has_tf32(&self) -> bool {
+        #[cfg(feature = "cudnn")]
+        return self.cudnn().is_some();
+        #[cfg(not(feature = "cudnn"))]
+        false
+    }
 
     /// cuDNN, where convolutions are to go through it.
     #[cfg(feature = "cudnn")]

@@ -2,21 +2,27 @@
 //!
 //! A training step asks for the same sizes in the same order as the step before, so blocks are kept by their size. As
 //! all work goes to one stream, a block may be handed out while kernels that were launched before still read it.
+//! Launches that are recorded keep the blocks they use to themselves, see [`Reserved`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{MutexGuard, PoisonError};
 
-use candle_core::{Result, bail};
+use candle_core::Result;
 
 use super::Gpu;
 
 /// Sizes are rounded up to this many bytes.
 const GRAIN: usize = 512;
 
-/// Addresses that wait, by bytes.
+/// Addresses by their blocks' bytes.
+type Waiting = HashMap<usize, Vec<u64>>;
+
+/// Addresses that wait.
 #[derive(Default)]
 pub(crate) struct Pool {
-    waiting: HashMap<usize, Vec<u64>>,
+    waiting: Waiting,
+    /// Those handed out since a recording began: it writes to them whenever it is launched.
+    recording: Option<HashSet<u64>>,
 }
 
 /// Memory on a card.
@@ -34,6 +40,9 @@ impl Block {
             Some(address) => address,
             None => allocate(gpu, bytes)?,
         };
+        if let Some(used) = &mut pool(gpu).recording {
+            used.insert(address);
+        }
         Ok(Self {
             gpu: gpu.clone(),
             address,
@@ -61,22 +70,71 @@ fn pool(gpu: &Gpu) -> MutexGuard<'_, Pool> {
     gpu.0.pool.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Blocks that a recording uses; nobody else gets them until it is dropped.
+pub(crate) struct Reserved {
+    gpu: Gpu,
+    blocks: Waiting,
+}
+
+impl Reserved {
+    /// From now on notes which blocks are used.
+    pub(crate) fn begin(gpu: &Gpu) {
+        pool(gpu).recording = Some(HashSet::new());
+    }
+
+    /// Takes those that were used since [`Reserved::begin`] and wait. One that is still held must be held on to.
+    pub(crate) fn end(gpu: &Gpu) -> Self {
+        let mut pool = pool(gpu);
+        let used = pool.recording.take().unwrap_or_default();
+        let mut blocks = Waiting::new();
+        for (&bytes, addresses) in &mut pool.waiting {
+            let taken = addresses.extract_if(.., |address| used.contains(address));
+            blocks.insert(bytes, taken.collect());
+        }
+        Self {
+            gpu: gpu.clone(),
+            blocks,
+        }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let mut pool = pool(&self.gpu);
+        for (bytes, addresses) in self.blocks.drain() {
+            pool.waiting.entry(bytes).or_default().extend(addresses);
+        }
+    }
+}
+
 fn allocate(gpu: &Gpu, bytes: usize) -> Result<u64> {
     let machine = &gpu.0.machine;
     if let Ok(address) = machine.allocate(bytes) {
         return Ok(address);
     }
     release(gpu)?;
-    match (machine.allocate(bytes), machine.memory()) {
-        (Ok(address), _) => Ok(address),
-        (Err(error), None) => Err(error),
-        (Err(error), Some((free, total))) => bail!(
+    machine
+        .allocate(bytes)
+        .map_err(|error| no_room(gpu, bytes, &error))
+}
+
+/// What is said where the card has no more memory.
+pub(super) fn no_room(
+    gpu: &Gpu,
+    bytes: usize,
+    error: &dyn std::fmt::Display,
+) -> candle_core::Error {
+    let error = error.to_string();
+    let error = error.lines().next().unwrap_or_default();
+    candle_core::Error::Msg(match gpu.0.machine.memory() {
+        None => error.to_owned(),
+        Some((free, total)) => format!(
             "the card has no {} MiB left: {} of {} MiB are free ({error}); lower the batch size, or choose --precision bf16",
             bytes.div_ceil(1 << 20),
             free >> 20,
             total >> 20
         ),
-    }
+    })
 }
 
 /// Gives all blocks that wait back to the card.

@@ -21,6 +21,7 @@ mod memory;
 mod norm;
 mod parameters;
 mod pool;
+mod repeat;
 mod settings;
 mod train;
 
@@ -47,6 +48,7 @@ pub(crate) use pool::{
     Taps, avg_pool2d, avg_pool2d_backward, global_avg_pool, global_avg_pool_backward, max_pool2d,
     max_pool2d_backward,
 };
+pub use repeat::{RepeatedStep, Step};
 pub use settings::{DeviceSettings, configure};
 pub use train::{ByteImages, Change};
 pub(crate) use train::{
@@ -68,6 +70,8 @@ struct Inner {
     settings: Mutex<DeviceSettings>,
     /// Zeros between launches, see `comes_last` in the kernels' text.
     counters: u64,
+    /// Where the learning rate of the next step is, and what it is.
+    rate: (u64, Mutex<Option<f32>>),
     launched: AtomicU64,
 }
 
@@ -87,11 +91,13 @@ impl Gpu {
         let counters = machine.allocate(bytes)?;
         // SAFETY: that many bytes were just allocated.
         unsafe { machine.zero(counters, bytes) }?;
+        let rate = (machine.allocate(size_of::<f32>())?, Mutex::default());
         Ok(Self(Arc::new(Inner {
             machine,
             pool: Mutex::default(),
             settings: Mutex::default(),
             counters,
+            rate,
             launched: AtomicU64::new(0),
         })))
     }
@@ -140,7 +146,9 @@ impl Gpu {
         self.0.machine.tensor(dims).or_else(|_| {
             // Blocks that wait may be in the way.
             self.release()?;
-            self.0.machine.tensor(dims)
+            let bytes = dims.iter().product::<usize>() * size_of::<f32>();
+            let made = self.0.machine.tensor(dims);
+            made.map_err(|error| memory::no_room(self, bytes, &error))
         })
     }
 
@@ -211,6 +219,18 @@ impl Gpu {
 
     fn count_launch(&self) {
         self.0.launched.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Where `rate` is on the card for what is launched from now on.
+    fn rate_at(&self, rate: f32) -> Result<u64> {
+        let (address, last) = &self.0.rate;
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.map(f32::to_bits) != Some(rate.to_bits()) {
+            // SAFETY: a number's bytes are allocated there.
+            unsafe { self.0.machine.upload(*address, &rate.to_le_bytes()) }?;
+            *last = Some(rate);
+        }
+        Ok(*address)
     }
 
     /// Blocks for `count` numbers that threads take in strides.

@@ -56,7 +56,7 @@ parameters! {
     /// Up to [`TENSORS`] triples of tensors.
     Tensors { a: [u64; TENSORS], b: [u64; TENSORS], c: [u64; TENSORS], length: [u32; TENSORS], first: [u32; TENSORS], count: i32, }
     /// A step of gradient descent.
-    Sgd { tensors: Tensors, rate: f32, momentum: f32, decay: f32, nesterov: i32, }
+    Sgd { tensors: Tensors, rate: u64, momentum: f32, decay: f32, nesterov: i32, }
     /// Running statistics.
     Blend { tensors: Tensors, keep: [f32; TENSORS], add: [f32; TENSORS], }
     /// Distances between filters.

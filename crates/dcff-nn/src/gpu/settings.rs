@@ -23,6 +23,9 @@ pub struct DeviceSettings {
 /// TF32 on the CPU, which does not have it.
 pub fn configure(device: &Device, settings: DeviceSettings) -> Result<()> {
     match Gpu::of(device)? {
+        Some(gpu) if settings.tf32 && !gpu.0.machine.has_tf32() => bail!(
+            "expected a program built with the feature cudnn for tf32: our own kernels multiply in f32"
+        ),
         Some(gpu) => {
             *gpu.0
                 .settings

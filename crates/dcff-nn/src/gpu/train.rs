@@ -91,6 +91,19 @@ impl std::fmt::Debug for LossOnCard {
 }
 
 impl LossOnCard {
+    /// A copy, made on the card after everything that was launched.
+    pub(crate) fn copy(&self) -> Result<Self> {
+        let bytes = 2 * size_of::<f64>();
+        let loss = self.gpu.block(bytes)?;
+        // SAFETY: both blocks hold two numbers.
+        unsafe {
+            let machine = &self.gpu.0.machine;
+            machine.copy(self.loss.address(), loss.address(), bytes)
+        }?;
+        let gpu = self.gpu.clone();
+        Ok(Self { gpu, loss })
+    }
+
     /// Waits for everything that was launched, and reads.
     pub(crate) fn read(&self) -> Result<LossNumbers> {
         let mut bytes = [0; 16];
@@ -153,6 +166,7 @@ pub(crate) fn sgd(gpu: &Gpu, triples: &[[&Tensor; 3]], cfg: &SgdConfig) -> Resul
         .zip(&gradients)
         .map(|(&[parameter, velocity, _], gradient)| [parameter, velocity, gradient])
         .collect();
+    let rate = gpu.rate_at(cfg.lr as f32)?;
     over_tensors(
         gpu,
         "sgd_step",
@@ -160,7 +174,7 @@ pub(crate) fn sgd(gpu: &Gpu, triples: &[[&Tensor; 3]], cfg: &SgdConfig) -> Resul
         &triples,
         |tensors, _| parameters::Sgd {
             tensors,
-            rate: cfg.lr as f32,
+            rate,
             momentum: cfg.momentum as f32,
             decay: cfg.weight_decay as f32,
             nesterov: i32::from(cfg.nesterov),
@@ -169,15 +183,10 @@ pub(crate) fn sgd(gpu: &Gpu, triples: &[[&Tensor; 3]], cfg: &SgdConfig) -> Resul
 }
 
 /// See [`crate::blend`].
-pub(crate) fn blend(gpu: &Gpu, blends: &[crate::Blend<'_>]) -> Result<Vec<Tensor>> {
-    let results = blends
-        .iter()
-        .map(|blend| Ok(gpu.tensor(blend.old.dims())?.0))
-        .collect::<Result<Vec<_>>>()?;
+pub(crate) fn blend(gpu: &Gpu, blends: &[crate::Blend<'_>]) -> Result<()> {
     let triples: Vec<[&Tensor; 3]> = blends
         .iter()
-        .zip(&results)
-        .map(|(blend, result)| [result, blend.old, blend.new])
+        .map(|blend| [blend.old, blend.old, blend.new])
         .collect();
     over_tensors(
         gpu,
@@ -194,8 +203,7 @@ pub(crate) fn blend(gpu: &Gpu, blends: &[crate::Blend<'_>]) -> Result<Vec<Tensor
                 add: weight(|blend| blend.add),
             }
         },
-    )?;
-    Ok(results)
+    )
 }
 
 /// One image of a batch: where it is in the data set, and how it is changed.

@@ -18,7 +18,7 @@
 
 mod kernels;
 
-use candle_core::{Result, Tensor};
+use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 
 use crate::args;
 use crate::cpu::Isa;
@@ -386,20 +386,47 @@ pub struct Blend<'a> {
     pub add: f64,
 }
 
-/// Blends of any number of tensors, on cards in as few launches as possible. The old values stay as they are.
+/// Moves any number of statistics in place, on cards in as few launches as possible.
 ///
 /// # Errors
 ///
 /// Different shapes, or those of the device.
-pub fn blend(blends: &[Blend<'_>]) -> Result<Vec<Tensor>> {
+pub fn blend(blends: &[Blend<'_>]) -> Result<()> {
     for Blend { old, new, .. } in blends {
-        args::same("blend", "a new value of shape", old.dims(), new.dims())?;
+        args::same(BLEND, "a new value of shape", old.dims(), new.dims())?;
     }
     if let Some(first) = blends.first()
         && let Some(gpu) = Gpu::of(first.old.device())?
     {
         return gpu::blend(&gpu, blends);
     }
-    let blend = |b: &Blend<'_>| b.old.affine(b.keep, 0.0)? + b.new.affine(b.add, 0.0)?;
-    blends.iter().map(blend).collect()
+    let blend = |b: &Blend<'_>| b.old.inplace_op2(b.new, &Move(b.keep as f32, b.add as f32));
+    blends.iter().try_for_each(blend)
+}
+
+const BLEND: &str = "blend";
+
+/// `keep old + add new`, written over the old value.
+struct Move(f32, f32);
+
+impl InplaceOp2 for Move {
+    fn name(&self) -> &'static str {
+        BLEND
+    }
+
+    fn cpu_fwd(
+        &self,
+        old: &mut CpuStorage,
+        old_layout: &Layout,
+        new: &CpuStorage,
+        new_layout: &Layout,
+    ) -> Result<()> {
+        let Self(keep, add) = self;
+        let old = args::slice_mut(BLEND, "old value", old, old_layout)?;
+        let new = args::slice(BLEND, "new value", new, new_layout)?;
+        for (old, new) in old.iter_mut().zip(new) {
+            *old = keep * *old + add * new;
+        }
+        Ok(())
+    }
 }

@@ -21,6 +21,10 @@ impl Method for Dense {
         }]
     }
 
+    fn repeats(&self) -> bool {
+        true
+    }
+
     fn epoch_start(&mut self, _: &EpochStart<'_>) -> Result<EpochViews> {
         Ok(EpochViews::default())
     }

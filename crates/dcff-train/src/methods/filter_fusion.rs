@@ -95,6 +95,10 @@ impl Method for FilterFusion {
         Ok(full.clone())
     }
 
+    fn repeats(&self) -> bool {
+        true
+    }
+
     fn epoch_start(&mut self, start: &EpochStart<'_>) -> Result<EpochViews> {
         let network = start.network;
         let temperature = self.config.temperature.at(start.epoch, start.epochs);

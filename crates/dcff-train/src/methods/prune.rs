@@ -428,6 +428,10 @@ impl Method for Prune {
         }
     }
 
+    fn repeats(&self) -> bool {
+        true
+    }
+
     fn step(
         &mut self,
         network: &mut Network,

@@ -9,10 +9,11 @@ use std::collections::hash_map::Entry;
 use std::ffi::{c_int, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::Result;
 use candle_core::cuda_backend::cudarc::cudnn::{result, sys};
 use candle_core::cuda_backend::cudarc::driver::CudaStream;
-use candle_core::{Result, bail};
 
+use super::super::memory::Block;
 use super::super::{Gpu, int, ints};
 use super::message;
 use crate::conv::{ConvConfig, Sizes};
@@ -20,6 +21,8 @@ use crate::element::Precision;
 
 /// Memory that algorithms may use while the fastest is looked for, and afterwards.
 const WORKSPACE: usize = 256 << 20;
+/// What is made do with on a card that is nearly full.
+const LEAST_WORKSPACE: usize = 1 << 20;
 /// Algorithms of each kind that cuDNN knows at most.
 const MOST: usize = 10;
 
@@ -222,6 +225,17 @@ fn math(key: &Key) -> sys::cudnnMathType_t {
     }
 }
 
+/// Memory for looking for algorithms, as much as is wanted where there is that much.
+fn workspace(gpu: &Gpu) -> Result<(Block, usize)> {
+    let mut bytes = WORKSPACE;
+    loop {
+        match gpu.block(bytes) {
+            Err(_) if bytes > LEAST_WORKSPACE => bytes /= 4,
+            block => return Ok((block?, bytes)),
+        }
+    }
+}
+
 /// The algorithm for a pass; overwrites what the pass computes.
 ///
 /// # Safety
@@ -279,8 +293,8 @@ unsafe fn choose(
         } else {
             // Work under way would be measured too.
             gpu.synchronize()?;
-            let block = gpu.block(WORKSPACE)?;
-            let (space, size) = (output(block.address()), WORKSPACE);
+            let (block, size) = workspace(gpu)?;
+            let space = output(block.address());
             let Places {
                 x: px,
                 w: pw,
@@ -478,7 +492,6 @@ pub(crate) unsafe fn run(gpu: &Gpu, key: &Key, pass: Pass, places: Places) -> Re
     match gpu.0.machine.cudnn() {
         // SAFETY: the caller's.
         Some(cudnn) => unsafe { cudnn.run(gpu, key, pass, places) },
-        None if key.tf32 => bail!("expected a card with cuDNN for tf32"),
         None => Ok(false),
     }
 }

@@ -3,11 +3,12 @@
 #[cfg(feature = "cudnn")]
 pub(crate) mod cudnn;
 
+use std::any::Any;
 use std::ffi::{CStr, CString, c_void};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaFunction, CudaStream, DevicePtr, result, sys,
+    CudaContext, CudaFunction, CudaGraph, CudaStream, DevicePtr, result, sys,
 };
 use candle_core::cuda_backend::cudarc::nvrtc;
 use candle_core::cuda_backend::{CudaDevice, DeviceId};
@@ -16,7 +17,7 @@ use candle_core::{CudaStorage, DType, Device, Result, Storage, Tensor, bail};
 
 use super::Gpu;
 use super::kernel::{NAMES, source};
-use super::machine::Machine;
+use super::machine::{Machine, Recorded};
 use crate::element::Precision;
 
 /// The oldest cards that the kernels are written for: bfloat16 and TF32 came with them.
@@ -265,6 +266,13 @@ impl Machine for Cuda {
         self.synchronize()
     }
 
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the caller's.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
+            .map_err(|error| message("copying on the card", &error))
+    }
+
     unsafe fn launch(
         &self,
         index: usize,
@@ -324,8 +332,67 @@ impl Machine for Cuda {
             .map_err(|error| message("the card stopped", &error))
     }
 
+    fn rehearse(&self) -> Option<Box<dyn Any>> {
+        Some(Box::new(self.device.enable_cuda_graph_htod_cache()))
+    }
+
+    fn begin_recording(&self) -> Result<()> {
+        // Taking memory for good in between is allowed: it stays where it is.
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        self.stream
+            .begin_capture(mode)
+            .map_err(|error| message("recording", &error))
+    }
+
+    fn end_recording(&self) -> Result<Box<dyn Recorded>> {
+        let ended = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        // What failed while recording, tensors given back included, is told here and not to whoever comes next.
+        let earlier = self.context.check_err();
+        match (ended, earlier) {
+            (Ok(Some(graph)), Ok(())) => Ok(Box::new(Recording::new(graph)?)),
+            (Ok(None), Ok(())) => bail!("recording: nothing was launched"),
+            (Err(error), _) | (Ok(_), Err(error)) => Err(message("recording", &error)),
+        }
+    }
+
     #[cfg(feature = "cudnn")]
     fn cudnn(&self) -> Option<&cudnn::Cudnn> {
         Some(&self.cudnn)
+    }
+}
+
+/// A CUDA graph.
+struct Recording {
+    graph: CudaGraph,
+    nodes: usize,
+}
+
+// SAFETY: the graph is launched and dropped by whoever holds it, one at a time: `RepeatedStep` has it behind `&mut`.
+unsafe impl Send for Recording {}
+// SAFETY: as above.
+unsafe impl Sync for Recording {}
+
+impl Recording {
+    fn new(graph: CudaGraph) -> Result<Self> {
+        let mut nodes = 0;
+        // SAFETY: without a place for them, nodes are only counted.
+        let status =
+            unsafe { sys::cuGraphGetNodes(graph.cu_graph(), std::ptr::null_mut(), &mut nodes) };
+        status
+            .result()
+            .map_err(|error| message("recording", &error))?;
+        Ok(Self { graph, nodes })
+    }
+}
+
+impl Recorded for Recording {
+    unsafe fn launch(&self) -> Result<()> {
+        self.graph
+            .launch()
+            .map_err(|error| message("launching what was recorded", &error))
+    }
+
+    fn len(&self) -> usize {
+        self.nodes
     }
 }

@@ -89,6 +89,7 @@ static void launch(void (*body)(const void*), const void* params, const unsigned
   extern "C" void name(const void* params, const unsigned* grid, unsigned size, int turned) {             \
     launch(name##_thread, params, grid, size, flat, turned != 0);                                         \
   }                                                                                                       \
+  extern "C" unsigned name##_bytes() { return (unsigned)sizeof(Params); }                                 \
   static inline void name##_body(const Params& p)
 #define KERNEL(name, Params) HOST_KERNEL(name, Params, false)
 #define KERNEL_FLAT(name, Params) HOST_KERNEL(name, Params, true)

@@ -107,10 +107,11 @@ DEVICE int tensor_of(const Tensors& t) {
   return low;
 }
 
-// a: parameter, b: velocity, c: gradient.
+// a: parameter, b: velocity, c: gradient. The rate changes between launches of a recorded step.
 struct Sgd {
   Tensors tensors;
-  float rate, momentum, decay;
+  const float* rate;
+  float momentum, decay;
   int nesterov;
 };
 
@@ -124,7 +125,7 @@ KERNEL_FLAT(sgd, Sgd) {
     const float g = gradient[i] + p.decay * parameter[i];
     const float v = p.momentum * velocity[i] + g;
     velocity[i] = v;
-    parameter[i] -= p.rate * (p.nesterov ? g + p.momentum * v : v);
+    parameter[i] -= *p.rate * (p.nesterov ? g + p.momentum * v : v);
   }
 }
 

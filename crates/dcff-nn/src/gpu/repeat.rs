@@ -1,0 +1,233 @@
+//! A training step that is the same every time, recorded once and then launched at once.
+//!
+//! A narrow network's step is hundreds of launches of a few microseconds each, which the processor cannot send as fast as
+//! a card is done with them. Recorded (a CUDA graph), they are sent together.
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use super::Gpu;
+use super::machine::Recorded;
+use super::memory::Reserved;
+use crate::loss::LossValue;
+
+/// Runs a step over and over: on a card, and while nothing changes but the batch and the learning rate, what it launched
+/// once is launched again. Everywhere else the step is called every time.
+#[derive(Debug, Default)]
+pub struct RepeatedStep(State);
+
+#[derive(Debug, Default)]
+enum State {
+    /// Nothing is known yet.
+    #[default]
+    Fresh,
+    /// The step was called for a batch of this many images, so kernels are loaded and algorithms chosen.
+    Rehearsed(usize),
+    Recorded(Recording),
+    /// Recording failed, for this reason.
+    Refused(String),
+}
+
+/// How [`RepeatedStep::run`] came to its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The step was called.
+    Called,
+    /// What it launched before was launched again; what it does on the processor was not done.
+    Repeated,
+}
+
+impl RepeatedStep {
+    /// Forgets what was recorded: to be called when anything has changed that the step uses, or its memory is wanted.
+    pub fn reset(&mut self) {
+        if !matches!(self.0, State::Refused(_)) {
+            self.0 = State::Fresh;
+        }
+    }
+
+    /// Why steps are called every time on a card, where it could not record them.
+    pub fn refused(&self) -> Option<&str> {
+        match &self.0 {
+            State::Refused(message) => Some(message),
+            _ => None,
+        }
+    }
+
+    /// What a step launches, candle's own operations and the taking and giving of memory included, where it was recorded.
+    pub fn recorded(&self) -> Option<usize> {
+        match &self.0 {
+            State::Recorded(recording) => Some(recording.graph.len()),
+            _ => None,
+        }
+    }
+
+    /// Does `step` for a batch of `images` `[N, C, H, W]` on a device and `labels` `[N]` (`u32`), there or on the CPU,
+    /// with gradient descent at the rate `lr`.
+    ///
+    /// `step` is given the batch on the device. What it launches must depend on nothing but the batch, the rate and what
+    /// it changes on the card itself; it may be called once more than it takes effect, where a card refuses to record.
+    ///
+    /// # Errors
+    ///
+    /// Those of `step` and of the device.
+    pub fn run<E: From<candle_core::Error> + std::fmt::Display>(
+        &mut self,
+        images: &Tensor,
+        labels: &Tensor,
+        lr: f64,
+        mut step: impl FnMut(&Tensor, &Tensor) -> std::result::Result<LossValue, E>,
+    ) -> std::result::Result<(LossValue, Step), E> {
+        let device = images.device();
+        let gpu = Gpu::of(device)?;
+        let batch = images.dims().first().copied().unwrap_or(0);
+        if let Some(gpu) = &gpu {
+            if let State::Rehearsed(size) = self.0
+                && size == batch
+            {
+                self.0 = match Recording::new(gpu, images, labels, lr, &mut step) {
+                    Ok(recording) => State::Recorded(recording),
+                    Err(message) => State::Refused(message),
+                };
+            }
+            match &self.0 {
+                State::Recorded(recording) if recording.images.dims() == images.dims() => {
+                    let loss = recording.launch(images, labels, lr)?;
+                    return Ok((loss, Step::Repeated));
+                }
+                // The last, smaller batch of an epoch: it needs the memory.
+                State::Recorded(_) => self.reset(),
+                _ => {}
+            }
+        }
+        let labels = labels.to_device(device)?;
+        let rehearsal = match (&self.0, &gpu) {
+            (State::Refused(_), _) | (_, None) => None,
+            (_, Some(gpu)) => gpu.0.machine.rehearse(),
+        };
+        let loss = step(images, &labels)?;
+        if rehearsal.is_some() {
+            self.0 = State::Rehearsed(batch);
+        }
+        Ok((loss, Step::Called))
+    }
+}
+
+/// A step's launches, and the memory they use.
+struct Recording {
+    gpu: Gpu,
+    graph: Box<dyn Recorded>,
+    images: Tensor,
+    labels: Tensor,
+    /// Where the loss will be after each launch.
+    loss: LossValue,
+    _blocks: Reserved,
+}
+
+impl std::fmt::Debug for Recording {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} launches on {:?}", self.graph.len(), self.gpu)
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        // The last launch may be under way; an error of it shows elsewhere.
+        let _ = self.gpu.synchronize();
+    }
+}
+
+impl Recording {
+    /// Records `step` for batches like this one; nothing runs. Fails with a reason.
+    fn new<E: std::fmt::Display>(
+        gpu: &Gpu,
+        images: &Tensor,
+        labels: &Tensor,
+        lr: f64,
+        step: &mut impl FnMut(&Tensor, &Tensor) -> std::result::Result<LossValue, E>,
+    ) -> std::result::Result<Self, String> {
+        let reason = |error: &dyn std::fmt::Display| {
+            let text = error.to_string();
+            text.lines().next().unwrap_or_default().to_owned()
+        };
+        let prepare = || -> Result<(Tensor, Tensor)> {
+            let images = images.contiguous()?.copy()?;
+            let labels = labels.to_device(&gpu.device())?.copy()?;
+            // It is there before recording begins, and is then left alone.
+            gpu.rate_at(lr as f32)?;
+            Ok((images, labels))
+        };
+        let (images, labels) = prepare().map_err(|error| reason(&error))?;
+        let machine = &gpu.0.machine;
+        let _rehearsal = machine.rehearse();
+        machine.begin_recording().map_err(|error| reason(&error))?;
+        Reserved::begin(gpu);
+        let loss = step(&images, &labels);
+        let blocks = Reserved::end(gpu);
+        let graph = machine.end_recording();
+        // What the step ran into says more than that recording failed.
+        let loss = loss.map_err(|error| reason(&error))?;
+        let graph = graph.map_err(|error| reason(&error))?;
+        if loss.is_known() {
+            return Err("expected a loss on the card, got one on the cpu".to_owned());
+        }
+        Ok(Self {
+            gpu: gpu.clone(),
+            graph,
+            images,
+            labels,
+            loss,
+            _blocks: blocks,
+        })
+    }
+
+    /// Launches everything for another batch.
+    fn launch(&self, images: &Tensor, labels: &Tensor, lr: f64) -> Result<LossValue> {
+        let gpu = &self.gpu;
+        gpu.rate_at(lr as f32)?;
+        self.fill(&self.images, images, "images", DType::F32)?;
+        self.fill(&self.labels, labels, "labels", DType::U32)?;
+        // SAFETY: tensors, loss and blocks are held here; parameters and whatever else lay on the card before are what
+        // the caller promises to keep.
+        unsafe { self.graph.launch() }?;
+        gpu.count_launch();
+        let Some(loss) = self.loss.card() else {
+            bail!("expected a loss on the card");
+        };
+        loss.copy().map(LossValue::on_card)
+    }
+
+    /// Copies `from` to where the recorded launches read it.
+    fn fill(&self, to: &Tensor, from: &Tensor, name: &str, dtype: DType) -> Result<()> {
+        const OP: &str = "a repeated step";
+        let gpu = &self.gpu;
+        let from = from.contiguous()?;
+        if from.dims() != to.dims() {
+            bail!(
+                "{OP}: expected {name} of shape {:?}, got {:?}",
+                to.dims(),
+                from.dims()
+            );
+        }
+        let address = gpu.address(OP, name, to, dtype)?;
+        let bytes = to.elem_count() * dtype.size_in_bytes();
+        if let Device::Cpu = from.device() {
+            let from: Vec<u8> = match dtype {
+                DType::U32 => from
+                    .to_vec1::<u32>()?
+                    .iter()
+                    .flat_map(|n| n.to_le_bytes())
+                    .collect(),
+                _ => from
+                    .flatten_all()?
+                    .to_vec1::<f32>()?
+                    .iter()
+                    .flat_map(|n| n.to_le_bytes())
+                    .collect(),
+            };
+            // SAFETY: as many bytes as the tensor there has.
+            return unsafe { gpu.0.machine.upload(address, &from) };
+        }
+        let from = gpu.address(OP, name, &from, dtype)?;
+        // SAFETY: both are tensors of this type and shape.
+        unsafe { gpu.0.machine.copy(from, address, bytes) }
+    }
+}
