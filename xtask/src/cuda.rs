@@ -1,5 +1,6 @@
 //! CUDA code on machines without a card: types checked without a toolkit, kernels compiled with one.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -35,28 +36,13 @@ fi
 /// Cards that kernels are compiled for: A100, H100, B200.
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90", "sm_100"];
 
-/// The kernels' text in the order in which it is compiled; `common.cuh` comes first.
-const KERNELS: [&str; 6] = [
-    "common.cuh",
-    "maps.cu",
-    "norm.cu",
-    "pool.cu",
-    "conv.cu",
-    "train.cu",
-];
-
 /// Lints the CUDA code without a toolkit.
 pub(crate) fn lint() -> Result<()> {
     if !cfg!(unix) {
         eprintln!("skipped: the compiler's stand-in is a shell script");
         return Ok(());
     }
-    let folder = root().join("target/stand-in");
-    write_stand_in(&folder)?;
-    let mut path = vec![folder];
-    if let Some(given) = std::env::var_os("PATH") {
-        path.extend(std::env::split_paths(&given));
-    }
+    let path = path_with_stand_in()?;
     for feature in ["cuda", "cudnn"] {
         // A folder of its own: nothing that is built here may end up in a program.
         let features = format!("dcff-cli/{feature},dcff-nn/{feature}");
@@ -72,10 +58,20 @@ pub(crate) fn lint() -> Result<()> {
             .args(["--features", &features, "--", "--deny", "warnings"])
             .env("CARGO_TARGET_DIR", root().join("target/cuda-check"))
             .env("CUDA_COMPUTE_CAP", "90")
-            .env("PATH", std::env::join_paths(&path)?),
+            .env("PATH", &path),
         )?;
     }
     Ok(())
+}
+
+/// `PATH` with the stand-in for CUDA's compiler first.
+pub(crate) fn path_with_stand_in() -> Result<OsString> {
+    let folder = root().join("target/stand-in");
+    write_stand_in(&folder)?;
+    let given = std::env::var_os("PATH").unwrap_or_default();
+    Ok(std::env::join_paths(
+        std::iter::once(folder).chain(std::env::split_paths(&given)),
+    )?)
 }
 
 fn write_stand_in(folder: &Path) -> Result<()> {
@@ -98,9 +94,14 @@ pub(crate) fn build() -> Result<PathBuf> {
     let kernels = root().join("crates/dcff-nn/src/gpu/kernels");
     let folder = root().join("target/kernels");
     std::fs::create_dir_all(&folder)?;
+    let mut files = std::fs::read_dir(&kernels)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<Vec<_>>>()?;
+    files.retain(|file| file.extension().is_some_and(|is| is == "cu"));
+    files.sort();
+    files.insert(0, kernels.join("common.cuh"));
     let mut text = String::new();
-    for name in KERNELS {
-        let file = kernels.join(name);
+    for file in files {
         text += &std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
     }
     for (maps, define) in [("f32", ""), ("bf16", "#define MAPS_BF16 1\n")] {

@@ -4,6 +4,7 @@
 
 mod arm;
 mod bench;
+mod card;
 mod check;
 mod cuda;
 mod interop;
@@ -59,6 +60,8 @@ enum Task {
     },
     /// Run the kernels' tests on an emulated 64-bit Arm processor
     ArmTest,
+    /// Run the tests that need a card with a stand-in for one on the processor
+    CardTest,
     /// Everything but the tests: format, lints, documentation, house rules
     Check {
         /// Instead compile all CUDA kernels and build the program with an installed toolkit; needs no card
@@ -116,6 +119,7 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::CudaToolkit { dir } => toolkit::run(&dir).map(|()| ExitCode::SUCCESS),
         Task::ArmTest => arm::test().map(|()| ExitCode::SUCCESS),
+        Task::CardTest => card::test().map(|()| ExitCode::SUCCESS),
         Task::Check { cuda } => check::run(cuda).map(|()| ExitCode::SUCCESS),
     }
 }

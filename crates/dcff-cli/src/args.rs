@@ -443,17 +443,40 @@ pub(crate) struct GpuTestArgs {
     /// A Python with PyTorch for this card
     #[arg(long, value_name = "PYTHON")]
     pub(crate) pytorch: Option<PathBuf>,
+    /// Parts to do
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "parity,same-seed,speed,train"
+    )]
+    pub(crate) parts: Vec<GpuTestPart>,
+    /// Images of the steps whose speed is measured
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) batch_size: usize,
     /// Minutes of training in this call; 0 trains nothing
     #[arg(long, value_name = "N", default_value_t = 9)]
     pub(crate) minutes: u64,
     /// Precision of the training run, as for train
     #[arg(long, value_name = "TYPE", default_value = "bf16")]
     pub(crate) precision: String,
-    /// Data set of the training run
+    /// Data set of the training runs
     #[arg(long, value_name = "NAME", default_value = "cifar10")]
     pub(crate) data: String,
     #[command(flatten)]
     pub(crate) data_dir: DataDir,
+}
+
+/// What `gpu-test` does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GpuTestPart {
+    /// Every operation, and recorded steps, compared with the CPU and with steps that are not recorded
+    Parity,
+    /// A run twice, whose weights must be the same
+    SameSeed,
+    /// Images a second, beside PyTorch's
+    Speed,
+    /// Training runs with the published settings
+    Train,
 }
 
 #[derive(Args, Debug)]

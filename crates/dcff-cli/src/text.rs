@@ -3,9 +3,12 @@
 /// The longest message, in characters.
 const LONGEST: usize = 2000;
 
-/// A message as one line, whatever it quotes.
+/// A message as one line, whatever it quotes, without the backtrace that candle may append.
 pub(crate) fn one_line(message: &str) -> String {
-    let lines: Vec<&str> = message.lines().map(str::trim).collect();
+    let is_frame =
+        |line: &str| line.starts_with(' ') && line.trim().starts_with("0: candle_core::");
+    let lines = message.lines().take_while(|line| !is_frame(line));
+    let lines: Vec<&str> = lines.map(str::trim).collect();
     let line = printable(&lines.join(" "));
     match line.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &line[..end]),
@@ -33,6 +36,8 @@ mod tests {
     #[test]
     fn messages_are_one_line_without_control_characters() {
         assert_eq!(one_line("a:\n  b\x1b[2J \u{e9}"), "a: b\\u{1b}[2J \u{e9}");
+        let traced = "no room\n   0: candle_core::error::Error::bt\n   1: main";
+        assert_eq!(one_line(traced), "no room");
         let long = one_line(&"x".repeat(3000));
         assert_eq!(long.chars().count(), LONGEST + 1);
         assert!(long.ends_with('…'));

@@ -12,14 +12,15 @@ use anyhow::{Context, ensure};
 use candle_core::{DType, Device, Tensor};
 use dcff_models::{Mode, Views};
 use dcff_nn::{
-    Activation, ConvConfig, DeviceSettings, Features, LossValue, PoolConfig, Precision, SgdConfig,
+    Activation, ConvConfig, DeviceSettings, Features, LossValue, PoolConfig, Precision,
+    RepeatedStep, SgdConfig,
 };
 use dcff_train::{Recipe, Sgd};
 use serde_json::{Map, Value, json};
 
 use super::bench::{Subject, labels, macs, median, noise};
 use crate::Ended;
-use crate::args::{BenchNetwork, GpuTestArgs};
+use crate::args::{BenchNetwork, GpuTestArgs, GpuTestPart};
 
 /// The scripts travel with the program.
 const SCRIPTS: [(&str, &str); 2] = [
@@ -42,32 +43,45 @@ const ARITHMETICS: [(&str, Precision, bool, f64); 3] = [
     ("bf16", Precision::Bf16, false, 1e-2),
 ];
 
+/// Those that the program has: TF32 is cuDNN's.
+fn arithmetics() -> impl Iterator<Item = (&'static str, Precision, bool, f64)> {
+    let has = |&(_, _, tf32, _): &(_, _, bool, _)| !tf32 || cfg!(feature = "cudnn");
+    ARITHMETICS.into_iter().filter(has)
+}
+
 pub(crate) fn run(args: &GpuTestArgs) -> anyhow::Result<Ended> {
     let device = args.device.open()?;
     ensure!(!device.is_cpu(), "--device: expected a card, got the cpu");
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let mut report = Report::open(&args.out)?;
     report.set("device", json!(dcff_nn::device_name(&device)?))?;
-    if !report.has("parity") {
+    let wanted = |part: GpuTestPart| args.parts.contains(&part);
+    if wanted(GpuTestPart::Parity) && !report.has("parity") {
         eprintln!("== parity with the cpu");
         let parity = parity(&device)?;
         report.set("parity", parity)?;
     }
-    if !report.has("same_seed_twice") {
+    if wanted(GpuTestPart::Parity) && !report.has("recorded_steps") {
+        eprintln!("== recorded steps");
+        let recorded = recorded_steps(&device)?;
+        report.set("recorded_steps", recorded)?;
+    }
+    if wanted(GpuTestPart::SameSeed) && !report.has("same_seed_twice") {
         eprintln!("== the same seed twice");
         let twice = same_seed_twice(args)?;
         report.set("same_seed_twice", twice)?;
     }
-    for arch in NETWORKS {
-        for (name, precision, tf32, _) in ARITHMETICS {
+    let measured = NETWORKS.iter().filter(|_| wanted(GpuTestPart::Speed));
+    for arch in measured.copied() {
+        for (name, precision, tf32, _) in arithmetics() {
             let key = format!("speed_{arch}_{name}");
             if report.has(&key) {
                 continue;
             }
             eprintln!("== speed of {arch}, {name}");
-            let ours = speed(&device, arch, precision, tf32)?;
+            let ours = speed(&device, arch, (precision, tf32), args.batch_size)?;
             let theirs = match &args.pytorch {
-                Some(python) => pytorch(python, &args.out, arch, name)?,
+                Some(python) => pytorch(python, args, arch, name)?,
                 None => json!("--pytorch was not given"),
             };
             report.set(
@@ -76,7 +90,7 @@ pub(crate) fn run(args: &GpuTestArgs) -> anyhow::Result<Ended> {
             )?;
         }
     }
-    if args.minutes > 0 {
+    if wanted(GpuTestPart::Train) && args.minutes > 0 {
         for arch in NETWORKS {
             let done = reproduce(args, arch, &mut report)?;
             if !done {
@@ -119,17 +133,18 @@ impl Report {
     }
 }
 
-/// Every operation on both devices; the largest error of each.
+/// Every operation on both devices; the largest error of each. What is expected is computed in single precision, also for
+/// maps of less: otherwise both sides would round, and differ by more than either errs.
 fn parity(device: &Device) -> anyhow::Result<Value> {
     let mut all = Map::new();
     let mut sound = true;
-    for (name, precision, tf32, bound) in ARITHMETICS {
+    let expected = operations(&Device::Cpu, Precision::F32)?;
+    for (name, precision, tf32, bound) in arithmetics() {
         let settings = DeviceSettings {
             tf32,
             deterministic: false,
         };
         dcff_nn::configure(device, settings)?;
-        let expected = operations(&Device::Cpu, precision)?;
         let got = operations(device, precision)?;
         let mut errors = Map::new();
         for ((operation, got), (_, expected)) in got.iter().zip(&expected) {
@@ -147,16 +162,14 @@ fn parity(device: &Device) -> anyhow::Result<Value> {
     Ok(Value::Object(all))
 }
 
-/// The largest difference over the root mean square of what is expected.
+/// The largest difference, relative to the number expected, or to the root mean square of all where that is larger.
 fn relative_error(got: &[f32], expected: &[f32]) -> f64 {
     let square: f64 = expected.iter().map(|&e| f64::from(e).powi(2)).sum();
     let scale = (square / expected.len().max(1) as f64).sqrt().max(1e-6);
-    let largest = got
-        .iter()
+    got.iter()
         .zip(expected)
-        .map(|(&g, &e)| (f64::from(g) - f64::from(e)).abs())
-        .fold(0.0, |a: f64, b| if b > a || b.is_nan() { b } else { a });
-    largest / scale
+        .map(|(&g, &e)| (f64::from(g) - f64::from(e)).abs() / scale.max(f64::from(e.abs())))
+        .fold(0.0, |a: f64, b| if b > a || b.is_nan() { b } else { a })
 }
 
 /// Every operation, forward and gradients, on the same numbers.
@@ -281,9 +294,69 @@ fn operations(device: &Device, precision: Precision) -> anyhow::Result<Vec<(Stri
     Ok(all)
 }
 
+/// The weights after some steps that a card repeats from a record, against those after steps that are called.
+fn recorded_steps(device: &Device) -> anyhow::Result<Value> {
+    const BATCH: usize = 8;
+    const STEPS: usize = 6;
+    let network = BenchNetwork {
+        arch: "resnet56".to_owned(),
+        rates: "published".to_owned(),
+        json: false,
+    };
+    let subject = Subject::new(&network)?;
+    dcff_nn::configure(
+        device,
+        DeviceSettings {
+            tf32: false,
+            deterministic: true,
+        },
+    )?;
+    let images = noise(BATCH, subject.full.input)?.to_device(device)?;
+    let labels = labels(BATCH, subject.compact.shapes()?.classes())?.to_device(device)?;
+    let mut weights = Vec::new();
+    let mut repeated = RepeatedStep::default();
+    for record in [false, true] {
+        let (mut network, views) = subject.fused(device)?;
+        let mut method = subject.method()?;
+        let mut optimizer = Sgd::new(&network)?;
+        for i in 0..STEPS {
+            // Every step has a batch and a rate of its own.
+            let images = images.affine(1.0, i as f64 / 8.0)?;
+            let sgd = Recipe::published_cifar().sgd(0, 0, 1);
+            let lr = sgd.lr / (i + 1) as f64;
+            let mut step = |images: &Tensor, labels: &Tensor| -> anyhow::Result<LossValue> {
+                let sgd = SgdConfig { lr, ..sgd };
+                let output = method.step(&mut network, &views, images, labels, 0.0)?;
+                optimizer.step(&network, &output.gradients, &sgd)?;
+                Ok(output.loss)
+            };
+            if record {
+                repeated.run(&images, &labels, lr, &mut step)?;
+            } else {
+                step(&images, &labels)?;
+            }
+        }
+        let mut all = Vec::new();
+        for i in 0..network.parameters().len() {
+            let tensor = network.tensor(i).to_device(&Device::Cpu)?;
+            all.extend(tensor.flatten_all()?.to_vec1::<f32>()?);
+        }
+        weights.push(all);
+    }
+    Ok(json!({
+        "nodes": repeated.recorded(),
+        "refused": repeated.refused(),
+        "same_weights": weights[0] == weights[1],
+    }))
+}
+
 /// Images per second of training steps, and how far fused and compact logits are apart.
-fn speed(device: &Device, arch: &str, precision: Precision, tf32: bool) -> anyhow::Result<Value> {
-    const BATCH: usize = 256;
+fn speed(
+    device: &Device,
+    arch: &str,
+    (precision, tf32): (Precision, bool),
+    batch: usize,
+) -> anyhow::Result<Value> {
     let network = BenchNetwork {
         arch: arch.to_owned(),
         rates: "published".to_owned(),
@@ -300,13 +373,63 @@ fn speed(device: &Device, arch: &str, precision: Precision, tf32: bool) -> anyho
     let mut method = subject.method()?;
     let mut optimizer = Sgd::new(&network)?;
     let sgd = Recipe::published_cifar().sgd(0, 0, 1);
-    let images = noise(BATCH, subject.full.input)?.to_device(device)?;
-    let labels = labels(BATCH, subject.compact.shapes()?.classes())?.to_device(device)?;
-    let mut step = || -> anyhow::Result<LossValue> {
-        let output = method.step(&mut network, &views, &images, &labels, 0.0)?;
+    let images = noise(batch, subject.full.input)?.to_device(device)?;
+    let labels = labels(batch, subject.compact.shapes()?.classes())?.to_device(device)?;
+    let mut step = |images: &Tensor, labels: &Tensor| -> anyhow::Result<LossValue> {
+        let output = method.step(&mut network, &views, images, labels, 0.0)?;
         optimizer.step(&network, &output.gradients, &sgd)?;
         Ok(output.loss)
     };
+    // Every launch on its own, and then as in training: recorded and launched at once.
+    let called = time_steps(device, || step(&images, &labels))?;
+    let mut repeated = RepeatedStep::default();
+    let repeated_time = time_steps(device, || {
+        let (loss, _) = repeated.run(&images, &labels, sgd.lr, &mut step)?;
+        Ok(loss)
+    })?;
+    let recorded = json!({ "nodes": repeated.recorded(), "refused": repeated.refused() });
+    drop(repeated);
+    let (fused, _) = network.forward(&images, &views, Mode::Eval)?;
+    let plain = network.collapse(&views)?;
+    let (compact, _) = plain.forward(&images, &Views::dense(), Mode::Eval)?;
+    let host = |t: &Tensor| -> anyhow::Result<Vec<f32>> {
+        Ok(t.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
+    };
+    let median = repeated_time.step;
+    let rate = (2 * 3 * batch as u64 * macs(&subject.compact)?) as f64 / median;
+    // Candle multiplies single precision as it is, whatever the convolutions do.
+    let limit = (!tf32)
+        .then(|| matmul_limit(device, precision, 32 * batch))
+        .transpose()?;
+    Ok(json!({
+        "images_per_s": batch as f64 / median,
+        "median_step_ms": 1e3 * median,
+        "recorded": recorded,
+        // Where it is nearly the whole step, the card waits for launches.
+        "host_ms_per_step": 1e3 * repeated_time.host,
+        "not_recorded": {
+            "images_per_s": batch as f64 / called.step,
+            "host_ms_per_step": 1e3 * called.host,
+            "launches_per_step": called.launches,
+        },
+        "gflops": rate / 1e9,
+        "matmul_limit_gflops": limit.map(|limit| limit / 1e9),
+        "share_of_matmul_limit": limit.map(|limit| rate / limit),
+        "fused_against_compact_logits": relative_error(&host(&fused)?, &host(&compact)?),
+    }))
+}
+
+/// What steps take, in seconds: the whole of one, and what the processor does for it.
+struct StepTime {
+    step: f64,
+    host: f64,
+    launches: u64,
+}
+
+fn time_steps(
+    device: &Device,
+    mut step: impl FnMut() -> anyhow::Result<LossValue>,
+) -> anyhow::Result<StepTime> {
     for _ in 0..WARM_UP {
         step()?;
     }
@@ -325,39 +448,20 @@ fn speed(device: &Device, arch: &str, precision: Precision, tf32: bool) -> anyho
     let launches = (dcff_nn::launches(device)? - before) / (ROUNDS * GROUP) as u64;
     let loss = step()?.read()?.mean;
     ensure!(loss.is_finite(), "the loss is {loss}");
-    let (fused, _) = network.forward(&images, &views, Mode::Eval)?;
-    let plain = network.collapse(&views)?;
-    let (compact, _) = plain.forward(&images, &Views::dense(), Mode::Eval)?;
-    let host = |t: &Tensor| -> anyhow::Result<Vec<f32>> {
-        Ok(t.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
-    };
-    let (median, host_median) = (median(&mut times), median(&mut host_times));
-    let rate = (2 * 3 * BATCH as u64 * macs(&subject.compact)?) as f64 / median;
-    // Candle multiplies single precision as it is, whatever the convolutions do.
-    let limit = (!tf32)
-        .then(|| matmul_limit(device, precision))
-        .transpose()?;
-    Ok(json!({
-        "images_per_s": BATCH as f64 / median,
-        "median_step_ms": 1e3 * median,
-        // Where it is nearly the whole step, the card waits for launches.
-        "host_ms_per_step": 1e3 * host_median,
-        "launches_per_step": launches,
-        "gflops": rate / 1e9,
-        "matmul_limit_gflops": limit.map(|limit| limit / 1e9),
-        "share_of_matmul_limit": limit.map(|limit| rate / limit),
-        "fused_against_compact_logits": relative_error(&host(&fused)?, &host(&compact)?),
-    }))
+    Ok(StepTime {
+        step: median(&mut times),
+        host: median(&mut host_times),
+        launches,
+    })
 }
 
-/// Operations per second of a large product by candle (cuBLAS), which counts two for a multiplication.
-fn matmul_limit(device: &Device, precision: Precision) -> anyhow::Result<f64> {
-    const SIDE: usize = 8192;
+/// Operations per second of a large product of square matrices by candle (cuBLAS), two for each multiplication.
+fn matmul_limit(device: &Device, precision: Precision, side: usize) -> anyhow::Result<f64> {
     let dtype = match precision {
         Precision::Bf16 => DType::BF16,
         _ => DType::F32,
     };
-    let [a, b] = [(); 2].map(|()| Tensor::ones((SIDE, SIDE), dtype, device));
+    let [a, b] = [(); 2].map(|()| Tensor::ones((side, side), dtype, device));
     let (a, b) = (a?, b?);
     let mut times = Vec::new();
     for _ in 0..WARM_UP + ROUNDS {
@@ -367,19 +471,17 @@ fn matmul_limit(device: &Device, precision: Precision) -> anyhow::Result<f64> {
         dcff_nn::synchronize(device)?;
         times.push(start.elapsed().as_secs_f64());
     }
-    Ok(2.0 * (SIDE as f64).powi(3) / median(&mut times[WARM_UP..]))
+    Ok(2.0 * (side as f64).powi(3) / median(&mut times[WARM_UP..]))
 }
 
 /// Trains a small network twice with `--deterministic`, and says whether the weights are the same to the byte.
 fn same_seed_twice(args: &GpuTestArgs) -> anyhow::Result<Value> {
-    const TRAIN: [&str; 11] = [
+    const TRAIN: [&str; 9] = [
         "train",
         "--arch",
         "resnet20",
         "--rates",
         "0.5",
-        "--data",
-        "synthetic",
         "--epochs",
         "2",
         "--hold-out=0",
@@ -392,11 +494,14 @@ fn same_seed_twice(args: &GpuTestArgs) -> anyhow::Result<Value> {
         if folder.exists() {
             std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
         }
-        let output = Command::new(std::env::current_exe()?)
+        let mut command = Command::new(std::env::current_exe()?);
+        command
             .args(TRAIN)
-            .args(["--device", &args.device.device, "--out"])
-            .arg(&folder)
-            .output()?;
+            .args(["--device", &args.device.device, "--data", &args.data]);
+        if let Some(data) = &args.data_dir.data_dir {
+            command.arg("--data-dir").arg(data);
+        }
+        let output = command.arg("--out").arg(&folder).output()?;
         if !output.status.success() {
             return Ok(json!({ "failed": String::from_utf8_lossy(&output.stderr).trim() }));
         }
@@ -407,8 +512,13 @@ fn same_seed_twice(args: &GpuTestArgs) -> anyhow::Result<Value> {
 }
 
 /// PyTorch's lines for the same network and precision.
-fn pytorch(python: &Path, out: &Path, arch: &str, precision: &str) -> anyhow::Result<Value> {
-    let folder = out.join("pytorch");
+fn pytorch(
+    python: &Path,
+    args: &GpuTestArgs,
+    arch: &str,
+    precision: &str,
+) -> anyhow::Result<Value> {
+    let folder = args.out.join("pytorch");
     std::fs::create_dir_all(&folder)?;
     for (name, text) in SCRIPTS {
         std::fs::write(folder.join(name), text)?;
@@ -422,6 +532,7 @@ fn pytorch(python: &Path, out: &Path, arch: &str, precision: &str) -> anyhow::Re
         .arg(folder.join("train_cuda.py"))
         .arg(&file)
         .args(["--precision", precision])
+        .args(["--batch", &args.batch_size.to_string()])
         .stderr(Stdio::inherit())
         .output()
         .with_context(|| python.display().to_string())?;

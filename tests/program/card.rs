@@ -1,0 +1,191 @@
+//! The program on a card: `cargo test -p dcff-cli --features cudnn --test card` where there is one, `cargo xtask card-test`
+//! where there is none.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use dcff_tests::program::{dcff, outcome, run, succeeded, workshop};
+use serde_json::Value;
+
+const WEIGHTS: &str = "compact/model.safetensors";
+
+/// `dcff train` on a card: a few steps of a small network, so slowly that rounding stays rounding.
+fn train(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
+    let mut args: Vec<String> = [
+        "train",
+        "--arch",
+        "resnet20",
+        "--rates",
+        "0.5",
+        "--epochs",
+        "2",
+        "--batch-size",
+        "8",
+        "--lr",
+        "1e-4",
+        "--schedule",
+        "cosine",
+        "--hold-out",
+        "0",
+        "--deterministic",
+    ]
+    .iter()
+    .chain(more)
+    .map(|&arg| arg.to_owned())
+    .collect();
+    if !more.contains(&"--device") {
+        args.extend(["--device", "cuda"].map(str::to_owned));
+    }
+    for (flag, path) in [("--data", images), ("--out", out)] {
+        args.extend([flag.to_owned(), path.display().to_string()]);
+    }
+    args
+}
+
+/// The rows of a table of a run.
+fn metrics(run: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn a_run_on_a_card_is_the_run_on_the_cpu() {
+    for (more, bound) in [
+        (&[][..], 2e-4),
+        (&["--precision", "bf16"], 2e-2),
+        (&["--criterion", "l1-norm", "--keep", "select"], 2e-4),
+        (&["--criterion", "bn-scale", "--pipeline", "prune"], 2e-4),
+    ] {
+        let (dir, images) = workshop();
+        let [card, cpu] = ["card", "cpu"].map(|name| dir.path().join(name));
+        succeeded(run(train(&images, &card, more)));
+        let more = [more, &["--device", "cpu"]].concat();
+        succeeded(run(train(&images, &cpu, &more)));
+        let (card, cpu) = (metrics(&card), metrics(&cpu));
+        assert_eq!(card.len(), 2);
+        for (card, cpu) in card.iter().zip(&cpu) {
+            for of in ["train", "test"] {
+                let [a, b] = [card, cpu].map(|row| row[of]["loss"].as_f64());
+                // Test images are not evaluated after every stage.
+                let (Some(a), Some(b)) = (a, b) else {
+                    assert_eq!((a, b), (None, None));
+                    continue;
+                };
+                assert!((a - b).abs() < bound * b, "{more:?}, {of}: {a} against {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_that_was_stopped_continues_to_the_same_bytes() {
+    let (dir, images) = workshop();
+    let [whole, broken] = ["whole", "broken"].map(|name| dir.path().join(name));
+    let more = ["--epochs", "3"];
+    let arguments = |out: &Path| {
+        let mut args = train(&images, out, &more[..0]);
+        let at = args.iter().position(|arg| arg == "--epochs").unwrap();
+        args[at + 1] = more[1].to_owned();
+        args
+    };
+    succeeded(run(arguments(&whole)));
+    let mut child = dcff()
+        .args(arguments(&broken))
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !broken.join("timing.jsonl").exists() {
+        assert!(
+            child.try_wait().unwrap().is_none(),
+            "the run ended before its first checkpoint"
+        );
+        std::thread::yield_now();
+    }
+    let asked = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(asked.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(
+        !broken.join("summary.json").exists(),
+        "the run was over before it was stopped"
+    );
+    succeeded(run([
+        "train".as_ref(),
+        "--resume".as_ref(),
+        broken.as_os_str(),
+    ]));
+    let [whole, broken] = [whole, broken].map(|run| std::fs::read(run.join(WEIGHTS)).unwrap());
+    assert!(whole == broken);
+}
+
+#[test]
+fn operations_agree_with_the_cpu_and_recorded_steps_with_others() {
+    let (dir, _) = workshop();
+    let out = dir.path().join("gpu");
+    succeeded(outcome(
+        dcff()
+            .args(["gpu-test", "--device", "cuda", "--parts", "parity", "--out"])
+            .arg(&out),
+    ));
+    let text = std::fs::read(out.join("summary.json")).unwrap();
+    let summary: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!(summary["parity"]["all_within"], true, "{summary:#}");
+    let recorded = &summary["recorded_steps"];
+    assert_eq!(recorded["refused"], Value::Null);
+    assert_eq!(recorded["same_weights"], true);
+    assert!(recorded["nodes"].as_u64().unwrap() > 100, "{recorded}");
+}
+
+/// Cards that are too old, too small or absent are the stand-in's to play.
+#[test]
+fn a_card_that_will_not_do_is_refused_in_one_line() {
+    if std::env::var_os("CARD_HOST").is_none() {
+        eprintln!("skipped: this card does what it does");
+        return;
+    }
+    for (variable, value, parts) in [
+        ("CARD_MIB", "0", &["--device: cuda:0: no usable driver"][..]),
+        ("CARD_CAPABILITY", "75", &["8.0 or newer", "7.5"]),
+        (
+            "CARD_MIB",
+            "6",
+            &[
+                "a step of 8 images, f32, on cuda:0",
+                "MiB left",
+                "lower the batch size",
+            ],
+        ),
+    ] {
+        let (dir, images) = workshop();
+        let args = train(&images, &dir.path().join("run"), &[]);
+        let refused = outcome(dcff().args(args).env(variable, value));
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        let last = refused.stderr.lines().last().unwrap_or_default();
+        assert!(last.starts_with("error: "), "{last}");
+        for part in parts {
+            assert!(last.contains(part), "{part}: {last}");
+        }
+    }
+    let (dir, images) = workshop();
+    let args = train(
+        &images,
+        &dir.path().join("run"),
+        &["--device", "auto", "--epochs", "1"],
+    );
+    let args: Vec<_> = args.into_iter().collect();
+    let at = args.iter().position(|arg| arg == "--epochs").unwrap();
+    let args = [&args[..at], &args[at + 2..]].concat();
+    let fell_back = succeeded(outcome(dcff().args(args).env("CARD_MIB", "0")));
+    assert!(
+        fell_back
+            .stderr
+            .contains("computing on the cpu: no usable driver"),
+        "{}",
+        fell_back.stderr
+    );
+}

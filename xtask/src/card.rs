@@ -1,0 +1,88 @@
+//! The program on a stand-in for a card: everything but the card itself is what users run, where there is no card.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{cargo, cuda, root, succeed};
+
+/// NVIDIA's libraries, played by the processor.
+const DRIVER: &str = include_str!("card/driver.cpp");
+/// The libraries that the program is linked with.
+const LIBRARIES: [&str; 7] = [
+    "cuda", "cudart", "cublas", "cublasLt", "cudnn", "curand", "nvrtc",
+];
+
+/// Builds the program with CUDA and cuDNN against the stand-in, and runs the tests that need a card.
+pub(crate) fn test() -> Result<()> {
+    if !cfg!(target_os = "linux") {
+        eprintln!("skipped: the stand-in takes the place of Linux libraries");
+        return Ok(());
+    }
+    let target = root().join("target/card");
+    let toolkit = target.join("toolkit");
+    let libraries = toolkit.join("lib");
+    build_driver(&libraries)?;
+    let cache = target.join("kernels");
+    std::fs::create_dir_all(&cache)?;
+    let features = "dcff-cli/cudnn";
+    succeed(
+        cargo([
+            "test",
+            "--package",
+            "dcff-cli",
+            "--features",
+            features,
+            "--test",
+            "card",
+        ])
+        // Candle's kernels come out empty: the stand-in has its own.
+        .env("PATH", cuda::path_with_stand_in()?)
+        .env("CUDA_HOME", &toolkit)
+        .env("CUDA_PATH", &toolkit)
+        .env("CUDA_COMPUTE_CAP", "90")
+        .env("CARGO_TARGET_DIR", &target)
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
+        .env("LD_LIBRARY_PATH", &libraries)
+        .env(
+            "CARD_HOST",
+            root().join("crates/dcff-nn/src/gpu/kernels/host.cuh"),
+        )
+        .env("CARD_CACHE", &cache),
+    )
+}
+
+/// Compiles the stand-in once for all libraries, so that they share what they know.
+fn build_driver(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let (source, library) = (folder.join("driver.cpp"), folder.join("libcard.so"));
+    let built = std::fs::read_to_string(&source).is_ok_and(|text| text == DRIVER);
+    if !built || !library.exists() {
+        std::fs::write(&source, DRIVER)?;
+        let status = Command::new("c++")
+            .args([
+                "-std=c++17",
+                "-O2",
+                "-fPIC",
+                "-shared",
+                "-Wall",
+                "-Wextra",
+                "-o",
+            ])
+            .args([&library, &source])
+            .arg("-ldl")
+            .status()
+            .context("c++")?;
+        ensure!(status.success(), "c++: {status}");
+    }
+    for name in LIBRARIES {
+        let link = folder.join(format!("lib{name}.so"));
+        #[cfg(unix)]
+        if !link.exists() {
+            std::os::unix::fs::symlink("libcard.so", &link)
+                .with_context(|| link.display().to_string())?;
+        }
+    }
+    Ok(())
+}
