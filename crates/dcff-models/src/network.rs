@@ -3,11 +3,14 @@
 //! The graph is static, so the gradient is not recorded on a tape: each step knows its inverse, intermediate
 //! maps are dropped as soon as the sweep has passed them, and a value read once costs no addition.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use dcff_nn::{Activation, BatchStatistics, Blend, Features, InputGradient, MaxIndices, Precision};
+use dcff_nn::{
+    Activation, BatchStatistics, Blend, Features, Filters, InputGradient, MaxIndices, Precision,
+};
 
 use crate::architecture::{Architecture, Layer, LayerKind};
 use crate::initialisation::initial_values;
@@ -15,7 +18,7 @@ use crate::parameters::{Parameter, ParameterKind, parameters};
 use crate::plan::{Operation, Step, Value, steps};
 use crate::profile::{Pass, Profile};
 use crate::shapes::Shapes;
-use crate::view::Views;
+use crate::view::{View, Views};
 use crate::{Error, Result};
 
 /// How batch norm behaves.
@@ -61,10 +64,13 @@ pub struct Trace {
     saved: Vec<Saved>,
 }
 
+/// A convolution's effective filters and bias.
+type Prepared = (Filters, Option<Tensor>);
+
 #[derive(Debug)]
 enum Saved {
     Nothing,
-    Weight(Tensor),
+    Filters(Filters),
     Statistics(BatchStatistics),
     /// Running statistics, which do not depend on the batch.
     Constants(BatchStatistics),
@@ -349,13 +355,14 @@ impl Network {
             values: vec![None; self.compact.layers.len()],
             saved: Vec::with_capacity(self.steps.len()),
         };
+        let mut filters = self.prepare(views, precision)?;
         for (i, step) in self.steps.iter().enumerate() {
             observe(
                 &self.compact.layers[step.layer],
                 trace.value(step.inputs[0])?,
             )?;
             let (output, saved) = self.timed(step.layer, Pass::Forward, || {
-                self.step_forward(step, &trace, views, mode)
+                self.step_forward(step, &trace, filters[i].take(), mode)
             })?;
             trace.values[step.output] = Some(output);
             trace.saved.push(saved);
@@ -376,25 +383,20 @@ impl Network {
         &self,
         step: &Step,
         trace: &Trace,
-        views: &Views,
+        filters: Option<Prepared>,
         mode: Mode,
     ) -> Result<(Features, Saved)> {
         let x = trace.value(step.inputs[0])?;
         let train = mode != Mode::Eval;
         Ok(match &step.operation {
-            Operation::Conv {
-                weight,
-                bias,
-                config,
-            } => {
-                let (w, b) = self.timed(step.layer, Pass::Fusion, || {
-                    self.effective(step.layer, *weight, *bias, views)
-                })?;
-                let y = dcff_nn::conv2d(x, &w, b.as_ref(), *config)?;
+            Operation::Conv { config, .. } => {
+                let (filters, bias) =
+                    filters.ok_or_else(|| internal("a convolution has no filters"))?;
+                let y = dcff_nn::conv2d_prepared(x, &filters, bias.as_ref(), *config)?;
                 (
                     y,
                     if train {
-                        Saved::Weight(w)
+                        Saved::Filters(filters)
                     } else {
                         Saved::Nothing
                     },
@@ -494,6 +496,45 @@ impl Network {
         })
     }
 
+    /// The effective filters and biases of all convolutions, in the order of steps, for maps of `precision`.
+    fn prepare(&self, views: &Views, precision: Precision) -> Result<Vec<Option<Prepared>>> {
+        let mixed: Vec<OnceCell<Tensor>> = vec![OnceCell::new(); self.steps.len()];
+        let (mut sources, mut biases) = (Vec::new(), Vec::new());
+        for (step, mixed) in self.steps.iter().zip(&mixed) {
+            if let Operation::Conv { weight, bias, .. } = &step.operation {
+                self.timed(step.layer, Pass::Fusion, || {
+                    let view = self.view(step.layer, *weight, views)?;
+                    sources.push(view.source(&self.tensors[*weight], mixed)?);
+                    let bias = bias.map(|b| view.weight(&self.tensors[b]));
+                    biases.push(bias.transpose()?);
+                    Ok::<_, Error>(())
+                })?;
+            }
+        }
+        let prepared = Filters::prepare(&sources, precision)?;
+        let mut prepared = prepared.into_iter().zip(biases);
+        let of = |step: &Step| match step.operation {
+            Operation::Conv { .. } => prepared.next(),
+            _ => None,
+        };
+        Ok(self.steps.iter().map(of).collect())
+    }
+
+    /// The view of the convolution at `layer`, whose filters are the tensor at `weight`.
+    fn view<'a>(&self, layer: usize, weight: usize, views: &'a Views) -> Result<&'a View> {
+        let name = &self.compact.layers[layer].name;
+        let expected = self.shapes.output(layer).channels;
+        let view = views.get(name);
+        let width = view.width(self.tensors[weight].dim(0)?);
+        if width != expected {
+            return Err(Error::layer(
+                name,
+                format!("expected a view of {expected} filters, got {width}"),
+            ));
+        }
+        Ok(view)
+    }
+
     /// A convolution's effective weight and bias.
     fn effective(
         &self,
@@ -502,18 +543,9 @@ impl Network {
         bias: Option<usize>,
         views: &Views,
     ) -> Result<(Tensor, Option<Tensor>)> {
-        let name = &self.compact.layers[layer].name;
-        let (expected, w) = (self.shapes.output(layer).channels, &self.tensors[weight]);
-        let view = views.get(name);
-        let width = view.width(w.dim(0)?);
-        if width != expected {
-            return Err(Error::layer(
-                name,
-                format!("expected a view of {expected} filters, got {width}"),
-            ));
-        }
+        let view = self.view(layer, weight, views)?;
         Ok((
-            view.weight(w)?,
+            view.weight(&self.tensors[weight])?,
             bias.map(|b| view.weight(&self.tensors[b])).transpose()?,
         ))
     }
@@ -628,7 +660,7 @@ impl Network {
                 bias,
                 config,
             } => {
-                let Saved::Weight(w) = saved else {
+                let Saved::Filters(filters) = saved else {
                     return Err(untraced());
                 };
                 let input = match (step.inputs[0], sum) {
@@ -637,14 +669,20 @@ impl Network {
                     (Some(_), None) => InputGradient::Compute,
                     (Some(_), Some(sum)) => InputGradient::AddTo(sum),
                 };
-                let grads =
-                    dcff_nn::conv2d_backward(x()?, &w, bias.is_some(), *config, &dy, input)?;
-                let filters = self.tensors[*weight].dim(0)?;
+                let grads = dcff_nn::conv2d_backward_prepared(
+                    x()?,
+                    &filters,
+                    bias.is_some(),
+                    *config,
+                    &dy,
+                    input,
+                )?;
+                let count = self.tensors[*weight].dim(0)?;
                 let view = views.get(&self.compact.layers[step.layer].name);
                 self.timed(step.layer, Pass::Fusion, || {
-                    gradients.0[*weight] = Some(view.weight_gradient(filters, grads.weight)?);
+                    gradients.0[*weight] = Some(view.source_gradient(grads.weight)?);
                     if let (Some(bias), Some(gradient)) = (bias, grads.bias) {
-                        gradients.0[*bias] = Some(view.weight_gradient(filters, gradient)?);
+                        gradients.0[*bias] = Some(view.weight_gradient(count, gradient)?);
                     }
                     Ok::<_, Error>(())
                 })?;

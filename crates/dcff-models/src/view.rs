@@ -1,8 +1,10 @@
 //! Effective-weight views: which weights a convolution's forward pass uses.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use candle_core::Tensor;
+use dcff_nn::FilterSource;
 
 use crate::Result;
 
@@ -36,6 +38,40 @@ impl View {
             Self::Mix(p) => p.dims().first().copied().unwrap_or(0),
             Self::Select(ids) => ids.elem_count(),
         }
+    }
+
+    /// What a convolution's effective filters are made of, from its filters `w` `[C, ...]`: `mixed` holds what must be
+    /// computed first.
+    ///
+    /// # Errors
+    /// Those of the tensor operations, when the view was made for another number of filters.
+    pub(crate) fn source<'a>(
+        &'a self,
+        w: &'a Tensor,
+        mixed: &'a OnceCell<Tensor>,
+    ) -> Result<FilterSource<'a>> {
+        Ok(match self {
+            Self::Dense => w.into(),
+            Self::Mix(p) => {
+                let computed = dcff_nn::mix(p, w)?;
+                mixed.get_or_init(|| computed).into()
+            }
+            Self::Select(ids) => FilterSource {
+                weight: w,
+                rows: Some(ids),
+            },
+        })
+    }
+
+    /// The gradient of the filters `[C, ...]` from that of what [`View::source`] gave.
+    ///
+    /// # Errors
+    /// Those of the tensor operations.
+    pub(crate) fn source_gradient(&self, gradient: Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::Dense | Self::Select(_) => gradient,
+            Self::Mix(p) => dcff_nn::mix_backward(p, &gradient)?,
+        })
     }
 
     /// The effective weight `[M, ...]` of a weight or bias `[C, ...]`.

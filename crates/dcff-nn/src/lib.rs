@@ -46,6 +46,7 @@ mod distances;
 mod element;
 mod elementwise;
 mod features;
+mod filters;
 mod gemm;
 mod gpu;
 mod hash;
@@ -61,7 +62,10 @@ pub mod tape;
 mod threads;
 
 pub use buffer::release_memory;
-pub use conv::{ConvConfig, ConvGrads, Convolution, InputGradient, conv2d, conv2d_backward};
+pub use conv::{
+    ConvConfig, ConvGrads, Convolution, InputGradient, conv2d, conv2d_backward,
+    conv2d_backward_prepared, conv2d_prepared,
+};
 pub use cpu::Isa;
 pub use device::DeviceChoice;
 pub use distances::filter_distances;
@@ -70,6 +74,7 @@ pub use elementwise::{
     Activation, accumulate, activation, activation_backward, add, concat, split_channels,
 };
 pub use features::{Features, LANES, flatten, unflatten};
+pub use filters::{FilterSource, Filters};
 pub use gemm::gemm_limit;
 #[cfg(feature = "emulator")]
 pub use gpu::emulator;

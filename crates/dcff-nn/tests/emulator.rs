@@ -9,8 +9,8 @@ use candle_core::{Device, Result, Tensor};
 use common::{Conv, Random, close, features, maps, numbers, product, tensor};
 use dcff_nn::inference::{Channels, Conv as Prepared, Load, Maps};
 use dcff_nn::{
-    Activation, Blend, ByteImages, Change, ConvConfig, DeviceSettings, Features, PoolConfig,
-    Precision, SgdConfig, emulator,
+    Activation, Blend, ByteImages, Change, ConvConfig, DeviceSettings, Features, FilterSource,
+    Filters, PoolConfig, Precision, SgdConfig, emulator,
 };
 
 /// Runs `test` with both types of maps and the tolerance of each.
@@ -543,5 +543,64 @@ fn maps_of_two_devices_do_not_mix() {
         assert!(message.to_string().contains("one device"), "{message}");
         let message = dcff_nn::accumulate(there, &here).unwrap_err();
         assert!(message.to_string().contains("one device"), "{message}");
+    });
+}
+
+#[test]
+fn filters_made_ready_for_many_layers_are_those_of_each() {
+    on_cards(|precision, tolerance| {
+        let mut random = Random(11);
+        // More layers than one launch takes, some with chosen filters.
+        let layers: Vec<_> = (0..100)
+            .map(|i| {
+                let dims = [5 + i % 4, 4 + i % 2, 1 + 2 * (i % 2), 3];
+                (dims, exact(&mut random, product(&dims)), i % 3 != 0)
+            })
+            .collect();
+        let (x, dy) = (
+            exact(&mut random, 2 * 5 * 36),
+            exact(&mut random, 2 * 2 * 36),
+        );
+        let run = || -> Result<Vec<Vec<f32>>> {
+            let weights: Vec<_> = layers
+                .iter()
+                .map(|(dims, w, _)| Tensor::from_slice(w, &dims[..], &Device::Cpu))
+                .collect::<Result<_>>()?;
+            let rows = Tensor::new(&[4u32, 1], &Device::Cpu)?;
+            let sources: Vec<_> = weights
+                .iter()
+                .zip(&layers)
+                .map(|(weight, (_, _, chosen))| FilterSource {
+                    weight,
+                    rows: chosen.then_some(&rows),
+                })
+                .collect();
+            let filters = Filters::prepare(&sources, precision)?;
+            assert_eq!(filters.len(), layers.len());
+            let mut all = Vec::new();
+            for ((dims, _, chosen), filters) in layers.iter().zip(&filters) {
+                if !chosen || dims[1] != 5 || dims[2] != 3 {
+                    continue;
+                }
+                let cfg = ConvConfig {
+                    padding: 1,
+                    ..ConvConfig::default()
+                };
+                let x = stored(&x, [2, 5, 6, 6], precision);
+                let y = dcff_nn::conv2d_prepared(&x, filters, None, cfg)?;
+                let dy = stored(&dy, [2, 2, 6, 6], precision);
+                let grads = dcff_nn::conv2d_backward_prepared(&x, filters, false, cfg, &dy, true)?;
+                all.push(maps(&y));
+                all.extend(grads.input.as_ref().map(maps));
+                assert_eq!(grads.weight.dims(), dims);
+                all.push(numbers(&grads.weight));
+            }
+            assert!(all.len() > 50);
+            Ok(all)
+        };
+        let (got, expected) = (run().unwrap(), on_cpu(|| run().unwrap()));
+        for (got, expected) in got.iter().zip(&expected) {
+            same("prepared", got, expected, tolerance);
+        }
     });
 }

@@ -26,6 +26,7 @@ use crate::args;
 use crate::element::{Element, by_element};
 use crate::elementwise::{self, Activation};
 use crate::features::Features;
+use crate::filters::Filters;
 use crate::gpu;
 use crate::threads;
 pub use algorithm::Convolution;
@@ -81,14 +82,11 @@ impl Sizes {
     pub(crate) fn new(
         op: &str,
         (c_in, h, width): (usize, usize, usize),
-        w: &Tensor,
+        w: &[usize],
         cfg: ConvConfig,
     ) -> Result<Self> {
-        let Ok((c_out, depth, kh, kw)) = w.dims4() else {
-            bail!(
-                "{op}: expected a weight of shape [C_out, C_in / groups, K_h, K_w], got {:?}",
-                w.dims()
-            );
+        let &[c_out, depth, kh, kw] = w else {
+            bail!("{op}: expected a weight of shape [C_out, C_in / groups, K_h, K_w], got {w:?}");
         };
         let ConvConfig {
             stride,
@@ -100,17 +98,15 @@ impl Sizes {
         }
         if c_in % groups != 0 || c_out % groups != 0 || c_in / groups != depth {
             bail!(
-                "{op}: expected a weight for {c_in} input channels in {groups} groups, got {:?}",
-                w.dims()
+                "{op}: expected a weight for {c_in} input channels in {groups} groups, got {w:?}"
             );
         }
         let padded = (h + 2 * padding, width + 2 * padding);
         if c_out == 0 || kh == 0 || kw == 0 || kh > padded.0 || kw > padded.1 {
             bail!(
-                "{op}: expected a kernel that fits the padded input of {} x {}, got weight {:?}",
+                "{op}: expected a kernel that fits the padded input of {} x {}, got weight {w:?}",
                 padded.0,
-                padded.1,
-                w.dims()
+                padded.1
             );
         }
         Ok(Self {
@@ -176,6 +172,20 @@ pub fn conv2d(
     conv2d_then(x, w, bias, cfg, None, Activation::Identity)
 }
 
+/// As [`conv2d`], with filters made ready before, for maps of `x`'s precision.
+///
+/// # Errors
+///
+/// Those of [`conv2d`], and filters of another device or precision.
+pub fn conv2d_prepared(
+    x: &Features,
+    filters: &Filters,
+    bias: Option<&Tensor>,
+    cfg: ConvConfig,
+) -> Result<Features> {
+    convolve(x, filters, bias, cfg, None, Activation::Identity)
+}
+
 /// `act(conv2d(x) + residual)`, with a residual of the output's dimensions.
 pub(crate) fn conv2d_then(
     x: &Features,
@@ -185,9 +195,30 @@ pub(crate) fn conv2d_then(
     residual: Option<&Features>,
     act: Activation,
 ) -> Result<Features> {
-    const OP: &str = "conv2d";
-    let sizes = Sizes::new(OP, (x.channels(), x.height(), x.width()), w, cfg)?;
+    // What does not fit is told before anything is done.
+    Sizes::new(OP, (x.channels(), x.height(), x.width()), w.dims(), cfg)?;
+    let filters = Filters::of(w, x.precision())?;
+    convolve(x, &filters, bias, cfg, residual, act)
+}
+
+const OP: &str = "conv2d";
+
+fn convolve(
+    x: &Features,
+    filters: &Filters,
+    bias: Option<&Tensor>,
+    cfg: ConvConfig,
+    residual: Option<&Features>,
+    act: Activation,
+) -> Result<Features> {
+    let sizes = Sizes::new(
+        OP,
+        (x.channels(), x.height(), x.width()),
+        &filters.dims(),
+        cfg,
+    )?;
     if let Some(gpu) = x.card() {
+        let w = filters.on_card(OP, x.precision())?;
         let y = gpu::conv2d(&gpu, x, w, bias, cfg, &sizes)?;
         return match residual {
             Some(residual) => crate::add(&y, residual, act),
@@ -203,7 +234,7 @@ pub(crate) fn conv2d_then(
         args::same(OP, "a residual of dimensions", expected, residual.dims())?;
         args::precision(OP, &[x, residual])?;
     }
-    args::with_any(OP, "a weight", w, |w| {
+    args::with_any(OP, "a weight", filters.tensor(OP)?, |w| {
         by_element!(x.precision(), E => {
             let then = (residual, act);
             forward::<E>(x, w, bias.as_deref(), cfg, &sizes, then)
@@ -278,13 +309,45 @@ pub fn conv2d_backward(
     dy: &Features,
     input: impl Into<InputGradient>,
 ) -> Result<ConvGrads> {
-    const OP: &str = "conv2d_backward";
+    // What does not fit is told before anything is done.
+    Sizes::new(
+        BACKWARD,
+        (x.channels(), x.height(), x.width()),
+        w.dims(),
+        cfg,
+    )?;
+    let filters = Filters::of(w, x.precision())?;
+    conv2d_backward_prepared(x, &filters, has_bias, cfg, dy, input)
+}
+
+const BACKWARD: &str = "conv2d_backward";
+
+/// As [`conv2d_backward`], with the filters of the forward pass. The gradient of the weight is that of all filters they
+/// were made of, 0 for those that were not used.
+///
+/// # Errors
+///
+/// Those of [`conv2d_backward`], and filters of another device or precision.
+pub fn conv2d_backward_prepared(
+    x: &Features,
+    filters: &Filters,
+    has_bias: bool,
+    cfg: ConvConfig,
+    dy: &Features,
+    input: impl Into<InputGradient>,
+) -> Result<ConvGrads> {
+    const OP: &str = BACKWARD;
     let (need_input, sum) = match input.into() {
         InputGradient::Skip => (false, None),
         InputGradient::Compute => (true, None),
         InputGradient::AddTo(sum) => (true, Some(sum)),
     };
-    let sizes = Sizes::new(OP, (x.channels(), x.height(), x.width()), w, cfg)?;
+    let sizes = Sizes::new(
+        OP,
+        (x.channels(), x.height(), x.width()),
+        &filters.dims(),
+        cfg,
+    )?;
     let (oh, ow) = sizes.output;
     args::same(
         OP,
@@ -298,7 +361,8 @@ pub fn conv2d_backward(
         args::precision(OP, &[x, sum])?;
     }
     if let Some(gpu) = x.card() {
-        let mut grads = gpu::conv2d_backward(&gpu, x, w, has_bias, cfg, &sizes, dy, need_input)?;
+        let mut grads =
+            gpu::conv2d_backward(&gpu, x, filters, has_bias, cfg, &sizes, dy, need_input)?;
         if let (Some(sum), Some(input)) = (sum, &grads.input) {
             grads.input = Some(elementwise::accumulate(sum, input)?);
         }
@@ -307,12 +371,13 @@ pub fn conv2d_backward(
     by_element!(precision, E => {
         let gradient = |w: &[f32]| input_gradient::<E>(w, cfg, &sizes, dy, sum.as_ref());
         let input = need_input
-            .then(|| args::with_any(OP, "a weight", w, gradient)?)
+            .then(|| args::with_any(OP, "a weight", filters.tensor(OP)?, gradient)?)
             .transpose()?;
         let bias = has_bias.then(|| direct::bias_gradient::<E>(dy));
+        let weight = args::tensor(weight_gradient::<E>(x, cfg, &sizes, dy), &filters.dims())?;
         Ok(ConvGrads {
             input,
-            weight: args::tensor(weight_gradient::<E>(x, cfg, &sizes, dy), w.dims())?,
+            weight: filters.gradient_of_source(weight)?,
             bias: bias.map(|bias| args::tensor(bias, &[sizes.c_out])).transpose()?,
         })
     })

@@ -3,18 +3,17 @@
 
 use candle_core::{Result, Tensor};
 
+use super::filters::{FiltersOnCard, source_gradient};
 use super::kernel::{
     ADD_BIAS, CONV_FORWARD_16, CONV_FORWARD_32, CONV_FORWARD_64, CONV_INPUT_16, CONV_INPUT_32,
     CONV_INPUT_64, CONV_WEIGHT_16, CONV_WEIGHT_32, CONV_WEIGHT_64, CONV_WEIGHT_JOIN, Kernel,
-    PERMUTE_IN, PERMUTE_OUT,
 };
-use super::maps::{Dims, Maps, permute};
-use super::memory::Block;
+use super::maps::{Dims, Maps};
 use super::norm::bias_gradient;
 use super::{Gpu, bytes, ints, parameters, take};
 use crate::conv::{ConvConfig, ConvGrads, Sizes};
-use crate::element::Precision;
 use crate::features::Features;
+use crate::filters::Filters;
 
 /// Rows of a block's tile.
 const ROWS: usize = 64;
@@ -115,35 +114,17 @@ fn shape(x: &Features, sizes: &Sizes, cfg: ConvConfig) -> Result<parameters::Con
     })
 }
 
-/// Weights `[C_out, C_in / groups, K_h, K_w]` as `[C_out, K_h, K_w, C_in / groups]` in the type of maps.
-pub(super) fn filters(gpu: &Gpu, op: &str, w: &Tensor, precision: Precision) -> Result<Block> {
-    let (o, c, kh, kw) = w.dims4()?;
-    let w = w.contiguous()?;
-    let from = gpu.numbers(op, "a weight", &w, &[o, c, kh, kw])?;
-    let block = gpu.block(o * c * kh * kw * bytes(precision))?;
-    permute(
-        gpu,
-        PERMUTE_IN,
-        precision,
-        from,
-        block.address(),
-        [o, c, kh * kw],
-    )?;
-    Ok(block)
-}
-
 /// See [`crate::conv2d`].
 pub(crate) fn conv2d(
     gpu: &Gpu,
     x: &Features,
-    w: &Tensor,
+    w: &FiltersOnCard,
     bias: Option<&Tensor>,
     cfg: ConvConfig,
     sizes: &Sizes,
 ) -> Result<Features> {
     const OP: &str = "conv2d";
     let maps = take(gpu, OP, x)?;
-    let w = filters(gpu, OP, w, x.precision())?;
     let bias = bias.map(Tensor::contiguous).transpose()?;
     let bias_at = match &bias {
         Some(bias) => gpu.numbers(OP, "a bias", bias, &[sizes.c_out])?,
@@ -195,7 +176,7 @@ fn add_bias(gpu: &Gpu, y: &Maps, bias: u64, (n, c, h, w): Dims) -> Result<()> {
 fn input_gradient(
     gpu: &Gpu,
     x: &Features,
-    w: &Block,
+    w: &FiltersOnCard,
     cfg: ConvConfig,
     sizes: &Sizes,
     dy: &Maps,
@@ -224,10 +205,11 @@ fn input_gradient(
     Ok(Features::from_gpu(dx, x.dims()))
 }
 
+/// The gradient of all filters that `filters` were made of.
 fn weight_gradient(
     gpu: &Gpu,
     x: &Features,
-    w: &Tensor,
+    filters: &Filters,
     cfg: ConvConfig,
     sizes: &Sizes,
     dy: &Maps,
@@ -236,7 +218,6 @@ fn weight_gradient(
     let taps = sizes.kernel.0 * sizes.kernel.1;
     let (from, to) = (sizes.c_in / cfg.groups, sizes.c_out / cfg.groups);
     let columns = taps * from;
-    let (dw, at) = gpu.tensor(w.dims())?;
     if cfg!(feature = "cudnn") {
         let block = gpu.block(sizes.c_out * columns * bytes(maps.precision()))?;
         let asked = Asked::Weight {
@@ -245,18 +226,10 @@ fn weight_gradient(
             dw: block.address(),
         };
         if by_cudnn(gpu, x, sizes, cfg, asked)? {
-            let turned = [sizes.c_out, from, taps];
-            permute(
-                gpu,
-                PERMUTE_OUT,
-                maps.precision(),
-                block.address(),
-                at,
-                turned,
-            )?;
-            return Ok(dw);
+            return source_gradient(gpu, filters, maps.precision(), block.address());
         }
     }
+    let (dw, at) = gpu.tensor(&filters.dims())?;
     let (kernel, width) = by_columns(columns, [CONV_WEIGHT_16, CONV_WEIGHT_32, CONV_WEIGHT_64]);
     let (rows, across) = (to.div_ceil(ROWS), columns.div_ceil(width));
     let pixels = x.batch() * sizes.output.0 * sizes.output.1;
@@ -285,7 +258,7 @@ fn weight_gradient(
     let grid = gpu.grid(sizes.c_out * columns);
     // SAFETY: as above.
     unsafe { gpu.launch(CONV_WEIGHT_JOIN, maps.precision(), grid, &join) }?;
-    Ok(dw)
+    filters.gradient_of_source(dw)
 }
 
 /// See [`crate::conv2d_backward`].
@@ -293,7 +266,7 @@ fn weight_gradient(
 pub(crate) fn conv2d_backward(
     gpu: &Gpu,
     x: &Features,
-    w: &Tensor,
+    filters: &Filters,
     has_bias: bool,
     cfg: ConvConfig,
     sizes: &Sizes,
@@ -303,14 +276,14 @@ pub(crate) fn conv2d_backward(
     const OP: &str = "conv2d_backward";
     let dy_maps = take(gpu, OP, dy)?;
     let input = if need_input {
-        let filters = filters(gpu, OP, w, x.precision())?;
-        Some(input_gradient(gpu, x, &filters, cfg, sizes, &dy_maps)?)
+        let w = filters.on_card(OP, x.precision())?;
+        Some(input_gradient(gpu, x, w, cfg, sizes, &dy_maps)?)
     } else {
         None
     };
     Ok(ConvGrads {
         input,
-        weight: weight_gradient(gpu, x, w, cfg, sizes, &dy_maps)?,
+        weight: weight_gradient(gpu, x, filters, cfg, sizes, &dy_maps)?,
         bias: has_bias.then(|| bias_gradient(gpu, dy)).transpose()?,
     })
 }

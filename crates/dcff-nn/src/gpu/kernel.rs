@@ -8,7 +8,7 @@ use crate::element::Precision;
 
 use super::parameters::{
     AddBias, Apply, Backward, Blend, Conv, CopyChannels, CrossEntropy, Distances, Elementwise,
-    Images, Join, Measure, Permute, Pool, Scale, Sgd, Shortcut, Sums,
+    FiltersIn, FiltersOut, Images, Join, Measure, Permute, Pool, Scale, Sgd, Shortcut, Sums,
 };
 
 /// A kernel that takes a `P`.
@@ -71,6 +71,8 @@ kernels! {
     30 BLEND "blend" Blend,
     31 ADD_BIAS "add_bias" AddBias,
     32 FILTER_DISTANCES "filter_distances" Distances,
+    33 FILTERS_IN "filters_in" FiltersIn,
+    34 FILTERS_OUT "filters_out" FiltersOut,
 }
 
 /// The kernels' text for maps of `precision`; `host` comes first where a processor runs them.
@@ -90,6 +92,7 @@ pub(super) fn source(precision: Precision, host: &str) -> String {
         include_str!("kernels/conv.cu"),
         include_str!("kernels/train.cu"),
         include_str!("kernels/distances.cu"),
+        include_str!("kernels/filters.cu"),
     ]
     .concat()
 }

@@ -14,6 +14,7 @@ mod cuda;
 mod distances;
 #[cfg(feature = "emulator")]
 pub mod emulator;
+mod filters;
 mod kernel;
 mod machine;
 mod maps;
@@ -40,6 +41,7 @@ pub(crate) use conv::{conv2d, conv2d_backward};
 #[cfg(feature = "cuda")]
 pub(crate) use cuda::open as open_cuda;
 pub(crate) use distances::filter_distances;
+pub(crate) use filters::{FiltersOnCard, prepare_filters};
 pub(crate) use maps::{
     Maps, Rule, accumulate, concat, elementwise, shortcut, shortcut_backward, split_channels,
 };
@@ -150,6 +152,14 @@ impl Gpu {
             let made = self.0.machine.tensor(dims);
             made.map_err(|error| memory::no_room(self, bytes, &error))
         })
+    }
+
+    /// As [`Gpu::tensor`], two of `count` numbers each in one piece of memory: taking and giving it back takes time.
+    fn two_tensors(&self, count: usize) -> Result<[(Tensor, u64); 2]> {
+        let (both, at) = self.tensor(&[2 * count])?;
+        let first = (both.narrow(0, 0, count)?, at);
+        let second = at + (count * size_of::<f32>()) as u64;
+        Ok([first, (both.narrow(0, count, count)?, second)])
     }
 
     /// Where the numbers of a contiguous tensor are.

@@ -92,8 +92,7 @@ pub(crate) fn batch_norm(
     let rows = rows(x)?;
     let grid = reduction(gpu, &rows)?;
     let gamma = gamma.contiguous()?;
-    let (mean, mean_at) = gpu.tensor(&[c])?;
-    let (var, var_at) = gpu.tensor(&[c])?;
+    let [(mean, mean_at), (var, var_at)] = gpu.two_tensors(c)?;
     let scale = gpu.block(c * size_of::<f32>())?;
     let parts = gpu.block(grid[1] * c * 2 * size_of::<f32>())?;
     let parameters = parameters::Measure {
@@ -184,8 +183,7 @@ pub(crate) fn batch_norm_backward(
         stats.var.contiguous()?,
     );
     let mean = gpu.numbers(OP, "the mean", &mean, &[c])?;
-    let (d_gamma, d_gamma_at) = gpu.tensor(&[c])?;
-    let (d_beta, d_beta_at) = gpu.tensor(&[c])?;
+    let [(d_gamma, d_gamma_at), (d_beta, d_beta_at)] = gpu.two_tensors(c)?;
     let factors = gpu.block(3 * c * size_of::<f32>())?;
     let parts = gpu.block(grid[1] * c * 2 * size_of::<f32>())?;
     let sums = parameters::Sums {

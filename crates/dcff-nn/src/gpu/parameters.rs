@@ -59,11 +59,17 @@ parameters! {
     Sgd { tensors: Tensors, rate: u64, momentum: f32, decay: f32, nesterov: i32, }
     /// Running statistics.
     Blend { tensors: Tensors, keep: [f32; TENSORS], add: [f32; TENSORS], }
+    /// Up to [`TENSORS`] layers' filters, made ready for convolutions.
+    FiltersIn { from: [u64; TENSORS], to: [u64; TENSORS], rows: [u64; TENSORS], length: [u32; TENSORS], first: [u32; TENSORS], channels: [i32; TENSORS], taps: [i32; TENSORS], count: i32, }
+    /// The gradient of a layer's filters, some of which were used.
+    FiltersOut { from: u64, to: u64, rows: u64, count: i32, channels: i32, taps: i32, }
     /// Distances between filters.
     Distances { w: u64, d: u64, filters: i32, length: i32, }
 }
 
-const _: () = assert!(size_of::<Sgd>() <= 4096 && size_of::<Blend>() <= 4096);
+const _: () = assert!(
+    size_of::<Sgd>() <= 4096 && size_of::<Blend>() <= 4096 && size_of::<FiltersIn>() <= 4096
+);
 
 // SAFETY (of all): `repr(C)`, and field by field the structure of that name in the kernels' text.
 unsafe impl Parameters for Permute {}
@@ -84,3 +90,5 @@ unsafe impl Parameters for CrossEntropy {}
 unsafe impl Parameters for Sgd {}
 unsafe impl Parameters for Blend {}
 unsafe impl Parameters for Distances {}
+unsafe impl Parameters for FiltersIn {}
+unsafe impl Parameters for FiltersOut {}

@@ -231,3 +231,29 @@ impl Recording {
         unsafe { gpu.0.machine.copy(from, address, bytes) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::LossNumbers;
+
+    #[test]
+    fn on_the_cpu_the_step_is_called_every_time() -> Result<()> {
+        let mut repeated = RepeatedStep::default();
+        let images = Tensor::zeros((2, 1, 1, 1), DType::F32, &Device::Cpu)?;
+        let labels = Tensor::zeros(2, DType::U32, &Device::Cpu)?;
+        let mut calls = 0;
+        for _ in 0..3 {
+            let (loss, step) = repeated.run(&images, &labels, 0.1, |x, y| {
+                assert_eq!((x.dims(), y.dims()), (&[2, 1, 1, 1][..], &[2][..]));
+                calls += 1;
+                let (mean, correct) = (f64::from(calls), 1);
+                Ok::<_, candle_core::Error>(LossNumbers { mean, correct }.into())
+            })?;
+            assert_eq!((loss.read()?.mean, step), (f64::from(calls), Step::Called));
+        }
+        assert_eq!(calls, 3);
+        assert_eq!((repeated.recorded(), repeated.refused()), (None, None));
+        Ok(())
+    }
+}

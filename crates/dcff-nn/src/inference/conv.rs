@@ -66,7 +66,7 @@ impl Conv {
         input: (usize, usize),
         activation: Activation,
     ) -> Result<Self> {
-        let sizes = Sizes::new(OP, (channels.count(), input.0, input.1), weight, cfg)?;
+        let sizes = Sizes::new(OP, (channels.count(), input.0, input.1), weight.dims(), cfg)?;
         let mut padded = zeros(sizes.c_out.next_multiple_of(LANES));
         if let Some(bias) = bias {
             args::with(OP, "a bias", bias, &[sizes.c_out], |bias| {

@@ -94,11 +94,11 @@ struct Tensors {
   int count;
 };
 
-DEVICE int tensor_of(const Tensors& t) {
-  int low = 0, high = t.count - 1;
+DEVICE int owner_of_block(const u32* first, int count) {
+  int low = 0, high = count - 1;
   while (low < high) {
     int middle = (low + high + 1) / 2;
-    if (t.first[middle] <= blockIdx.x) {
+    if (first[middle] <= blockIdx.x) {
       low = middle;
     } else {
       high = middle - 1;
@@ -106,6 +106,8 @@ DEVICE int tensor_of(const Tensors& t) {
   }
   return low;
 }
+
+DEVICE int tensor_of(const Tensors& t) { return owner_of_block(t.first, t.count); }
 
 // a: parameter, b: velocity, c: gradient. The rate changes between launches of a recorded step.
 struct Sgd {

@@ -1,0 +1,126 @@
+//! Filters in the order and type in which a card's convolutions read them, `[M, K_h, K_w, C_in]`.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Result, Tensor};
+
+use super::kernel::{FILTERS_IN, FILTERS_OUT, PERMUTE_OUT};
+use super::maps::permute;
+use super::memory::Block;
+use super::parameters::{self, NUMBERS, TENSORS};
+use super::{Gpu, bytes, int, ints};
+use crate::element::Precision;
+use crate::filters::{FilterSource, Filters};
+
+/// Filters on a card, for maps of one precision.
+#[derive(Clone)]
+pub(crate) struct FiltersOnCard {
+    block: Arc<Block>,
+    precision: Precision,
+}
+
+impl std::fmt::Debug for FiltersOnCard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} filters on a card", self.precision)
+    }
+}
+
+impl FiltersOnCard {
+    pub(crate) fn address(&self) -> u64 {
+        self.block.address()
+    }
+
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
+    }
+}
+
+/// See [`Filters::prepare`], which has checked types and ranks.
+pub(crate) fn prepare_filters(
+    gpu: &Gpu,
+    sources: &[FilterSource<'_>],
+    precision: Precision,
+) -> Result<Vec<FiltersOnCard>> {
+    const OP: &str = "filters";
+    let mut all = Vec::with_capacity(sources.len());
+    for chunk in sources.chunks(TENSORS) {
+        let mut filters = parameters::FiltersIn {
+            from: [0; TENSORS],
+            to: [0; TENSORS],
+            rows: [0; TENSORS],
+            length: [0; TENSORS],
+            first: [0; TENSORS],
+            channels: [0; TENSORS],
+            taps: [0; TENSORS],
+            count: int(chunk.len())?,
+        };
+        let mut blocks = 0u32;
+        // They must outlive the launch.
+        let mut held = Vec::new();
+        for (i, source) in chunk.iter().enumerate() {
+            let weight = source.weight.contiguous()?;
+            let (c, channels, kh, kw) = weight.dims4()?;
+            let m = source.rows.map_or(c, Tensor::elem_count);
+            let length = m * channels * kh * kw;
+            let block = gpu.block(length * bytes(precision))?;
+            filters.from[i] = gpu.address(OP, "a weight", &weight, DType::F32)?;
+            filters.to[i] = block.address();
+            if let Some(rows) = source.rows {
+                let rows = rows.contiguous()?;
+                filters.rows[i] = gpu.address(OP, "rows", &rows, DType::U32)?;
+                held.push(rows);
+            }
+            let [length, channels, taps] = ints([length, channels, kh * kw])?;
+            filters.length[i] = length.unsigned_abs();
+            filters.channels[i] = channels;
+            filters.taps[i] = taps;
+            filters.first[i] = blocks;
+            blocks += filters.length[i].div_ceil(NUMBERS as u32).max(1);
+            held.push(weight);
+            all.push(FiltersOnCard {
+                block: Arc::new(block),
+                precision,
+            });
+        }
+        // SAFETY: weights, rows and blocks have the sizes given; rows are below the number of filters, as candle's own
+        // selection expects too.
+        unsafe { gpu.launch(FILTERS_IN, precision, [blocks as usize, 1, 1], &filters) }?;
+    }
+    Ok(all)
+}
+
+/// The gradient of the source of `filters` from that of the filters, which lies at `from` in the order of the card.
+pub(crate) fn source_gradient(
+    gpu: &Gpu,
+    filters: &Filters,
+    precision: Precision,
+    from: u64,
+) -> Result<Tensor> {
+    let dims = filters.source_dims();
+    let (gradient, to) = gpu.tensor(dims)?;
+    let (channels, taps) = (dims[1], dims[2] * dims[3]);
+    let Some(rows) = filters.rows() else {
+        permute(
+            gpu,
+            PERMUTE_OUT,
+            precision,
+            from,
+            to,
+            [dims[0], channels, taps],
+        )?;
+        return Ok(gradient);
+    };
+    let rows = rows.contiguous()?;
+    let [count, channels, taps] = ints([rows.elem_count(), channels, taps])?;
+    let parameters = parameters::FiltersOut {
+        from,
+        to,
+        rows: gpu.address("filters", "rows", &rows, DType::U32)?,
+        count,
+        channels,
+        taps,
+    };
+    // SAFETY: a block for each filter of the source; the sizes are those of the gradients.
+    unsafe { gpu.launch(FILTERS_OUT, precision, [dims[0], 1, 1], &parameters) }?;
+    Ok(gradient)
+}
