@@ -1,7 +1,7 @@
 //! Effective-weight views: which weights a convolution's forward pass uses.
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use candle_core::Tensor;
 use dcff_nn::FilterSource;
@@ -129,6 +129,25 @@ impl Views {
         self.0.iter().map(|(layer, view)| (layer.as_str(), view))
     }
 
+    /// Whether both select the same filters everywhere; `false` where either mixes any.
+    ///
+    /// # Errors
+    /// Those of reading from the device.
+    pub fn selects_as(&self, other: &Self) -> Result<bool> {
+        let names: HashSet<&String> = self.0.keys().chain(other.0.keys()).collect();
+        for name in names {
+            let same = match (self.get(name), other.get(name)) {
+                (View::Dense, View::Dense) => true,
+                (View::Select(a), View::Select(b)) => a.to_vec1::<u32>()? == b.to_vec1::<u32>()?,
+                _ => false,
+            };
+            if !same {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Whether all convolutions are dense.
     pub fn is_dense(&self) -> bool {
         self.0.values().all(|view| matches!(view, View::Dense))
@@ -165,6 +184,25 @@ mod tests {
                 .unwrap();
             assert_eq!(back, [[30.0, 40.0], [0.0, 0.0], [10.0, 20.0]]);
         }
+    }
+
+    #[test]
+    fn views_select_alike_when_ids_and_order_are_the_same() {
+        let device = Device::Cpu;
+        let views = |ids: &[usize]| -> Views {
+            let view = View::select(ids, &device).unwrap();
+            [("a".to_owned(), view)].into_iter().collect()
+        };
+        let same = |a: &Views, b: &Views| a.selects_as(b).unwrap();
+        assert!(same(&views(&[2, 0]), &views(&[2, 0])));
+        assert!(!same(&views(&[2, 0]), &views(&[0, 2])));
+        assert!(!same(&views(&[2, 0]), &Views::dense()));
+        let mut dense = Views::dense();
+        dense.insert("a", View::Dense);
+        assert!(same(&dense, &Views::dense()));
+        let p = Tensor::new(&[[1f32, 0.0]], &device).unwrap();
+        let mixed: Views = [("a".to_owned(), View::Mix(p))].into_iter().collect();
+        assert!(!same(&mixed, &mixed));
     }
 
     #[test]

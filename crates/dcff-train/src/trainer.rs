@@ -320,8 +320,12 @@ impl Trainer {
     /// Starts the current epoch: takes over what the method decides.
     fn start_epoch(&mut self, stage: &Stage) -> Result<()> {
         let start = self.ask()?;
-        self.repeated.reset();
-        (self.views, self.state.diagnostics) = (start.views, start.diagnostics);
+        self.state.diagnostics = start.diagnostics;
+        // What a card recorded stays good while all convolutions use the filters that they used.
+        if start.network.is_some() || !self.views.selects_as(&start.views)? {
+            self.repeated.reset();
+            self.views = start.views;
+        }
         self.state.tally = Tally::default();
         if let Some(network) = start.network {
             self.optimizer = Sgd::new(&network)?;
@@ -565,8 +569,7 @@ impl Trainer {
                 return Ok(false);
             }
         }
-        // Evaluation may want its memory.
-        self.repeated.reset();
+        self.repeated.make_room();
         let OpenEpoch {
             method_seconds,
             train_seconds,

@@ -77,6 +77,12 @@ pub(crate) struct Reserved {
 }
 
 impl Reserved {
+    /// All of them together.
+    pub(crate) fn bytes(&self) -> usize {
+        let sizes = self.blocks.iter();
+        sizes.map(|(bytes, all)| bytes * all.len()).sum()
+    }
+
     /// From now on notes which blocks are used.
     pub(crate) fn begin(gpu: &Gpu) {
         pool(gpu).recording = Some(HashSet::new());

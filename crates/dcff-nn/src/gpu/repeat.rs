@@ -37,10 +37,20 @@ pub enum Step {
 }
 
 impl RepeatedStep {
-    /// Forgets what was recorded: to be called when anything has changed that the step uses, or its memory is wanted.
+    /// Forgets what was recorded: to be called when anything has changed that the step uses.
     pub fn reset(&mut self) {
         if !matches!(self.0, State::Refused(_)) {
             self.0 = State::Fresh;
+        }
+    }
+
+    /// Forgets what was recorded if it holds more memory than the card has left, for work that may need as much.
+    pub fn make_room(&mut self) {
+        if let State::Recorded(recording) = &self.0
+            && let Some((free, _)) = recording.gpu.0.machine.memory()
+            && free < recording.blocks.bytes()
+        {
+            self.reset();
         }
     }
 
@@ -93,15 +103,15 @@ impl RepeatedStep {
                     let loss = recording.launch(images, labels, lr)?;
                     return Ok((loss, Step::Repeated));
                 }
-                // The last, smaller batch of an epoch: it needs the memory.
-                State::Recorded(_) => self.reset(),
+                // The last, smaller batch of an epoch.
+                State::Recorded(_) => self.make_room(),
                 _ => {}
             }
         }
         let labels = labels.to_device(device)?;
         let rehearsal = match (&self.0, &gpu) {
-            (State::Refused(_), _) | (_, None) => None,
-            (_, Some(gpu)) => gpu.0.machine.rehearse(),
+            (State::Fresh | State::Rehearsed(_), Some(gpu)) => gpu.0.machine.rehearse(),
+            _ => None,
         };
         let loss = step(images, &labels)?;
         if rehearsal.is_some() {
@@ -119,7 +129,7 @@ struct Recording {
     labels: Tensor,
     /// Where the loss will be after each launch.
     loss: LossValue,
-    _blocks: Reserved,
+    blocks: Reserved,
 }
 
 impl std::fmt::Debug for Recording {
@@ -175,7 +185,7 @@ impl Recording {
             images,
             labels,
             loss,
-            _blocks: blocks,
+            blocks,
         })
     }
 
