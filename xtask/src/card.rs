@@ -14,7 +14,8 @@ const LIBRARIES: [&str; 7] = [
     "cuda", "cudart", "cublas", "cublasLt", "cudnn", "curand", "nvrtc",
 ];
 
-/// Builds the program with CUDA and cuDNN against the stand-in, and runs the tests that need a card.
+/// Builds the program with CUDA and cuDNN against the stand-in, replays the reference records and runs the tests that need
+/// a card.
 pub(crate) fn test() -> Result<()> {
     if !cfg!(target_os = "linux") {
         eprintln!("skipped: the stand-in takes the place of Linux libraries");
@@ -26,31 +27,42 @@ pub(crate) fn test() -> Result<()> {
     build_driver(&libraries)?;
     let cache = target.join("kernels");
     std::fs::create_dir_all(&cache)?;
-    let features = "dcff-cli/cudnn";
-    succeed(
-        cargo([
-            "test",
-            "--package",
-            "dcff-cli",
-            "--features",
-            features,
-            "--test",
-            "card",
-        ])
-        // Candle's kernels come out empty: the stand-in has its own.
-        .env("PATH", cuda::path_with_stand_in()?)
-        .env("CUDA_HOME", &toolkit)
-        .env("CUDA_PATH", &toolkit)
-        .env("CUDA_COMPUTE_CAP", "90")
-        .env("CARGO_TARGET_DIR", &target)
-        .env("CARGO_PROFILE_DEV_DEBUG", "0")
-        .env("LD_LIBRARY_PATH", &libraries)
-        .env(
-            "CARD_HOST",
-            root().join("crates/dcff-nn/src/gpu/kernels/host.cuh"),
-        )
-        .env("CARD_CACHE", &cache),
-    )
+    let path = cuda::path_with_stand_in()?;
+    let on_card = |command: &mut Command| {
+        command
+            // Candle's kernels come out empty: the stand-in has its own.
+            .env("PATH", &path)
+            .env("CUDA_HOME", &toolkit)
+            .env("CUDA_PATH", &toolkit)
+            .env("CUDA_COMPUTE_CAP", "90")
+            .env("CARGO_TARGET_DIR", &target)
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            .env("LD_LIBRARY_PATH", &libraries)
+            .env(
+                "CARD_HOST",
+                root().join("crates/dcff-nn/src/gpu/kernels/host.cuh"),
+            )
+            .env("CARD_CACHE", &cache);
+        succeed(command)
+    };
+    // The same packages and features each time, so that candle is built once.
+    let build = |task: &str, what: &[&str]| {
+        let mut command = cargo([task, "--package", "dcff-cli", "--package", "dcff-tests"]);
+        command
+            .args(["--features", "dcff-cli/cudnn,dcff-tests/cudnn"])
+            .args(what);
+        on_card(&mut command)
+    };
+    build("build", &["--bins"])?;
+    match std::env::var_os("DCFF_FIXTURES_DIR") {
+        Some(folder) => {
+            let records = Path::new(&folder).join("dcff");
+            let mut replay = Command::new(target.join("debug/fixtures"));
+            on_card(replay.arg(records).arg("cuda:0"))?;
+        }
+        None => eprintln!("skipped: DCFF_FIXTURES_DIR names no reference records"),
+    }
+    build("test", &["--test", "card"])
 }
 
 /// Compiles the stand-in once for all libraries, so that they share what they know.

@@ -136,6 +136,8 @@ pub struct Trainer {
     /// The compact tensors of the best epoch so far.
     chosen: BTreeMap<String, Tensor>,
     repeated: RepeatedStep,
+    /// What the steps before this one descended with.
+    descent: Option<SgdConfig>,
 }
 
 impl Trainer {
@@ -293,6 +295,7 @@ impl Trainer {
             state,
             chosen,
             repeated: RepeatedStep::default(),
+            descent: None,
         })
     }
 
@@ -455,8 +458,11 @@ impl Trainer {
         let images = batch.images.to_device(&device)?;
         let smoothing = self.config.recipe.label_smoothing;
         let batches = self.network.batches_tracked();
-        if !self.method.repeats() {
+        // Of these only the rate may change between steps that are repeated.
+        let descent = SgdConfig { lr: 0.0, ..*sgd };
+        if !self.method.repeats() || self.descent != Some(descent) {
             self.repeated.reset();
+            self.descent = Some(descent);
         }
         let Self {
             repeated,
