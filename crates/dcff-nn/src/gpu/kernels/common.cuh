@@ -89,3 +89,20 @@ DEVICE float relu(float x) { return x <= 0.0f ? 0.0f : x; }
 
 DEVICE i64 global_thread() { return (i64)blockIdx.x * blockDim.x + threadIdx.x; }
 DEVICE i64 all_threads() { return (i64)gridDim.x * blockDim.x; }
+
+// Many tensors in one launch: block b works on the tensor whose first block is the last not after b.
+const int TENSORS = 96;
+const int NUMBERS = 2048;  // of one block
+
+DEVICE int owner_of_block(const u32* first, int count) {
+  int low = 0, high = count - 1;
+  while (low < high) {
+    int middle = (low + high + 1) / 2;
+    if (first[middle] <= blockIdx.x) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}

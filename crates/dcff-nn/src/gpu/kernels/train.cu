@@ -81,10 +81,6 @@ KERNEL(cross_entropy, CrossEntropy) {
   }
 }
 
-// Many tensors in one launch: block b works on the tensor whose first block is the last not after b.
-const int TENSORS = 96;
-const int NUMBERS = 2048;  // of one block
-
 struct Tensors {
   float* a[TENSORS];
   float* b[TENSORS];
@@ -93,19 +89,6 @@ struct Tensors {
   u32 first[TENSORS];
   int count;
 };
-
-DEVICE int owner_of_block(const u32* first, int count) {
-  int low = 0, high = count - 1;
-  while (low < high) {
-    int middle = (low + high + 1) / 2;
-    if (first[middle] <= blockIdx.x) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return low;
-}
 
 DEVICE int tensor_of(const Tensors& t) { return owner_of_block(t.first, t.count); }
 
