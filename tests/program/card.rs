@@ -2,9 +2,8 @@
 //! where there is none.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use dcff_tests::program::{dcff, outcome, run, succeeded, workshop};
+use dcff_tests::program::{dcff, ended_after_a_checkpoint, outcome, run, succeeded, workshop};
 use serde_json::Value;
 
 const WEIGHTS: &str = "compact/model.safetensors";
@@ -17,8 +16,6 @@ fn train(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
         "resnet20",
         "--rates",
         "0.5",
-        "--epochs",
-        "2",
         "--batch-size",
         "8",
         "--lr",
@@ -33,8 +30,10 @@ fn train(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
     .chain(more)
     .map(|&arg| arg.to_owned())
     .collect();
-    if !more.contains(&"--device") {
-        args.extend(["--device", "cuda"].map(str::to_owned));
+    for (flag, value) in [("--device", "cuda"), ("--epochs", "2")] {
+        if !more.contains(&flag) {
+            args.extend([flag, value].map(str::to_owned));
+        }
     }
     for (flag, path) in [("--data", images), ("--out", out)] {
         args.extend([flag.to_owned(), path.display().to_string()]);
@@ -83,37 +82,10 @@ fn a_run_on_a_card_is_the_run_on_the_cpu() {
 fn a_run_that_was_stopped_continues_to_the_same_bytes() {
     let (dir, images) = workshop();
     let [whole, broken] = ["whole", "broken"].map(|name| dir.path().join(name));
-    let more = ["--epochs", "3"];
-    let arguments = |out: &Path| {
-        let mut args = train(&images, out, &more[..0]);
-        let at = args.iter().position(|arg| arg == "--epochs").unwrap();
-        args[at + 1] = more[1].to_owned();
-        args
-    };
+    let arguments = |out: &Path| train(&images, out, &["--epochs", "3"]);
     succeeded(run(arguments(&whole)));
-    let mut child = dcff()
-        .args(arguments(&broken))
-        .stderr(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    while !broken.join("timing.jsonl").exists() {
-        assert!(
-            child.try_wait().unwrap().is_none(),
-            "the run ended before its first checkpoint"
-        );
-        std::thread::yield_now();
-    }
-    let asked = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(asked.success());
-    assert_eq!(child.wait().unwrap().code(), Some(130));
-    assert!(
-        !broken.join("summary.json").exists(),
-        "the run was over before it was stopped"
-    );
+    let code = ended_after_a_checkpoint("-INT", arguments(&broken), &broken);
+    assert_eq!(code, Some(130));
     succeeded(run([
         "train".as_ref(),
         "--resume".as_ref(),
@@ -177,9 +149,6 @@ fn a_card_that_will_not_do_is_refused_in_one_line() {
         &dir.path().join("run"),
         &["--device", "auto", "--epochs", "1"],
     );
-    let args: Vec<_> = args.into_iter().collect();
-    let at = args.iter().position(|arg| arg == "--epochs").unwrap();
-    let args = [&args[..at], &args[at + 2..]].concat();
     let fell_back = succeeded(outcome(dcff().args(args).env("CARD_MIB", "0")));
     assert!(
         fell_back

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Stdio;
 
-use dcff_tests::program::{Outcome, dcff, run, succeeded, workshop, write_images};
+use dcff_tests::program::{
+    Outcome, dcff, ended_after_a_checkpoint, run, succeeded, workshop, write_images,
+};
 use serde_json::Value;
 
 /// The arguments of a short run.
@@ -247,30 +249,8 @@ fn interrupted(signal: &str, expected_code: Option<i32>) {
     };
     succeeded(run(arguments(&whole)));
 
-    let mut child = dcff()
-        .args(arguments(&broken))
-        .stderr(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    while !broken.join("timing.jsonl").exists() {
-        assert!(
-            child.try_wait().unwrap().is_none(),
-            "the run ended before its first checkpoint"
-        );
-        std::thread::yield_now();
-    }
-    let killed = std::process::Command::new("kill")
-        .args([signal, &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(killed.success());
-    let status = child.wait().unwrap();
-    assert_eq!(status.code(), expected_code);
-    assert!(
-        !broken.join("summary.json").exists(),
-        "the run was over before it was ended"
-    );
+    let code = ended_after_a_checkpoint(signal, arguments(&broken), &broken);
+    assert_eq!(code, expected_code);
 
     let resumed = succeeded(run([
         "train".as_ref(),

@@ -1,7 +1,7 @@
 //! The built `dcff`, and small data to feed it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use image::{Rgb, RgbImage};
 
@@ -97,6 +97,42 @@ pub fn outcome(command: &mut Command) -> Outcome {
 pub fn succeeded(outcome: Outcome) -> Outcome {
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
     outcome
+}
+
+/// Starts `dcff train` with `args` in the run folder `out`, waits for its first checkpoint and ends it with `signal`; its
+/// exit code, `None` where the signal ended it.
+///
+/// # Panics
+/// When it ends too early or too late.
+pub fn ended_after_a_checkpoint(
+    signal: &str,
+    args: impl IntoIterator<Item = String>,
+    out: &Path,
+) -> Option<i32> {
+    let mut child = dcff()
+        .args(args)
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("dcff");
+    while !out.join("timing.jsonl").exists() {
+        assert!(
+            child.try_wait().expect("dcff").is_none(),
+            "the run ended before its first checkpoint"
+        );
+        std::thread::yield_now();
+    }
+    let killed = Command::new("kill")
+        .args([signal, &child.id().to_string()])
+        .status()
+        .expect("kill");
+    assert!(killed.success());
+    let status = child.wait().expect("dcff");
+    assert!(
+        !out.join("summary.json").exists(),
+        "the run was over before it was ended"
+    );
+    status.code()
 }
 
 /// A folder with a small data set in `images`.
