@@ -92,8 +92,7 @@ impl View {
     /// Those of the tensor operations.
     pub fn weight_gradient(&self, filters: usize, gradient: Tensor) -> Result<Tensor> {
         Ok(match self {
-            Self::Dense => gradient,
-            Self::Mix(p) => dcff_nn::mix_backward(p, &gradient)?,
+            Self::Dense | Self::Mix(_) => self.source_gradient(gradient)?,
             Self::Select(ids) => {
                 let mut shape = gradient.dims().to_vec();
                 shape[0] = filters;

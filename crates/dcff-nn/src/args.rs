@@ -80,6 +80,12 @@ pub(crate) fn tensor(data: Vec<f32>, dims: &[usize]) -> Result<Tensor> {
     Tensor::from_vec(data, dims, &Device::Cpu)
 }
 
+/// A message without the backtrace that candle may append.
+pub(crate) fn first_line(message: &dyn std::fmt::Display) -> String {
+    let text = message.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
 /// Fails unless `got` is `expected`.
 pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
     op: &str,

@@ -2,6 +2,8 @@
 
 use candle_core::{Device, Result};
 
+use crate::args::first_line;
+
 /// A device by the name users type: `auto`, `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
@@ -37,12 +39,6 @@ impl DeviceChoice {
             }),
         }
     }
-}
-
-/// An error without the backtrace that candle may append.
-fn first_line(error: &candle_core::Error) -> String {
-    let text = error.to_string();
-    text.lines().next().unwrap_or_default().to_owned()
 }
 
 impl std::str::FromStr for DeviceChoice {

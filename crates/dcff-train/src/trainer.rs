@@ -460,7 +460,7 @@ impl Trainer {
         let batches = self.network.batches_tracked();
         // Of these only the rate may change between steps that are repeated.
         let descent = SgdConfig { lr: 0.0, ..*sgd };
-        if !self.method.repeats() || self.descent != Some(descent) {
+        if self.descent != Some(descent) {
             self.repeated.reset();
             self.descent = Some(descent);
         }
@@ -472,12 +472,17 @@ impl Trainer {
             optimizer,
             ..
         } = self;
-        let (loss, _) = dcff_nn::awake(&device, || {
-            repeated.run(&images, &batch.labels, sgd.lr, |images, labels| {
-                let output = method.step(network, views, images, labels, smoothing)?;
-                optimizer.step(network, &output.gradients, sgd)?;
-                Ok::<_, Error>(output.loss)
-            })
+        let repeats = method.repeats();
+        let mut step = |images: &Tensor, labels: &Tensor| {
+            let output = method.step(network, views, images, labels, smoothing)?;
+            optimizer.step(network, &output.gradients, sgd)?;
+            Ok(output.loss)
+        };
+        let loss = dcff_nn::awake(&device, || match repeats {
+            true => repeated
+                .run(&images, &batch.labels, sgd.lr, step)
+                .map(|(loss, _)| loss),
+            false => step(&images, &batch.labels.to_device(&device)?),
         })
         .map_err(|error| match device.is_cpu() {
             true => error,

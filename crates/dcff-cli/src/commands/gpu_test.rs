@@ -71,11 +71,10 @@ pub(crate) fn run(args: &GpuTestArgs) -> anyhow::Result<Ended> {
         let twice = same_seed_twice(args)?;
         report.set("same_seed_twice", twice)?;
     }
-    let measured = NETWORKS.iter().filter(|_| wanted(GpuTestPart::Speed));
-    for arch in measured.copied() {
+    for arch in NETWORKS {
         for (name, precision, tf32, _) in arithmetics() {
             let key = format!("speed_{arch}_{name}");
-            if report.has(&key) {
+            if !wanted(GpuTestPart::Speed) || report.has(&key) {
                 continue;
             }
             eprintln!("== speed of {arch}, {name}");
@@ -294,16 +293,27 @@ fn operations(device: &Device, precision: Precision) -> anyhow::Result<Vec<(Stri
     Ok(all)
 }
 
+/// The network `arch` at its published rates.
+fn published(arch: &str) -> anyhow::Result<Subject> {
+    Subject::new(&BenchNetwork {
+        arch: arch.to_owned(),
+        rates: "published".to_owned(),
+        json: false,
+    })
+}
+
+/// Images and labels for `subject`, of no meaning.
+fn batch_of(subject: &Subject, size: usize, device: &Device) -> anyhow::Result<(Tensor, Tensor)> {
+    let images = noise(size, subject.full.input)?.to_device(device)?;
+    let labels = labels(size, subject.compact.shapes()?.classes())?.to_device(device)?;
+    Ok((images, labels))
+}
+
 /// The weights after some steps that a card repeats from a record, against those after steps that are called.
 fn recorded_steps(device: &Device) -> anyhow::Result<Value> {
     const BATCH: usize = 8;
     const STEPS: usize = 6;
-    let network = BenchNetwork {
-        arch: "resnet56".to_owned(),
-        rates: "published".to_owned(),
-        json: false,
-    };
-    let subject = Subject::new(&network)?;
+    let subject = published("resnet56")?;
     dcff_nn::configure(
         device,
         DeviceSettings {
@@ -311,8 +321,7 @@ fn recorded_steps(device: &Device) -> anyhow::Result<Value> {
             deterministic: true,
         },
     )?;
-    let images = noise(BATCH, subject.full.input)?.to_device(device)?;
-    let labels = labels(BATCH, subject.compact.shapes()?.classes())?.to_device(device)?;
+    let (images, labels) = batch_of(&subject, BATCH, device)?;
     let mut weights = Vec::new();
     let mut repeated = RepeatedStep::default();
     for record in [false, true] {
@@ -357,12 +366,7 @@ fn speed(
     (precision, tf32): (Precision, bool),
     batch: usize,
 ) -> anyhow::Result<Value> {
-    let network = BenchNetwork {
-        arch: arch.to_owned(),
-        rates: "published".to_owned(),
-        json: false,
-    };
-    let subject = Subject::new(&network)?;
+    let subject = published(arch)?;
     let settings = DeviceSettings {
         tf32,
         deterministic: false,
@@ -373,8 +377,7 @@ fn speed(
     let mut method = subject.method()?;
     let mut optimizer = Sgd::new(&network)?;
     let sgd = Recipe::published_cifar().sgd(0, 0, 1);
-    let images = noise(batch, subject.full.input)?.to_device(device)?;
-    let labels = labels(batch, subject.compact.shapes()?.classes())?.to_device(device)?;
+    let (images, labels) = batch_of(&subject, batch, device)?;
     let mut step = |images: &Tensor, labels: &Tensor| -> anyhow::Result<LossValue> {
         let output = method.step(&mut network, &views, images, labels, 0.0)?;
         optimizer.step(&network, &output.gradients, &sgd)?;
@@ -474,6 +477,16 @@ fn matmul_limit(device: &Device, precision: Precision, side: usize) -> anyhow::R
     Ok(2.0 * (side as f64).powi(3) / median(&mut times[WARM_UP..]))
 }
 
+/// `dcff train` on the card and with the data that `args` name.
+fn train(args: &GpuTestArgs) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["train", "--device", &args.device.device]);
+    if let Some(data) = &args.data_dir.data_dir {
+        command.arg("--data-dir").arg(data);
+    }
+    Ok(command)
+}
+
 /// Trains a small network twice with `--deterministic`, and says whether the weights are the same to the byte.
 fn same_seed_twice(args: &GpuTestArgs) -> anyhow::Result<Value> {
     const TRAIN: [&str; 9] = [
@@ -494,14 +507,11 @@ fn same_seed_twice(args: &GpuTestArgs) -> anyhow::Result<Value> {
         if folder.exists() {
             std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
         }
-        let mut command = Command::new(std::env::current_exe()?);
-        command
-            .args(TRAIN)
-            .args(["--device", &args.device.device, "--data", &args.data]);
-        if let Some(data) = &args.data_dir.data_dir {
-            command.arg("--data-dir").arg(data);
-        }
-        let output = command.arg("--out").arg(&folder).output()?;
+        let output = train(args)?
+            .args(&TRAIN[1..])
+            .args(["--data", &args.data, "--out"])
+            .arg(&folder)
+            .output()?;
         if !output.status.success() {
             return Ok(json!({ "failed": String::from_utf8_lossy(&output.stderr).trim() }));
         }
@@ -546,8 +556,7 @@ fn pytorch(
 /// Trains at the published recipe for the minutes given, from where the last call stopped; whether it is done.
 fn reproduce(args: &GpuTestArgs, arch: &str, report: &mut Report) -> anyhow::Result<bool> {
     let folder = args.out.join("runs").join(arch);
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["train", "--device", &args.device.device]);
+    let mut command = train(args)?;
     if folder.join(dcff_train::CONFIG).exists() {
         command.arg("--resume").arg(&folder);
     } else {
@@ -556,9 +565,6 @@ fn reproduce(args: &GpuTestArgs, arch: &str, report: &mut Report) -> anyhow::Res
             .args(["--precision", &args.precision])
             .arg("--out")
             .arg(&folder);
-    }
-    if let Some(data) = &args.data_dir.data_dir {
-        command.arg("--data-dir").arg(data);
     }
     eprintln!("== training {arch} for at most {} minutes", args.minutes);
     let end = Instant::now() + Duration::from_secs(60 * args.minutes);

@@ -10,6 +10,7 @@ use std::sync::{MutexGuard, PoisonError};
 use candle_core::Result;
 
 use super::Gpu;
+use crate::args::first_line;
 
 /// Sizes are rounded up to this many bytes.
 const GRAIN: usize = 512;
@@ -130,10 +131,9 @@ pub(super) fn no_room(
     bytes: usize,
     error: &dyn std::fmt::Display,
 ) -> candle_core::Error {
-    let error = error.to_string();
-    let error = error.lines().next().unwrap_or_default();
+    let error = first_line(error);
     candle_core::Error::Msg(match gpu.0.machine.memory() {
-        None => error.to_owned(),
+        None => error,
         Some((free, total)) => format!(
             "the card has no {} MiB left: {} of {} MiB are free ({error}); lower the batch size, or choose --precision bf16",
             bytes.div_ceil(1 << 20),

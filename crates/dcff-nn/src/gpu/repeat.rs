@@ -3,11 +3,12 @@
 //! A narrow network's step is hundreds of launches of a few microseconds each, which the processor cannot send as fast as
 //! a card is done with them. Recorded (a CUDA graph), they are sent together.
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::Gpu;
 use super::machine::Recorded;
 use super::memory::Reserved;
+use crate::args::first_line;
 use crate::loss::LossValue;
 
 /// Runs a step over and over: on a card, and while nothing changes but the batch and the learning rate, what it launched
@@ -154,10 +155,6 @@ impl Recording {
         lr: f64,
         step: &mut impl FnMut(&Tensor, &Tensor) -> std::result::Result<LossValue, E>,
     ) -> std::result::Result<Self, String> {
-        let reason = |error: &dyn std::fmt::Display| {
-            let text = error.to_string();
-            text.lines().next().unwrap_or_default().to_owned()
-        };
         let prepare = || -> Result<(Tensor, Tensor)> {
             let images = images.contiguous()?.copy()?;
             let labels = labels.to_device(&gpu.device())?.copy()?;
@@ -165,17 +162,19 @@ impl Recording {
             gpu.rate_at(lr as f32)?;
             Ok((images, labels))
         };
-        let (images, labels) = prepare().map_err(|error| reason(&error))?;
+        let (images, labels) = prepare().map_err(|error| first_line(&error))?;
         let machine = &gpu.0.machine;
         let _rehearsal = machine.rehearse();
-        machine.begin_recording().map_err(|error| reason(&error))?;
+        machine
+            .begin_recording()
+            .map_err(|error| first_line(&error))?;
         Reserved::begin(gpu);
         let loss = step(&images, &labels);
         let blocks = Reserved::end(gpu);
         let graph = machine.end_recording();
         // What the step ran into says more than that recording failed.
-        let loss = loss.map_err(|error| reason(&error))?;
-        let graph = graph.map_err(|error| reason(&error))?;
+        let loss = loss.map_err(|error| first_line(&error))?;
+        let graph = graph.map_err(|error| first_line(&error))?;
         if loss.is_known() {
             return Err("expected a loss on the card, got one on the cpu".to_owned());
         }
@@ -205,7 +204,7 @@ impl Recording {
         loss.copy().map(LossValue::on_card)
     }
 
-    /// Copies `from` to where the recorded launches read it.
+    /// Copies `from`, images on the card or labels there or on the CPU, to where the recorded launches read it.
     fn fill(&self, to: &Tensor, from: &Tensor, name: &str, dtype: DType) -> Result<()> {
         const OP: &str = "a repeated step";
         let gpu = &self.gpu;
@@ -218,25 +217,14 @@ impl Recording {
             );
         }
         let address = gpu.address(OP, name, to, dtype)?;
-        let bytes = to.elem_count() * dtype.size_in_bytes();
-        if let Device::Cpu = from.device() {
-            let from: Vec<u8> = match dtype {
-                DType::U32 => from
-                    .to_vec1::<u32>()?
-                    .iter()
-                    .flat_map(|n| n.to_le_bytes())
-                    .collect(),
-                _ => from
-                    .flatten_all()?
-                    .to_vec1::<f32>()?
-                    .iter()
-                    .flat_map(|n| n.to_le_bytes())
-                    .collect(),
-            };
+        if dtype == DType::U32 && from.device().is_cpu() {
+            let numbers = from.to_vec1::<u32>()?;
+            let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
             // SAFETY: as many bytes as the tensor there has.
-            return unsafe { gpu.0.machine.upload(address, &from) };
+            return unsafe { gpu.0.machine.upload(address, &bytes) };
         }
         let from = gpu.address(OP, name, &from, dtype)?;
+        let bytes = to.elem_count() * dtype.size_in_bytes();
         // SAFETY: both are tensors of this type and shape.
         unsafe { gpu.0.machine.copy(from, address, bytes) }
     }
@@ -244,6 +232,8 @@ impl Recording {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
     use crate::loss::LossNumbers;
 

@@ -18,6 +18,7 @@ use candle_core::{CudaStorage, DType, Device, Result, Storage, Tensor, bail};
 use super::Gpu;
 use super::kernel::{NAMES, source};
 use super::machine::{Machine, Recorded};
+use crate::args::first_line;
 use crate::element::Precision;
 
 /// The oldest cards that the kernels are written for: bfloat16 and TF32 came with them.
@@ -61,11 +62,6 @@ pub(crate) fn open(ordinal: usize) -> Result<Device> {
             first_line(&error)
         ),
     }
-}
-
-fn first_line(error: &dyn std::fmt::Display) -> String {
-    let text = error.to_string();
-    text.lines().next().unwrap_or_default().to_owned()
 }
 
 fn message(what: &str, error: &dyn std::fmt::Display) -> candle_core::Error {
