@@ -113,7 +113,8 @@ fn check(name: &str, n: usize) {
 /// How far rounding turns a gradient depends on the network (units at zero, batch norm over a few images), not on the
 /// kernels, so a fixed bound would say nothing.
 fn bf16_follows(name: &str, network: &Network, views: &Views, images: &Tensor, labels: &Tensor) {
-    let step = |mut network: Network, images: &Tensor| {
+    let step = |network: &Network, images: &Tensor| {
+        let mut network = network.deep_copy().unwrap();
         let output = cross_entropy_step(&mut network, views, images, labels, 0.0).unwrap();
         let gradients = output.gradients;
         let all: Vec<f64> = (0..network.parameters().len())
@@ -124,18 +125,18 @@ fn bf16_follows(name: &str, network: &Network, views: &Views, images: &Tensor, l
         (output.loss.read().unwrap().mean, all)
     };
     let round = |t: &Tensor| t.to_dtype(DType::BF16).and_then(|t| t.to_dtype(DType::F32));
-    let (loss, gradient) = step(network.clone(), images);
-    let mut half = network.clone();
+    let (loss, gradient) = step(network, images);
+    let mut half = network.deep_copy().unwrap();
     half.set_precision(Precision::Bf16);
-    let (half_loss, half_gradient) = step(half.clone(), images);
-    let mut rounded = network.clone();
+    let (half_loss, half_gradient) = step(&half, images);
+    let mut rounded = network.deep_copy().unwrap();
     let state = network.state().unwrap().into_iter();
     let state = state.map(|(name, t)| match t.dtype() {
         DType::F32 => (name, round(&t).unwrap()),
         _ => (name, t),
     });
     rounded.load(&state.collect()).unwrap();
-    let (_, rounded_gradient) = step(rounded, &round(images).unwrap());
+    let (_, rounded_gradient) = step(&rounded, &round(images).unwrap());
 
     assert!(half_loss != loss, "{name}: nothing was stored as bfloat16");
     assert!(
@@ -206,4 +207,30 @@ fn a_collapsed_network_stays_as_it_was() {
         .unwrap();
     assert_eq!(logits(&plain), before);
     assert_ne!(logits(&network), before);
+}
+
+/// A copy must not train along: its tensors have memory of their own, running statistics included.
+#[test]
+fn a_deep_copy_stays_as_it_was() {
+    let full = dcff_models::by_name("resnet20").unwrap();
+    let mut network = Network::new(&full, &full, 3, &Device::Cpu).unwrap();
+    let copy = network.deep_copy().unwrap();
+    let numbers = |network: &Network| -> Vec<Vec<f32>> {
+        let flat = |i: usize| network.tensor(i).flatten_all().unwrap().to_vec1().unwrap();
+        (0..network.parameters().len()).map(flat).collect()
+    };
+    let before = numbers(&copy);
+    assert_eq!(numbers(&network), before);
+    let (images, labels) = batch(&full, 4);
+    let views = Views::dense();
+    let output = cross_entropy_step(&mut network, &views, &images, &labels, 0.0).unwrap();
+    let mut optimizer = Sgd::new(&network).unwrap();
+    optimizer
+        .step(&network, &output.gradients, &Recipe::quick(2).sgd(0, 0, 1))
+        .unwrap();
+    assert_eq!(numbers(&copy), before);
+    assert_eq!(copy.batches_tracked(), 0);
+    let after = numbers(&network);
+    let same = after.iter().zip(&before).filter(|(a, b)| a == b).count();
+    assert_eq!(same, 0, "every tensor of the trained network moves");
 }

@@ -14,10 +14,11 @@ use candle_core::{Device, Tensor};
 use dcff_nn::inference::{self, Channels, Conv, Load, Maps};
 use dcff_nn::{Activation, ConvConfig, PoolConfig};
 
-use crate::network::{Mode, Network, internal};
+use crate::network::Network;
 use crate::plan::{Operation, Step, Value};
+use crate::trace::Mode;
 use crate::view::Views;
-use crate::{Error, Result};
+use crate::{Error, Result, internal};
 
 /// A finished network as a function from images to logits.
 ///
@@ -28,15 +29,15 @@ use crate::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct InferenceNetwork {
     input: [usize; 3],
-    program: Program,
+    runs: Runs,
 }
 
 #[derive(Clone, Debug)]
-enum Program {
+enum Runs {
     /// Prepared layers, on the CPU.
     Prepared(Arc<Prepared>),
     /// The layers of training, on other devices.
-    Plain(Box<Network>),
+    Plain(Arc<Network>),
 }
 
 impl InferenceNetwork {
@@ -48,9 +49,9 @@ impl InferenceNetwork {
         let plain = network.collapse(views)?;
         Ok(Self {
             input: plain.compact().input,
-            program: match plain.device() {
-                Device::Cpu => Program::Prepared(Arc::new(Prepared::new(&plain)?)),
-                _ => Program::Plain(Box::new(plain)),
+            runs: match plain.device() {
+                Device::Cpu => Runs::Prepared(Arc::new(Prepared::new(&plain)?)),
+                _ => Runs::Plain(Arc::new(plain)),
             },
         })
     }
@@ -67,11 +68,11 @@ impl InferenceNetwork {
                 got: images.dims().get(1..).unwrap_or_default().to_vec(),
             });
         }
-        match &self.program {
-            Program::Prepared(prepared) => Ok(dcff_nn::awake(images.device(), || {
+        match &self.runs {
+            Runs::Prepared(prepared) => Ok(dcff_nn::awake(images.device(), || {
                 inference::in_chunks(images, |images, load| prepared.forward(images, load))
             })?),
-            Program::Plain(network) => {
+            Runs::Plain(network) => {
                 let (logits, _) = network.forward(images, &Views::dense(), Mode::Eval)?;
                 Ok(logits)
             }
@@ -252,10 +253,14 @@ impl Prepared {
                             (shape.height, shape.width)
                         }
                     };
+                    let config = ConvConfig {
+                        algorithm: network.convolution(),
+                        ..plain.config
+                    };
                     let conv = Conv::new(
                         &plain.weight,
                         plain.bias.as_ref(),
-                        plain.config,
+                        config,
                         &lie,
                         size,
                         plain.activation,

@@ -7,10 +7,10 @@
 //!
 //! ```text
 //! Architecture --narrowed(widths)--> Architecture (compact)
-//!      \___________ Network::new(full, compact) ___________/
-//!                        | forward(images, views)          views: Dense, Mix (P.W), Select
+//!      \___ Weights::new(full, compact), Program::new(compact, weights): together a Network ___/
+//!                        | forward(weights, views, images)  views: Dense, Mix (P.W), Select, Mask
 //!                        v
-//!                 logits, Trace --backward--> Gradients
+//!                 Trace (logits, maps) --backward(seeds)--> Gradients, ViewGradients
 //! ```
 //!
 //! This crate deliberately does not know why a view looks the way it does: no criterion, rate, schedule or
@@ -34,11 +34,14 @@ mod network;
 mod parameters;
 mod plan;
 mod profile;
+mod program;
 mod prune;
 mod resnet;
 pub mod shapes;
+mod trace;
 mod vgg;
 mod view;
+mod weights;
 
 pub use architecture::{
     Architecture, Builder, Conv, INPUT, Initialisation, Layer, LayerKind, Linear, Norm, Pool,
@@ -47,13 +50,20 @@ pub use architecture::{
 pub use error::{Error, Result};
 pub use googlenet::googlenet;
 pub use inference::{InferenceNetwork, fold_norm};
-pub use network::{Gradients, Mode, Network, Trace};
+pub use network::Network;
 pub use parameters::{Parameter, ParameterKind, parameters};
 pub use profile::{Pass, Profile};
+pub use program::{Blend, Program};
 pub use prune::ChannelGroup;
 pub use resnet::{resnet_cifar, resnet50};
+pub use trace::{Gradients, How, Mode, Seeds, Trace, ViewGradients};
 pub use vgg::{VggStage, vgg, vgg16};
 pub use view::{View, Views};
+pub use weights::Weights;
+
+pub(crate) fn internal(message: &str) -> Error {
+    Error::Candle(candle_core::Error::Msg(message.to_owned()))
+}
 
 /// A network this crate can build by name.
 #[derive(Clone, Copy)]

@@ -30,6 +30,11 @@ impl ParameterKind {
         !matches!(self, Self::RunningMean | Self::RunningVar)
     }
 
+    /// Whether a view chooses what of it is used: a convolution's filters and their biases.
+    pub(crate) fn is_filters(self) -> bool {
+        matches!(self, Self::ConvWeight | Self::ConvBias)
+    }
+
     fn suffix(self) -> &'static str {
         match self {
             Self::ConvWeight | Self::NormWeight | Self::LinearWeight => "weight",

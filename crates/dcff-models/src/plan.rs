@@ -128,6 +128,7 @@ pub(crate) fn steps(
                     stride: conv.stride,
                     padding: conv.padding,
                     groups: conv.groups,
+                    ..ConvConfig::default()
                 },
             },
             LayerKind::Norm(_) => {

@@ -19,7 +19,7 @@ use candle_core::Tensor;
 
 use crate::architecture::{Architecture, LayerKind};
 use crate::network::Network;
-use crate::view::{View, Views};
+use crate::view::Views;
 use crate::{Error, Result};
 
 /// Channels that are kept or removed together with those they run on into.
@@ -258,7 +258,7 @@ impl Network {
     /// The plain narrow network that keeps the channels `kept` of each space (ascending) with their weights, batch-norm
     /// parameters and statistics.
     ///
-    /// `views` may say what the kept filters of a convolution are made of; where one is dense they are themselves.
+    /// `views` may say what the kept filters of a convolution are made of; where one chooses none they are themselves, masked ones scaled.
     ///
     /// # Errors
     /// When this network computes fewer filters than it has, a channel does not exist, or the channels do not fit together.
@@ -310,12 +310,13 @@ impl Network {
             };
             match &layer.kind {
                 LayerKind::Conv(_) => {
-                    let rows = |tensor: &Tensor| match views.get(&layer.name) {
-                        View::Dense => take(tensor, &outputs[position], 0),
-                        view => view.weight(tensor),
+                    let view = views.get(&layer.name);
+                    let rows = |tensor: Tensor| match view.chooses() {
+                        true => Ok(tensor),
+                        false => take(&tensor, &outputs[position], 0),
                     };
-                    change("weight", &|w| take(&rows(w)?, &input, 1))?;
-                    change("bias", &rows)?;
+                    change("weight", &|w| take(&rows(view.weight(w)?)?, &input, 1))?;
+                    change("bias", &|b| rows(view.bias(b)?))?;
                 }
                 LayerKind::Norm(_) => {
                     for suffix in ["weight", "bias", "running_mean", "running_var"] {
@@ -337,6 +338,7 @@ impl Network {
         let mut network = Self::new(&narrow, &narrow, 0, device)?;
         network.load(&state.into_iter().collect::<HashMap<_, _>>())?;
         network.set_precision(self.precision());
+        network.set_convolution(self.convolution());
         Ok(network)
     }
 }
@@ -421,7 +423,7 @@ mod tests {
                 }
             }
         }
-        let mut silent = network.clone();
+        let mut silent = network.deep_copy().unwrap();
         silent.load(&state).unwrap();
         silent
     }

@@ -58,7 +58,7 @@ fn convolutions(c: &mut Criterion) {
         let cfg = ConvConfig {
             stride,
             padding: 1,
-            groups: 1,
+            ..ConvConfig::default()
         };
         let (x, w) = (features(from, size), tensor(&[to, from, 3, 3]));
         let dy = features(to, size / stride);

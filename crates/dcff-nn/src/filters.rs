@@ -1,7 +1,7 @@
 //! The filters of a network's convolutions, made ready for a step all at once.
 //!
 //! A card reads them in another order and, where maps are bfloat16, in another type than they are trained in; a pruned
-//! layer takes only some of them. One launch does that for all layers, forward and backward passes share the result, and
+//! layer takes only some of them, a masked one scales them. One launch does that for all layers, forward and backward passes share the result, and
 //! the gradient of the filters comes back in the order and number of those that are trained.
 
 use candle_core::{DType, Result, Tensor, bail};
@@ -16,11 +16,17 @@ pub struct FilterSource<'a> {
     pub weight: &'a Tensor,
     /// Which of them are used, `[M]` (`u32`, each at most once); `None`: all.
     pub rows: Option<&'a Tensor>,
+    /// What each used filter is multiplied by, `[M]` (`f32`); `None`: 1.
+    pub scale: Option<&'a Tensor>,
 }
 
 impl<'a> From<&'a Tensor> for FilterSource<'a> {
     fn from(weight: &'a Tensor) -> Self {
-        Self { weight, rows: None }
+        Self {
+            weight,
+            rows: None,
+            scale: None,
+        }
     }
 }
 
@@ -49,7 +55,12 @@ impl Filters {
     /// devices.
     pub fn prepare(sources: &[FilterSource<'_>], precision: Precision) -> Result<Vec<Self>> {
         const OP: &str = "filters";
-        for FilterSource { weight, rows } in sources {
+        for FilterSource {
+            weight,
+            rows,
+            scale,
+        } in sources
+        {
             if weight.dtype() != DType::F32 || weight.rank() != 4 {
                 bail!(
                     "{OP}: expected weights [C, C_in, K_h, K_w] of type f32, got {:?} of type {}",
@@ -66,6 +77,19 @@ impl Filters {
                     rows.dtype().as_str()
                 );
             }
+            if let Some(scale) = scale {
+                let used = match rows {
+                    Some(rows) => rows.elem_count(),
+                    None => weight.dim(0)?,
+                };
+                if scale.dtype() != DType::F32 || scale.dims() != [used] {
+                    bail!(
+                        "{OP}: expected a scale [{used}] of type f32, got {:?} of type {}",
+                        scale.dims(),
+                        scale.dtype().as_str()
+                    );
+                }
+            }
         }
         let gpu = match sources.first() {
             Some(first) => Gpu::of(first.weight.device())?,
@@ -78,10 +102,7 @@ impl Filters {
                 .collect(),
             None => sources
                 .iter()
-                .map(|FilterSource { weight, rows }| match rows {
-                    Some(rows) => weight.index_select(rows, 0).map(Read::Tensor),
-                    None => Ok(Read::Tensor((*weight).clone())),
-                })
+                .map(|source| read_on_cpu(source).map(Read::Tensor))
                 .collect::<Result<_>>()?,
         };
         Ok(sources
@@ -137,7 +158,13 @@ impl Filters {
         self.rows.as_ref()
     }
 
-    /// The gradient of the source from that of the filters, `[M, ...]`: zeros for those that are not used.
+    /// What they were made of, `[C, C_in / groups, K_h, K_w]`.
+    pub fn source(&self) -> &Tensor {
+        &self.source
+    }
+
+    /// The gradient of the source, as if it had not been scaled, from that of the filters, `[M, ...]`: zeros for those that are
+    /// not used.
     pub(crate) fn gradient_of_source(&self, gradient: Tensor) -> Result<Tensor> {
         match &self.rows {
             None => Ok(gradient),
@@ -148,6 +175,17 @@ impl Filters {
     /// The source's dimensions, `[C, C_in / groups, K_h, K_w]`.
     pub(crate) fn source_dims(&self) -> &[usize] {
         self.source.dims()
+    }
+}
+
+fn read_on_cpu(source: &FilterSource<'_>) -> Result<Tensor> {
+    let used = match source.rows {
+        Some(rows) => source.weight.index_select(rows, 0)?,
+        None => source.weight.clone(),
+    };
+    match source.scale {
+        Some(scale) => used.broadcast_mul(&scale.reshape(((), 1, 1, 1))?),
+        None => Ok(used),
     }
 }
 
@@ -165,12 +203,19 @@ mod tests {
         let source = FilterSource {
             weight: &w,
             rows: Some(&rows),
+            scale: None,
         };
-        let all = Filters::prepare(&[source, (&w).into()], Precision::F32)?;
+        let scale = Tensor::new(&[2f32, -1.0], &Device::Cpu)?;
+        let scaled = FilterSource {
+            scale: Some(&scale),
+            ..source
+        };
+        let all = Filters::prepare(&[source, (&w).into(), scaled], Precision::F32)?;
         let numbers = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
         assert_eq!(all[0].dims(), [2, 2, 1, 1]);
         assert_eq!(numbers(all[0].tensor("test")?)?, [5.0, 6.0, 1.0, 2.0]);
         assert_eq!(numbers(all[1].tensor("test")?)?, numbers(&w)?);
+        assert_eq!(numbers(all[2].tensor("test")?)?, [10.0, 12.0, -1.0, -2.0]);
         let gradient = Tensor::new(&[[10f32, 20.0], [30.0, 40.0]], &Device::Cpu)?;
         let gradient = gradient.reshape((2, 2, 1, 1))?;
         let back = all[0].gradient_of_source(gradient)?;
@@ -190,8 +235,15 @@ mod tests {
         let source = FilterSource {
             weight: &w,
             rows: Some(&w),
+            scale: None,
         };
         assert!(message(source).contains("rows [M] of type u32"));
+        let two = Tensor::zeros(2, DType::F32, &Device::Cpu)?;
+        let source = FilterSource {
+            scale: Some(&two),
+            ..(&w).into()
+        };
+        assert!(message(source).contains("expected a scale [3] of type f32, got [2]"));
         Ok(())
     }
 }

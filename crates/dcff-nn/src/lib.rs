@@ -14,7 +14,7 @@
 //! ([`Precision`]); whatever is computed or summed is `f32` or wider, and rounded once when stored.
 //!
 //! 3x3 convolutions of stride 1 go through Winograd's transforms, whose error is two to five times
-//! that of direct sums, about 1e-6 of the result; [`Convolution::Direct`] does without.
+//! that of direct sums, about 1e-6 of the result; [`Convolution::Direct`] in a [`ConvConfig`] does without.
 //!
 //! On NVIDIA cards (feature `cuda`) the same functions work on `[N, H, W, C]`; [`DeviceChoice`] says
 //! which device a user means, [`configure`] how it computes.

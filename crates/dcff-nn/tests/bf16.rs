@@ -390,7 +390,7 @@ fn same_bits_for_any_number_of_threads_and_on_every_processor() {
             let cfg = dcff_nn::ConvConfig {
                 stride,
                 padding,
-                groups: 1,
+                ..Default::default()
             };
             let y = conv2d(&x, w, None, cfg).unwrap();
             let grads = conv2d_backward(&x, w, true, cfg, &y, true).unwrap();

@@ -550,7 +550,7 @@ fn maps_of_two_devices_do_not_mix() {
 fn filters_made_ready_for_many_layers_are_those_of_each() {
     on_cards(|precision, tolerance| {
         let mut random = Random(11);
-        // More layers than one launch takes, some with chosen filters.
+        // More layers than one launch takes, some with chosen filters, some of those scaled.
         let layers: Vec<_> = (0..100)
             .map(|i| {
                 let dims = [5 + i % 4, 4 + i % 2, 1 + 2 * (i % 2), 3];
@@ -567,12 +567,15 @@ fn filters_made_ready_for_many_layers_are_those_of_each() {
                 .map(|(dims, w, _)| Tensor::from_slice(w, &dims[..], &Device::Cpu))
                 .collect::<Result<_>>()?;
             let rows = Tensor::new(&[4u32, 1], &Device::Cpu)?;
+            let scale = Tensor::new(&[0.5f32, -2.0], &Device::Cpu)?;
             let sources: Vec<_> = weights
                 .iter()
                 .zip(&layers)
-                .map(|(weight, (_, _, chosen))| FilterSource {
+                .enumerate()
+                .map(|(i, (weight, (_, _, chosen)))| FilterSource {
                     weight,
                     rows: chosen.then_some(&rows),
+                    scale: (*chosen && i % 4 == 1).then_some(&scale),
                 })
                 .collect();
             let filters = Filters::prepare(&sources, precision)?;

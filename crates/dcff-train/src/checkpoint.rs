@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing};
 use dcff_models::{Architecture, Network, View, Views};
 use serde::{Deserialize, Serialize};
@@ -214,14 +214,10 @@ impl Checkpoint {
     /// The epoch's views.
     pub(crate) fn views(&self, device: &Device) -> Result<Views> {
         let mut views = Views::dense();
-        for (layer, p) in self.section(MIX) {
-            views.insert(layer, View::Mix(p.to_device(device)?));
-        }
-        for (layer, ids) in self.section(SELECT) {
-            views.insert(
-                layer,
-                View::Select(ids.to_dtype(DType::U32)?.to_device(device)?),
-            );
+        for kind in View::KINDS {
+            for (layer, tensor) in self.section(kind) {
+                views.insert(layer, View::from_parts(kind, &tensor, device)?);
+            }
         }
         Ok(views)
     }
@@ -230,8 +226,8 @@ impl Checkpoint {
 pub(crate) const NETWORK: &str = "network";
 pub(crate) const VELOCITY: &str = "velocity";
 pub(crate) const CHOSEN: &str = "chosen";
+/// The section of the coefficients that mix filters: what [`View::parts`] calls them.
 const MIX: &str = "mix";
-const SELECT: &str = "select";
 
 /// The name under which a tensor stands in `state.safetensors`.
 pub(crate) fn tensor_name(section: &str, name: &str) -> String {
@@ -242,12 +238,8 @@ pub(crate) fn tensor_name(section: &str, name: &str) -> String {
 pub(crate) fn view_tensors(views: &Views) -> Result<Vec<(String, Tensor)>> {
     let mut tensors = Vec::new();
     for (layer, view) in views.iter() {
-        match view {
-            View::Dense => {}
-            View::Mix(p) => tensors.push((tensor_name(MIX, layer), p.clone())),
-            View::Select(ids) => {
-                tensors.push((tensor_name(SELECT, layer), ids.to_dtype(DType::I64)?))
-            }
+        if let Some((kind, tensor)) = view.parts()? {
+            tensors.push((tensor_name(kind, layer), tensor));
         }
     }
     Ok(tensors)

@@ -307,6 +307,7 @@ fn maps(
         stride: conv.stride,
         padding: conv.padding,
         groups: conv.groups,
+        algorithm: network.convolution(),
     };
     let weight = get(format!("{}.weight", layer.name))?;
     let y = dcff_nn::conv2d(input, weight, bias, config)?;

@@ -156,12 +156,6 @@ impl Trainer {
         config.validate()?;
         data.check(&config, full)?;
         let lock = folder.lock()?;
-        let convolution = if config.recipe.direct_convolution {
-            Convolution::Direct
-        } else {
-            Convolution::Fast
-        };
-        convolution.set();
         config.recipe.configure(device)?;
         let mut method = config
             .method
@@ -278,6 +272,10 @@ impl Trainer {
             }
         };
         network.set_precision(config.recipe.precision);
+        network.set_convolution(match config.recipe.direct_convolution {
+            true => Convolution::Direct,
+            false => Convolution::Fast,
+        });
         Ok(Self {
             config,
             folder,
@@ -709,6 +707,7 @@ impl Trainer {
         let compact = self.network.compact().clone();
         let full = self.full.clone();
         let mut plain = Network::new(&compact, &compact, 0, self.network.device())?;
+        plain.set_convolution(self.network.convolution());
         plain.load(&self.chosen.clone().into_iter().collect())?;
         let test = if best.epoch == last.epoch {
             last.test

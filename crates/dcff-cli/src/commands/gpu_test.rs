@@ -201,6 +201,7 @@ fn operations(device: &Device, precision: Precision) -> anyhow::Result<Vec<(Stri
             stride,
             padding,
             groups,
+            ..ConvConfig::default()
         };
         let out = (h + 2 * padding - k) / stride + 1;
         let (x, w) = (maps(1, &[n, c, h, h])?, tensor(2, &[o, c / groups, k, k])?);

@@ -4,33 +4,13 @@
 //! about 1e-6 of its largest output instead of 1e-7. Training does not mind; a comparison with
 //! another program, step by step, does.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-static DIRECT: AtomicBool = AtomicBool::new(false);
-
-/// Which algorithms 3x3 convolutions with stride 1 may use; set once for the whole process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Which algorithms 3x3 convolutions with stride 1 may use on the CPU. Results of the two differ by rounding, so a run that is
+/// to be repeated must not change it half-way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Convolution {
     /// Winograd's transforms where they win.
     #[default]
     Fast,
     /// Sums of products only: slower, with the rounding of an ordinary convolution.
     Direct,
-}
-
-impl Convolution {
-    /// What convolutions use now.
-    pub fn current() -> Self {
-        if DIRECT.load(Ordering::Relaxed) {
-            Self::Direct
-        } else {
-            Self::Fast
-        }
-    }
-
-    /// Makes all convolutions of this process use it. Results of the two differ by rounding, so
-    /// a run that is to be repeated must not change it half-way.
-    pub fn set(self) {
-        DIRECT.store(self == Self::Direct, Ordering::Relaxed);
-    }
 }

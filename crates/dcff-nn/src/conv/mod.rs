@@ -34,7 +34,7 @@ use direct::{Shape, Weights};
 use epilogue::Epilogue;
 use plan::Plan;
 
-/// Stride, padding and groups of a convolution, the same in both directions.
+/// Stride, padding and groups of a convolution, the same in both directions, and how it is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConvConfig {
     /// Pixels from one output's window to the next, at least 1.
@@ -43,15 +43,18 @@ pub struct ConvConfig {
     pub padding: usize,
     /// Independent parts that the channels are divided into; 1 is an ordinary convolution.
     pub groups: usize,
+    /// The algorithms that may be used.
+    pub algorithm: Convolution,
 }
 
 impl Default for ConvConfig {
-    /// Stride 1, no padding, one group.
+    /// Stride 1, no padding, one group, the fast algorithms.
     fn default() -> Self {
         Self {
             stride: 1,
             padding: 0,
             groups: 1,
+            algorithm: Convolution::Fast,
         }
     }
 }
@@ -92,6 +95,7 @@ impl Sizes {
             stride,
             padding,
             groups,
+            ..
         } = cfg;
         if stride == 0 || groups == 0 {
             bail!("{op}: expected a stride and groups of at least 1, got {stride} and {groups}");
@@ -147,7 +151,7 @@ impl Sizes {
     /// The Winograd transform to use, if any, where the source is padded by `padding`.
     fn winograd(&self, cfg: ConvConfig, padding: usize) -> Option<winograd::Side> {
         let fits = self.kernel == (3, 3) && cfg.stride == 1 && cfg.groups == 1 && padding <= 2;
-        let allowed = fits && Convolution::current() == Convolution::Fast;
+        let allowed = fits && cfg.algorithm == Convolution::Fast;
         allowed.then(|| winograd::side(self.c_in, self.c_out, self.output))?
     }
 }

@@ -7,7 +7,7 @@ use candle_core::{DType, Result, Tensor};
 use super::kernel::{FILTERS_IN, FILTERS_OUT, PERMUTE_OUT};
 use super::maps::permute;
 use super::memory::Block;
-use super::parameters::{self, NUMBERS, TENSORS};
+use super::parameters::{self, FILTERS, NUMBERS};
 use super::{Gpu, bytes, int, ints};
 use crate::element::Precision;
 use crate::filters::{FilterSource, Filters};
@@ -43,15 +43,16 @@ pub(crate) fn prepare_filters(
 ) -> Result<Vec<FiltersOnCard>> {
     const OP: &str = "filters";
     let mut all = Vec::with_capacity(sources.len());
-    for chunk in sources.chunks(TENSORS) {
+    for chunk in sources.chunks(FILTERS) {
         let mut filters = parameters::FiltersIn {
-            from: [0; TENSORS],
-            to: [0; TENSORS],
-            rows: [0; TENSORS],
-            length: [0; TENSORS],
-            first: [0; TENSORS],
-            channels: [0; TENSORS],
-            taps: [0; TENSORS],
+            from: [0; FILTERS],
+            to: [0; FILTERS],
+            rows: [0; FILTERS],
+            scale: [0; FILTERS],
+            length: [0; FILTERS],
+            first: [0; FILTERS],
+            channels: [0; FILTERS],
+            taps: [0; FILTERS],
             count: int(chunk.len())?,
         };
         let mut blocks = 0u32;
@@ -70,6 +71,11 @@ pub(crate) fn prepare_filters(
                 filters.rows[i] = gpu.address(OP, "rows", &rows, DType::U32)?;
                 held.push(rows);
             }
+            if let Some(scale) = source.scale {
+                let scale = scale.contiguous()?;
+                filters.scale[i] = gpu.numbers(OP, "a scale", &scale, &[m])?;
+                held.push(scale);
+            }
             let [length, channels, taps] = ints([length, channels, kh * kw])?;
             filters.length[i] = length.unsigned_abs();
             filters.channels[i] = channels;
@@ -82,7 +88,7 @@ pub(crate) fn prepare_filters(
                 precision,
             });
         }
-        // SAFETY: weights, rows and blocks have the sizes given; rows are below the number of filters, as candle's own
+        // SAFETY: weights, rows, scales and blocks have the sizes given; rows are below the number of filters, as candle's own
         // selection expects too.
         unsafe { gpu.launch(FILTERS_IN, precision, [blocks as usize, 1, 1], &filters) }?;
     }

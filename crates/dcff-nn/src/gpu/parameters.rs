@@ -4,6 +4,8 @@ use super::kernel::Parameters;
 
 /// Tensors that one launch can work on; a launch's parameters are limited to 4 KiB.
 pub(crate) const TENSORS: usize = 96;
+/// Layers whose filters one launch can make ready.
+pub(crate) const FILTERS: usize = 80;
 /// Numbers of a tensor that one block works on.
 pub(crate) const NUMBERS: usize = 2048;
 
@@ -59,8 +61,8 @@ parameters! {
     Sgd { tensors: Tensors, rate: u64, momentum: f32, decay: f32, nesterov: i32, }
     /// Running statistics.
     Blend { tensors: Tensors, keep: [f32; TENSORS], add: [f32; TENSORS], }
-    /// Up to [`TENSORS`] layers' filters, made ready for convolutions.
-    FiltersIn { from: [u64; TENSORS], to: [u64; TENSORS], rows: [u64; TENSORS], length: [u32; TENSORS], first: [u32; TENSORS], channels: [i32; TENSORS], taps: [i32; TENSORS], count: i32, }
+    /// Up to [`FILTERS`] layers' filters, made ready for convolutions.
+    FiltersIn { from: [u64; FILTERS], to: [u64; FILTERS], rows: [u64; FILTERS], scale: [u64; FILTERS], length: [u32; FILTERS], first: [u32; FILTERS], channels: [i32; FILTERS], taps: [i32; FILTERS], count: i32, }
     /// The gradient of a layer's filters, some of which were used.
     FiltersOut { from: u64, to: u64, rows: u64, count: i32, channels: i32, taps: i32, }
     /// Distances between filters.

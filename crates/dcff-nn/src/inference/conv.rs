@@ -176,7 +176,7 @@ impl Conv {
     fn algorithm(&self, load: Load) -> Algorithm {
         let (Sizes { kernel, output, .. }, cfg) = (self.sizes, self.cfg);
         let fits = kernel == (3, 3) && cfg.stride == 1 && cfg.groups == 1 && cfg.padding <= 2;
-        if !fits || Convolution::current() == Convolution::Direct {
+        if !fits || cfg.algorithm == Convolution::Direct {
             return Algorithm::Direct;
         }
         let (from, to) = (self.channels.blocks(), self.sizes.c_out.div_ceil(LANES));

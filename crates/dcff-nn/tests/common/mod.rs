@@ -94,6 +94,7 @@ impl Conv {
             stride: self.stride,
             padding: self.padding,
             groups: self.groups,
+            ..ConvConfig::default()
         }
     }
 

@@ -1,14 +1,17 @@
 // Filters between the order in which they are trained, [C, C_in, taps] in float, and the one in which convolutions read
-// them, [M, taps, C_in] in the type of maps. A layer may use only some of its filters, in an order of its own.
+// them, [M, taps, C_in] in the type of maps. A layer may use only some of its filters, in an order of its own, and scale them.
+
+const int FILTERS = 80;
 
 struct FiltersIn {
-  const float* from[TENSORS];
-  Real* to[TENSORS];
-  const u32* rows[TENSORS];  // none: all filters
-  u32 length[TENSORS];       // of what is written
-  u32 first[TENSORS];
-  int channels[TENSORS];
-  int taps[TENSORS];
+  const float* from[FILTERS];
+  Real* to[FILTERS];
+  const u32* rows[FILTERS];     // none: all filters
+  const float* scale[FILTERS];  // none: 1
+  u32 length[FILTERS];          // of what is written
+  u32 first[FILTERS];
+  int channels[FILTERS];
+  int taps[FILTERS];
   int count;
 };
 
@@ -17,13 +20,15 @@ KERNEL_FLAT(filters_in, FiltersIn) {
   const float* from = p.from[t];
   Real* to = p.to[t];
   const u32* rows = p.rows[t];
+  const float* scale = p.scale[t];
   const u32 channels = (u32)p.channels[t], taps = (u32)p.taps[t];
   const u32 start = (blockIdx.x - p.first[t]) * NUMBERS;
   for (u32 i = start + threadIdx.x; i < start + NUMBERS && i < p.length[t]; i += blockDim.x) {
     const u32 place = i / channels, channel = i - place * channels;
     const u32 filter = place / taps, tap = place - filter * taps;
     const u32 row = rows ? rows[filter] : filter;
-    from_float(to[i], from[((i64)row * channels + channel) * taps + tap]);
+    const float weight = from[((i64)row * channels + channel) * taps + tap];
+    from_float(to[i], scale ? weight * scale[filter] : weight);
   }
 }
 
