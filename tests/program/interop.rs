@@ -12,8 +12,8 @@ use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing, file, tensors_to_bytes};
 use dcff_models::{Architecture, Mode, Network, Views};
-use dcff_train::methods::FilterFusionConfig;
-use dcff_train::{EpochStart, Method, MethodConfig, Recipe, Sgd};
+use dcff_train::methods::{FilterFusion, FilterFusionConfig, narrowed};
+use dcff_train::{Context as Seeds, EpochStart, Method, Recipe, Sgd, cross_entropy_step};
 
 /// Network, rates, steps of training and images a step. ResNet-50's images are 49 times as large.
 const NETWORKS: [(&str, &str, usize, usize); 4] = [
@@ -66,24 +66,22 @@ fn write_images(dir: &Path) -> Result<()> {
 fn write(dir: &Path, name: &str, rates: &str, steps: usize, batch: usize) -> Result<()> {
     std::fs::create_dir_all(dir)?;
     let full = dcff_models::by_name(name)?;
-    let method = MethodConfig::Dcff(FilterFusionConfig::new(dcff_fusion::rates_for(
-        rates, name,
-    )?));
-    let compact = method.compact(&full)?;
+    let rates = dcff_fusion::rates_for(rates, name)?;
+    let compact = narrowed(&full, &rates)?;
     let classes = compact.shapes()?.classes();
     let mut network = Network::new(&full, &compact, SEED, &Device::Cpu)?;
-    let mut method = method.build(SEED)?;
+    let mut method = FilterFusion::new(FilterFusionConfig::new(rates), &Seeds::seeded(SEED))?;
     let mut optimizer = Sgd::new(&network)?;
     let recipe = Recipe::quick(1);
     for step in 0..steps {
-        let views = views_of(method.as_mut(), step, steps, &full, &network)?;
+        let views = views_of(&mut method, step, steps, &full, &network)?;
         let (images, labels) = waves(batch, step * batch, classes, full.input)?;
-        let output = method.step(&mut network, &views, &images, &labels, 0.0)?;
+        let output = cross_entropy_step(&mut network, &views, &images, &labels, 0.0)?;
         let loss = output.loss.read()?.mean;
         ensure!(loss.is_finite(), "the loss of step {step} is {loss}");
         optimizer.step(&network, &output.gradients, &recipe.sgd(0, step, steps))?;
     }
-    let views = views_of(method.as_mut(), steps - 1, steps, &full, &network)?;
+    let views = views_of(&mut method, steps - 1, steps, &full, &network)?;
     let preprocessing = Preprocessing {
         input_size: full.input,
         mean: vec![0.5; 3],

@@ -285,7 +285,7 @@ fn refuses_what_does_not_fit_together() {
         ),
         (
             &["--target-macs", "30%", "--allocation", "global"],
-            "expected --pipeline prune",
+            "expected --method prune",
         ),
         (
             &["--target-macs", "30%", "--allocation", "bogus"],
@@ -301,11 +301,11 @@ fn refuses_what_does_not_fit_together() {
         ),
         (
             &["--method", "dense", "--min-keep", "0.5"],
-            "--min-keep belongs to --method dcff, got --method dense",
+            "--min-keep: belongs to --method dcff, select or prune, got --method dense",
         ),
         (
             &["--method", "dense", "--allocation", "uniform"],
-            "--allocation belongs to --method dcff, got --method dense",
+            "--allocation: belongs to --method dcff, select or prune, got --method dense",
         ),
         (
             &["--target-macs", "30%", "--min-keep", "1.5"],
@@ -326,15 +326,15 @@ fn refuses_what_does_not_fit_together() {
         ),
         (
             &["--rates", "0.5", "--prune-steps", "2"],
-            "--prune-steps belongs to --pipeline prune",
+            "--prune-steps: belongs to --method prune, got --method dcff",
         ),
         (
             &["--pipeline", "both"],
-            "--pipeline: expected scratch or prune, got 'both'",
+            "--pipeline: expected dcff, select, prune or dense, got 'both'",
         ),
         (
             &["--method", "dense", "--rates", "0.5"],
-            "--rates belongs to --method dcff",
+            "--rates: belongs to --method dcff, select or prune, got --method dense",
         ),
         (
             &["--pipeline", "prune", "--rates", "0.5", "--epochs", "1"],
@@ -388,7 +388,7 @@ fn refuses_what_does_not_fit_together() {
                 "--rates",
                 "0.5",
             ],
-            "--reselect belongs to --pipeline scratch",
+            "--reselect: belongs to --method dcff or select, got --method prune",
         ),
     ] {
         let outcome = run(train(&images, &out, more));

@@ -3,7 +3,9 @@
 use candle_core::{DType, Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing};
 use dcff_models::{Architecture, Mode, Network, Views};
-use dcff_train::{EpochStart, MethodConfig, Precision, Recipe, Sgd, cross_entropy_step};
+use dcff_train::{
+    Context, EpochStart, MethodConfig, Precision, Recipe, Sgd, cross_entropy_step, methods,
+};
 
 /// Images and labels that depend on nothing but their indices.
 fn batch(architecture: &Architecture, n: usize) -> (Tensor, Tensor) {
@@ -32,8 +34,9 @@ fn check(name: &str, n: usize) {
     }
     let toml = "name = \"dcff\"\ncriterion = \"kl\"\nkeep = \"fuse\"\ntemperature = \"fixed(30)\"\nrates = \"0.4\"\n";
     let config: MethodConfig = toml::from_str(toml).unwrap();
-    let mut method = config.build(1).unwrap();
-    let compact = method.compact(&full).unwrap();
+    let mut method = methods::build(&config, &Context::seeded(1)).unwrap();
+    let plan = method.plan(&full, &Recipe::quick(2)).unwrap();
+    let compact = plan.compact.unwrap();
     let mut network = Network::new(&full, &compact, 3, &Device::Cpu).unwrap();
     let mut optimizer = Sgd::new(&network).unwrap();
     let (images, labels) = batch(&full, n);

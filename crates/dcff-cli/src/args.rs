@@ -167,12 +167,14 @@ pub(crate) struct MethodArgs {
     /// Training images that criteria which read images see: 256 unless given
     #[arg(long, value_name = "N")]
     pub(crate) evidence_images: Option<usize>,
-    /// 'dcff', or 'dense' for the network as it is
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help = methods_help())]
     pub(crate) method: Option<String>,
-    /// 'scratch' trains the compact network from the first step; 'prune' trains the dense one, prunes and fine-tunes it
-    #[arg(long, value_name = "NAME")]
+    /// The older spelling of --method: scratch or prune
+    #[arg(long, value_name = "NAME", hide = true)]
     pub(crate) pipeline: Option<String>,
+    /// Further settings of the method, under their names in config.toml
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
     /// Epochs before pruning: half of --epochs unless given
     #[arg(long, value_name = "N")]
     pub(crate) dense_epochs: Option<usize>,
@@ -211,6 +213,25 @@ pub(crate) struct BudgetArgs {
     /// 'uniform' shrinks all layers alike, for every criterion; 'global' sets one threshold on the scores of all layers
     #[arg(long, value_name = "NAME", hide_possible_values = true)]
     pub(crate) allocation: Option<Allocation>,
+}
+
+/// The methods, each with what it does.
+fn methods_help() -> String {
+    let all = dcff_train::methods::METHODS.iter();
+    let all: Vec<String> = all
+        .map(|method| format!("'{}': {}", method.name(), method.about()))
+        .collect();
+    format!("How the network becomes compact. {}", all.join("; "))
+}
+
+impl Allocation {
+    /// As it is typed.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Uniform => "uniform",
+            Self::Global => "global",
+        }
+    }
 }
 
 /// How a target is shared among the layers.
@@ -290,7 +311,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
     /// Start from the config.toml of another run; flags change it. Milestones and the dense stage move with --epochs, the
-    /// rate of fine-tuning with --lr; --pipeline keeps criterion, rates and temperature
+    /// rate of fine-tuning with --lr; --method keeps criterion, rates and temperature
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub(crate) config: Option<PathBuf>,
     /// Folder of the run; must be new or empty

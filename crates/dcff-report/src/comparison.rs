@@ -77,7 +77,7 @@ pub(crate) fn to_random(section: &Section<'_>) -> Vec<Option<Difference>> {
     let groups = &section.groups;
     let compare = |index: usize| {
         let group = &groups[index];
-        if group.is_random() || group.setting("method.name") == Some("dense") {
+        if group.is_random() || group.effective(PIPELINE).is_none() {
             return None;
         }
         let same = |path: &str, other: &Group<'_>| group.effective(path) == other.effective(path);
@@ -246,9 +246,8 @@ mod tests {
         let run = |criterion: &str, rate: &str, kept: usize, images: &str, percent: f64| {
             let mut config = config(criterion, "fuse", "stretched", 1);
             config.data.train_fingerprint = images.into();
-            if let dcff_train::MethodConfig::Dcff(method) = &mut config.method {
-                method.rates = rate.parse().unwrap();
-            }
+            let settings = &mut config.method.settings;
+            settings.insert("rates".into(), rate.into());
             let mut run = finished(dir.path(), config, percent);
             if let Status::Finished(summary) = &mut run.status {
                 summary.widths[0].kept = kept;

@@ -30,7 +30,7 @@ pub(crate) fn config(criterion: &str, keep: &str, temperature: &str, seed: u64) 
         "resnet20",
         seed,
         data,
-        MethodConfig::Dcff(fusion),
+        MethodConfig::new("dcff", fusion).unwrap(),
         Recipe::quick(2),
     )
 }
@@ -60,6 +60,7 @@ pub(crate) fn finished(root: &Path, config: RunConfig, percent: f64) -> Run {
     };
     let summary = Summary {
         config,
+        method: None,
         last: outcome,
         chosen: outcome,
         chosen_by: "last".into(),
@@ -79,6 +80,7 @@ pub(crate) fn finished(root: &Path, config: RunConfig, percent: f64) -> Run {
         device: "cpu".into(),
         threads: 1,
         dcff_version: "0.1.0".into(),
+        products: Vec::new(),
     };
     std::fs::write(
         folder.join(SUMMARY),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dcff_train::{Cost, Summary};
+use dcff_train::{Cost, Description, Summary};
 
 use crate::run::{Run, Status};
 use crate::statistics::Sample;
@@ -125,12 +125,14 @@ impl<'a> Group<'a> {
     }
 
     fn method(&self) -> String {
-        if let Some(name @ "dense") = self.setting("method.name") {
-            return name.to_owned();
+        let run = self.runs.first();
+        if let Some(run) = run.filter(|run| run.setting("method.criterion").is_none()) {
+            return run.method.label.clone();
         }
         let parts = [
             self.effective("method.criterion"),
-            self.effective(PIPELINE).filter(|&name| name != "scratch"),
+            self.effective(PIPELINE)
+                .filter(|&name| name != Description::SCRATCH),
             self.effective("method.keep"),
             self.effective("method.temperature"),
         ];

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use dcff_fusion::{PUBLISHED, PublishedSetting};
-use dcff_train::methods::FilterFusionConfig;
-use dcff_train::{Cost, MethodConfig, Summary};
+use dcff_train::{Cost, Summary};
 use serde_json::{Value, json};
 
 use crate::run::Run;
@@ -47,20 +46,10 @@ impl<'a> PublishedTable<'a> {
 
 /// The published setting whose rates a run used.
 fn published(summary: &Summary) -> Option<&'static PublishedSetting> {
-    let MethodConfig::Dcff(FilterFusionConfig { rates, .. }) = &summary.config.method else {
-        return None;
-    };
+    let rates = summary.method().published?;
     PUBLISHED.iter().find(|setting| {
-        setting.arch == summary.config.arch && setting.parsed_rates().is_ok_and(|r| r == *rates)
+        setting.arch == summary.config.arch && setting.parsed_rates().is_ok_and(|r| r == rates)
     })
-}
-
-fn method(summary: &Summary) -> String {
-    match &summary.config.method {
-        MethodConfig::Dense => "dense".into(),
-        MethodConfig::Dcff(c) => format!("{}, {}, {}", c.criterion, c.keep.name(), c.temperature),
-        MethodConfig::Prune(c) => format!("{}, {}, prune", c.criterion, c.keep.name()),
-    }
 }
 
 fn reduced(cost: Cost) -> String {
@@ -93,7 +82,7 @@ fn markdown(runs: &[(&str, &Summary)], command: Option<&str>) -> String {
         let print = |f: fn(&PublishedSetting) -> String| paper.map_or("-".into(), f);
         table.row([
             s.config.arch.clone(),
-            method(s),
+            s.method().label,
             s.config.seed.to_string(),
             s.config.recipe.epochs.to_string(),
             percent(s.last.test.accuracy),
@@ -169,7 +158,11 @@ fn means(runs: &[(&str, &Summary)]) -> Table {
     let mut groups: BTreeMap<(String, String, usize), Vec<&Summary>> = BTreeMap::new();
     for (_, s) in runs {
         groups
-            .entry((s.config.arch.clone(), method(s), s.config.recipe.epochs))
+            .entry((
+                s.config.arch.clone(),
+                s.method().label,
+                s.config.recipe.epochs,
+            ))
             .or_default()
             .push(s);
     }

@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use dcff_train::{
-    CHECKPOINT, COMPACT, CONFIG, Checkpoint, METRICS, MethodConfig, Metrics, RunConfig, RunFolder,
-    SELECTION, SUMMARY, SelectionRow, Summary, read_selection,
+    CHECKPOINT, COMPACT, CONFIG, Checkpoint, Description, METRICS, Metrics, RunConfig, RunFolder,
+    SELECTION, SUMMARY, SelectionRow, Summary, methods, read_selection,
 };
 use serde_json::Value;
 
@@ -35,6 +35,8 @@ pub struct Run {
     pub name: String,
     /// The configuration; `None` when the run failed before it had one.
     pub config: Option<RunConfig>,
+    /// What its method says of itself; nothing when the run failed before it had a configuration.
+    pub method: Description,
     /// Every setting by its path in the configuration, as text.
     pub settings: BTreeMap<String, String>,
     /// How far it came.
@@ -81,6 +83,7 @@ impl Run {
             folder: folder.to_owned(),
             name: folder.display().to_string(),
             config: None,
+            method: Description::default(),
             settings: BTreeMap::new(),
             status: Status::Unfinished,
             metrics: Vec::new(),
@@ -117,6 +120,7 @@ impl Run {
             &serde_json::to_value(&config).unwrap_or_default(),
             &mut self.settings,
         );
+        self.method = methods::describe(&config.method);
         self.config = Some(config);
         self.metrics = lines(&self.folder.join(METRICS))?;
         self.selection = read_selection(&self.folder.join(SELECTION))?;
@@ -127,6 +131,7 @@ impl Run {
         let summary = opened.summary()?;
         if let Some(summary) = &summary {
             check(&self.folder, summary)?;
+            self.method = summary.method();
         }
         Ok(summary)
     }
@@ -149,13 +154,9 @@ impl Run {
         self.config.as_ref().map(|config| config.seed)
     }
 
-    /// `scratch`, `prune`, or nothing for the dense network.
-    pub fn pipeline(&self) -> Option<&'static str> {
-        match self.config.as_ref()?.method {
-            MethodConfig::Dense => None,
-            MethodConfig::Dcff(_) => Some("scratch"),
-            MethodConfig::Prune(_) => Some("prune"),
-        }
+    /// What runs are compared within, for instance `scratch` or `prune`; nothing for the dense network.
+    pub fn pipeline(&self) -> Option<&str> {
+        self.method.pipeline.as_deref()
     }
 
     /// The command that repeats the run.

@@ -13,12 +13,16 @@ use dcff_models::{Architecture, Network, View, Views};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::evaluate::Tally;
+use crate::config::RunConfig;
+use crate::error::{Error, Result};
+use crate::evaluate::{Score, Tally};
+use crate::event::{Metrics, Timing};
+use crate::method::{Filters, Saved};
+use crate::methods;
+use crate::run::CONFIG;
 use crate::stage::StageCost;
-use crate::{Error, Method, Metrics, Outcome, Result, RunConfig, Timing};
+use crate::summary::Outcome;
 
-/// The checkpoint's folder in a run folder.
-pub const CHECKPOINT: &str = "checkpoint";
 const STATE: &str = "state.json";
 const TENSORS: &str = "state.safetensors";
 /// More than any network here needs; keeps a broken file from taking all memory.
@@ -41,7 +45,7 @@ pub(crate) struct Best {
     pub(crate) epoch: usize,
     /// What it was chosen by.
     pub(crate) accuracy: f64,
-    pub(crate) validation: Option<crate::Score>,
+    pub(crate) validation: Option<Score>,
 }
 
 /// Seconds spent so far on an epoch that is not done.
@@ -69,9 +73,9 @@ pub(crate) struct State {
     pub(crate) open: OpenEpoch,
     /// How an image becomes the network's input, so that the compact network can be written without the data.
     pub(crate) preprocessing: Preprocessing,
-    /// The widths that the network computes; those of the method's compact architecture where they are missing.
+    /// The widths that the network computes; none in the first version, whose networks kept those they began with.
     #[serde(default)]
-    pub(crate) widths: Option<Vec<usize>>,
+    pub(crate) widths: Vec<usize>,
     /// The stages so far.
     #[serde(default)]
     pub(crate) stages: Vec<StageCost>,
@@ -80,25 +84,20 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// A network of the architecture that the tensors of this state belong to.
+    /// A network of the architecture that the tensors of this state belong to, with initial weights drawn from `seed`.
     pub(crate) fn network(
         &self,
-        method: &dyn Method,
+        filters: Filters,
         full: &Architecture,
         seed: u64,
         device: &Device,
     ) -> Result<Network> {
-        let widths = match &self.widths {
-            Some(widths) => widths.clone(),
-            None => method.compact(full)?.widths(),
+        let compact = full.narrowed(&self.widths)?;
+        let keeps = match filters {
+            Filters::All => full,
+            Filters::Computed => &compact,
         };
-        let keeps = method.keeps(full, &widths)?;
-        Ok(Network::new(
-            &keeps,
-            &full.narrowed(&widths)?,
-            seed,
-            device,
-        )?)
+        Ok(Network::new(keeps, &compact, seed, device)?)
     }
 }
 
@@ -137,12 +136,13 @@ impl Checkpoint {
         }
         let state_path = path.join(STATE);
         let text = dcff_compact::file::read(&state_path, MAX_STATE_BYTES)?;
-        let state: State = serde_json::from_slice(&text)
+        let mut state: State = serde_json::from_slice(&text)
             .map_err(|error| Error::file(&state_path, format!("damaged: {error}")))?;
+        state.config = methods::complete(state.config)?;
         if let Some(difference) = state.config.difference(config) {
             let message =
                 format!("the configuration has changed since the checkpoint: {difference}");
-            return Err(Error::file(&path.with_file_name(crate::CONFIG), message));
+            return Err(Error::file(&path.with_file_name(CONFIG), message));
         }
         let tensors_path = path.join(TENSORS);
         let bytes = dcff_compact::file::read(&tensors_path, MAX_BYTES)?;
@@ -172,8 +172,20 @@ impl Checkpoint {
     pub fn collapse(&self, full: &Architecture, device: &Device) -> Result<Artefact> {
         let state = &self.state;
         let full = &full.clone().with_classes(state.preprocessing.num_classes);
-        let mut network = state.network(&*state.config.method.build(0)?, full, 0, device)?;
-        network.load(&self.section(NETWORK))?;
+        let tensors = self.section(NETWORK);
+        // All filters are kept where there are more of them than the widths ask for.
+        let compact = full.narrowed(&state.widths)?;
+        let more = compact.scored_convs().any(|(layer, conv)| {
+            let filters = tensors.get(&format!("{}.weight", layer.name));
+            filters.is_some_and(|t| t.dim(0).is_ok_and(|n| n > compact.width(&conv.space)))
+        });
+        let filters = if more {
+            Filters::All
+        } else {
+            Filters::Computed
+        };
+        let mut network = state.network(filters, full, 0, device)?;
+        network.load(&tensors)?;
         let mut provenance = BTreeMap::new();
         let values = [
             ("config", serde_json::to_value(&state.config)),
@@ -211,6 +223,14 @@ impl Checkpoint {
             .collect()
     }
 
+    /// What the method saved.
+    pub(crate) fn saved(&self) -> Saved {
+        Saved {
+            values: self.state.method.clone(),
+            tensors: self.section(METHOD).into_iter().collect(),
+        }
+    }
+
     /// The epoch's views.
     pub(crate) fn views(&self, device: &Device) -> Result<Views> {
         let mut views = Views::dense();
@@ -226,6 +246,7 @@ impl Checkpoint {
 pub(crate) const NETWORK: &str = "network";
 pub(crate) const VELOCITY: &str = "velocity";
 pub(crate) const CHOSEN: &str = "chosen";
+pub(crate) const METHOD: &str = "method";
 /// The section of the coefficients that mix filters: what [`View::parts`] calls them.
 const MIX: &str = "mix";
 

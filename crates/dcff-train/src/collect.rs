@@ -26,8 +26,9 @@ use dcff_flops::{Convention, cost};
 use dcff_models::{Conv, Gradients, Layer, LayerKind, Mode, Network, View, Views};
 use dcff_nn::{Activation, ConvConfig, Features};
 
+use crate::error::{Error, Result};
 use crate::seed::{Purpose, derive_seed};
-use crate::{EpochStart, Error, Result, summary};
+use crate::summary;
 
 /// Training images that evidence is collected on.
 #[derive(Clone, Debug)]
@@ -105,18 +106,27 @@ pub struct Collected {
 }
 
 impl Collected {
-    /// Collects what `criterion` asks for.
+    /// Collects what `criterion` asks for of `network` through `views`.
     ///
     /// # Errors
-    /// When it asks for images and `start` has none, and those of data and device.
-    pub fn new(criterion: &dyn Criterion, start: &EpochStart<'_>) -> Result<Self> {
+    /// When it asks for images and there is no `probe`, and those of data and device.
+    pub fn new(
+        criterion: &dyn Criterion,
+        network: &Network,
+        views: &Views,
+        probe: Option<&Probe>,
+    ) -> Result<Self> {
         let mut collected = Self::default();
         let evidence = criterion.evidence();
+        let seen = || {
+            probe.ok_or_else(|| {
+                let message = format!("{} reads images, and there are none here", criterion.name());
+                Error::setting("method.criterion", message)
+            })
+        };
         match evidence {
-            Evidence::Gradients => collected.sum_gradients(probe(criterion, start)?, start)?,
-            Evidence::FeatureMaps => {
-                collected.observe_maps(criterion, probe(criterion, start)?, start)?;
-            }
+            Evidence::Gradients => collected.sum_gradients(seen()?, network, views)?,
+            Evidence::FeatureMaps => collected.observe_maps(criterion, seen()?, network, views)?,
             _ => {}
         }
         collected.scale = matches!(evidence, Evidence::Scale | Evidence::Gradients);
@@ -178,13 +188,12 @@ impl Collected {
         Ok(evidence.with_gradients(GradientEvidence { filters, norm })?)
     }
 
-    fn sum_gradients(&mut self, probe: &Probe, start: &EpochStart<'_>) -> Result<()> {
-        let network = start.network;
+    fn sum_gradients(&mut self, probe: &Probe, network: &Network, views: &Views) -> Result<()> {
         let mut sums: Vec<Option<Tensor>> = vec![None; network.parameters().len()];
         probe.batches(network, |images, labels, count| {
-            let (logits, trace) = network.forward(images, start.views, Mode::Frozen)?;
+            let (logits, trace) = network.forward(images, views, Mode::Frozen)?;
             let loss = dcff_nn::cross_entropy(&logits, labels, 0.0)?;
-            let gradients: Gradients = network.backward(trace, start.views, &loss.grad)?;
+            let gradients: Gradients = network.backward(trace, views, &loss.grad)?;
             let share = count as f64 / probe.images as f64;
             for (i, sum) in sums.iter_mut().enumerate() {
                 if let Some(gradient) = gradients.get(i) {
@@ -211,10 +220,10 @@ impl Collected {
         &mut self,
         criterion: &dyn Criterion,
         probe: &Probe,
-        start: &EpochStart<'_>,
+        network: &Network,
+        views: &Views,
     ) -> Result<()> {
-        let network = start.network;
-        let views = stand_ins(network, start.views)?;
+        let views = stand_ins(network, views)?;
         // Batch statistics where the running ones are not those of the filters computed now.
         let mode = if views.is_dense() {
             Mode::Eval
@@ -262,13 +271,6 @@ fn macs_of_maps(network: &Network) -> Result<u64> {
         all += own.map_or(0, |cost| cost.ops) / kept.max(1) as u64 * filters as u64;
     }
     Ok(all)
-}
-
-fn probe<'a>(criterion: &dyn Criterion, start: &EpochStart<'a>) -> Result<&'a Probe> {
-    start.probe.ok_or_else(|| {
-        let message = format!("{} reads images, and there are none here", criterion.name());
-        Error::setting("method.criterion", message)
-    })
 }
 
 /// The views with the first filters kept in every layer that should keep some and has no view yet.
@@ -386,15 +388,7 @@ mod tests {
     }
 
     fn collect(criterion: &str, network: &Network, views: &Views, probe: &Probe) -> Collected {
-        let start = EpochStart {
-            epoch: 0,
-            epochs: 1,
-            full: network.full(),
-            network,
-            views,
-            probe: Some(probe),
-        };
-        Collected::new(by_name(criterion).unwrap(), &start).unwrap()
+        Collected::new(by_name(criterion).unwrap(), network, views, Some(probe)).unwrap()
     }
 
     /// All images as one batch.
@@ -498,19 +492,14 @@ mod tests {
     fn says_that_there_are_no_images() {
         let full = architecture();
         let network = Network::new(&full, &full, 1, &Device::Cpu).unwrap();
-        let start = EpochStart {
-            epoch: 0,
-            epochs: 1,
-            full: &full,
-            network: &network,
-            views: &Views::dense(),
-            probe: None,
+        let collect = |criterion: &str| {
+            Collected::new(by_name(criterion).unwrap(), &network, &Views::dense(), None)
         };
-        let error = Collected::new(by_name("chip").unwrap(), &start).unwrap_err();
+        let error = collect("chip").unwrap_err();
         assert_eq!(
             error.to_string(),
             "method.criterion: chip reads images, and there are none here"
         );
-        assert!(Collected::new(by_name("fpgm").unwrap(), &start).is_ok());
+        assert!(collect("fpgm").is_ok());
     }
 }

@@ -1,15 +1,16 @@
 //! `config.toml`: everything that decides a run's numbers.
 
-use candle_core::Device;
-use dcff_data::Augmentation;
-use dcff_models::{Architecture, Initialisation};
-use dcff_nn::{DeviceSettings, Precision, SgdConfig};
-use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use crate::dense::DenseFrom;
-use crate::methods::{Dense, FilterFusion, FilterFusionConfig, Prune, PruneConfig};
-use crate::schedule::Schedule;
-use crate::{Error, Method, Result};
+use dcff_data::Augmentation;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::recipe::Recipe;
+use crate::toml_file;
 
 /// The layout of `config.toml` this version writes.
 const VERSION: u32 = 1;
@@ -78,192 +79,90 @@ impl Augment {
     }
 }
 
-/// How the network becomes compact.
+/// A method's table in `config.toml`.
+pub type Settings = BTreeMap<String, Value>;
+
+/// How the network becomes compact: a method's name and its table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "kebab-case")]
-pub enum MethodConfig {
-    /// Not at all.
-    #[serde(deserialize_with = "nothing_else")]
-    Dense,
-    /// Filters are scored every epoch and fused or selected.
-    Dcff(FilterFusionConfig),
-    /// A dense network is trained, pruned and fine-tuned.
-    Prune(PruneConfig),
+pub struct MethodConfig {
+    /// The method's name.
+    pub name: String,
+    /// Its settings.
+    #[serde(flatten)]
+    pub settings: Settings,
 }
 
-/// Reads a choice that has no settings: `deny_unknown_fields` does not reach a variant without any.
-pub(crate) fn nothing_else<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Nothing {}
-    Nothing::deserialize(deserializer).map(|Nothing {}| ())
+/// The setting that names the run whose dense network is taken over, in every method that has a dense stage.
+const DENSE_FROM: &str = "dense_from";
+
+/// Another run whose dense network is taken over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DenseFrom {
+    /// The run's folder.
+    pub run: PathBuf,
+    /// SHA-256 of its dense weights.
+    pub sha256: String,
 }
 
 impl MethodConfig {
-    /// Training images that the method's criterion sees, where it reads images.
-    pub fn evidence_images(&self) -> usize {
-        match self {
-            Self::Dense => 0,
-            Self::Dcff(config) => config.evidence_images,
-            Self::Prune(config) => config.evidence_images,
-        }
-    }
-
-    /// The dense network of another run that this one starts from.
-    pub fn dense_from(&self) -> Option<&DenseFrom> {
-        match self {
-            Self::Prune(config) => config.dense_from.as_ref(),
-            Self::Dense | Self::Dcff(_) => None,
-        }
-    }
-
-    /// The method, for a run seeded with `seed`.
+    /// The method `name` with the table `settings`.
     ///
     /// # Errors
-    /// When a name in the configuration is unknown.
-    pub fn build(&self, seed: u64) -> Result<Box<dyn Method>> {
-        Ok(match self {
-            Self::Dense => Box::new(Dense),
-            Self::Dcff(config) => Box::new(FilterFusion::new(config.clone(), seed)?),
-            Self::Prune(config) => Box::new(Prune::new(config.clone(), seed)?),
+    /// When the settings are no table.
+    pub fn new(name: &str, settings: impl Serialize) -> Result<Self> {
+        let table = serde_json::to_value(settings).and_then(serde_json::from_value::<Settings>);
+        Ok(Self {
+            name: name.to_owned(),
+            settings: table.map_err(|error| Error::setting("method", error.to_string()))?,
         })
     }
 
-    /// The compact architecture of `full`.
+    /// The method `name` without settings.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            settings: Settings::new(),
+        }
+    }
+
+    /// The table as the settings of a method.
     ///
     /// # Errors
-    /// When the rates do not fit the architecture.
-    pub fn compact(&self, full: &Architecture) -> Result<Architecture> {
-        self.build(0)?.compact(full)
-    }
-}
-
-/// How a network is trained.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Recipe {
-    /// Passes over the training images.
-    pub epochs: usize,
-    /// Images per step.
-    pub batch_size: usize,
-    /// Before the schedule.
-    pub learning_rate: f64,
-    /// Of stochastic gradient descent.
-    pub momentum: f64,
-    /// Added to the gradients of all parameters.
-    pub weight_decay: f64,
-    /// Whether Nesterov's form of momentum is used.
-    pub nesterov: bool,
-    /// The share of the label's probability spread over all classes.
-    pub label_smoothing: f64,
-    /// Epochs of linear warm-up.
-    pub warmup_epochs: usize,
-    /// Whether the best epoch is chosen on the test images, as the paper does. Such a figure is not an estimate of
-    /// accuracy on new images; reports say so.
-    pub select_on_test: bool,
-    /// Whether convolutions are plain sums of products, without Winograd's transforms: slower, rounding as elsewhere.
-    #[serde(default)]
-    pub direct_convolution: bool,
-    /// What feature maps and their gradients are stored in during training. Weights, statistics, sums and every
-    /// evaluation are single precision.
-    #[serde(default)]
-    pub precision: Precision,
-    /// Whether a card may multiply the `f32` maps of convolutions in TensorFloat-32.
-    #[serde(default)]
-    pub tf32: bool,
-    /// Whether a card must give the same bits every time; the CPU does anyway.
-    #[serde(default)]
-    pub deterministic: bool,
-    /// How the learning rate falls.
-    pub schedule: Schedule,
-}
-
-impl Recipe {
-    /// The published CIFAR recipe: 300 epochs, batches of 256, rate 0.1 divided by 10 at epochs 150 and 225,
-    /// momentum 0.9, weight decay 5e-4 (arXiv 2107.06916, section 4.1).
-    pub fn published_cifar() -> Self {
-        Self {
-            epochs: 300,
-            batch_size: 256,
-            learning_rate: 0.1,
-            momentum: 0.9,
-            weight_decay: 5e-4,
-            nesterov: false,
-            label_smoothing: 0.0,
-            warmup_epochs: 0,
-            select_on_test: false,
-            direct_convolution: false,
-            precision: Precision::F32,
-            tf32: false,
-            deterministic: false,
-            schedule: Schedule::MultiStep {
-                milestones: vec![150, 225],
-                gamma: 0.1,
-            },
-        }
+    /// The first setting that is unknown, or whose value is none.
+    pub fn read<T: DeserializeOwned>(&self) -> Result<T> {
+        // By way of TOML, whose errors name the key.
+        let table = toml::Table::try_from(&self.settings)
+            .map_err(|error| Error::setting("method", error.to_string()))?;
+        toml_file::of_table(table).map_err(|(keys, message)| {
+            let keys = keys.map_or("method".to_owned(), |keys| format!("method.{keys}"));
+            Error::setting(keys, message)
+        })
     }
 
-    /// A short recipe: batches of 128, rate 0.05 falling by half a cosine.
-    pub fn quick(epochs: usize) -> Self {
-        Self {
-            epochs,
-            batch_size: 128,
-            learning_rate: 0.05,
-            schedule: Schedule::Cosine,
-            ..Self::published_cifar()
-        }
+    /// The setting `key` as text, where it is one.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.settings.get(key).and_then(Value::as_str)
     }
 
-    /// [`Recipe::quick`] with a rate that suits the filters that `full` starts with.
-    ///
-    /// Behind batch norm a step turns a filter by the rate over its squared length. PyTorch's default filters have a sixth
-    /// of the squared length of He's: at 0.05 the dense VGG-16 loses its first epochs, at 0.01 it learns from the first.
-    pub fn quick_for(full: &Architecture, epochs: usize) -> Self {
-        let quick = Self::quick(epochs);
-        let learning_rate = match full.initialisation {
-            Initialisation::Uniform => 0.01,
-            _ => quick.learning_rate,
-        };
-        Self {
-            learning_rate,
-            ..quick
-        }
+    /// The run whose dense network is taken over.
+    pub fn dense_from(&self) -> Option<DenseFrom> {
+        let value = self.settings.get(DENSE_FROM)?;
+        serde_json::from_value(value.clone()).ok()
     }
 
-    /// The same recipe for a stage of `epochs` epochs at `learning_rate`: the schedule runs over the stage.
-    pub fn for_stage(&self, epochs: usize, learning_rate: f64) -> Self {
-        Self {
-            epochs,
-            learning_rate,
-            schedule: self.schedule.scaled(self.epochs, epochs),
-            ..self.clone()
-        }
-    }
-
-    /// Has `device` compute as this recipe says.
+    /// Takes over the dense network of the run `from`, or trains its own.
     ///
     /// # Errors
-    /// When the device cannot.
-    pub fn configure(&self, device: &Device) -> Result<()> {
-        let settings = DeviceSettings {
-            tf32: self.tf32,
-            deterministic: self.deterministic,
-        };
-        dcff_nn::configure(device, settings)
-            .map_err(|error| Error::setting("recipe.tf32", crate::error::first_line(&error)))
-    }
-
-    /// The optimiser's settings at `step` of `steps` in `epoch`.
-    pub fn sgd(&self, epoch: usize, step: usize, steps: usize) -> SgdConfig {
-        SgdConfig {
-            lr: self.learning_rate
-                * self
-                    .schedule
-                    .factor(epoch, self.epochs, step, steps, self.warmup_epochs),
-            momentum: self.momentum,
-            weight_decay: self.weight_decay,
-            nesterov: self.nesterov,
+    /// When the folder's name is no text.
+    pub fn set_dense_from(&mut self, from: Option<&DenseFrom>) -> Result<()> {
+        self.settings.remove(DENSE_FROM);
+        if let Some(from) = from {
+            let value = serde_json::to_value(from)
+                .map_err(|error| Error::setting("method.dense_from", error.to_string()))?;
+            self.settings.insert(DENSE_FROM.to_owned(), value);
         }
+        Ok(())
     }
 }
 
@@ -286,7 +185,7 @@ impl RunConfig {
         }
     }
 
-    /// Checks every setting's range.
+    /// Checks every setting's range but the method's, which its plan checks.
     ///
     /// # Errors
     /// The first setting out of range, with what was expected and what came.
@@ -321,12 +220,6 @@ impl RunConfig {
         range("recipe.momentum", recipe.momentum, 0.0, 1.0)?;
         range("recipe.weight_decay", recipe.weight_decay, 0.0, 1e6)?;
         range("recipe.label_smoothing", recipe.label_smoothing, 0.0, 1.0)?;
-        if let MethodConfig::Prune(prune) = &self.method {
-            prune.validate(recipe.epochs)?;
-        }
-        if self.method != MethodConfig::Dense {
-            positive("method.evidence_images", self.method.evidence_images())?;
-        }
         range("data.hold_out", self.data.hold_out, 0.0, 0.5)?;
         // config.toml keeps integers in 64 signed bits.
         if i64::try_from(self.seed).is_err() {
@@ -376,6 +269,8 @@ pub(crate) fn first_difference(
 
 #[cfg(test)]
 mod tests {
+    use dcff_nn::Precision;
+
     use super::*;
 
     fn config() -> RunConfig {
@@ -390,7 +285,7 @@ mod tests {
             "vgg16",
             1,
             data,
-            MethodConfig::Dense,
+            MethodConfig::named("dense"),
             Recipe::published_cifar(),
         )
     }
@@ -401,39 +296,6 @@ mod tests {
         assert_eq!(toml::from_str::<RunConfig>(&text).unwrap(), config());
         assert!(text.contains("kind = \"multi-step\""), "{text}");
         assert!(text.contains("precision = \"f32\""), "{text}");
-    }
-
-    #[test]
-    fn no_key_is_passed_over() {
-        let dcff = FilterFusionConfig::new("0.5".parse().unwrap());
-        for (method, name) in [
-            (MethodConfig::Dense, "dense"),
-            (MethodConfig::Dcff(dcff), "dcff"),
-        ] {
-            for schedule in ["cosine", "constant"] {
-                let mut config = config();
-                config.method = method.clone();
-                config.recipe.schedule = match schedule {
-                    "cosine" => Schedule::Cosine,
-                    _ => Schedule::Constant,
-                };
-                let text = toml::to_string(&config).unwrap();
-                assert_eq!(toml::from_str::<RunConfig>(&text).unwrap(), config);
-                for (line, key) in [
-                    (format!("name = \"{name}\"\n"), "temprature"),
-                    (format!("kind = \"{schedule}\"\n"), "gamma"),
-                ] {
-                    assert!(text.contains(&line), "{text}");
-                    let more = text.replace(&line, &format!("{line}{key} = 1\n"));
-                    let error = toml::from_str::<RunConfig>(&more).unwrap_err();
-                    let message = error.message();
-                    assert!(
-                        message.contains(&format!("unknown field `{key}`")),
-                        "{message}"
-                    );
-                }
-            }
-        }
     }
 
     #[test]
@@ -483,12 +345,5 @@ mod tests {
             bad.validate().unwrap_err().to_string(),
             "recipe.batch_size: expected at least 1, got 0"
         );
-    }
-
-    #[test]
-    fn the_quick_rate_suits_the_first_filters() {
-        let rate = |name| Recipe::quick_for(&dcff_models::by_name(name).unwrap(), 15).learning_rate;
-        let rates = ["vgg16", "googlenet", "resnet20", "resnet50"].map(rate);
-        assert_eq!(rates, [0.01, 0.01, 0.05, 0.05]);
     }
 }

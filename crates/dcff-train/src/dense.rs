@@ -9,27 +9,21 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
 use dcff_compact::Artefact;
-use dcff_models::Network;
-use serde::{Deserialize, Serialize};
+use dcff_models::{Architecture, Network};
+use serde::Serialize;
 
 use crate::checkpoint::sha256;
-use crate::config::first_difference;
+use crate::config::{DataConfig, DenseFrom, RunConfig, first_difference};
+use crate::entry::Context;
+use crate::error::{Error, Result};
+use crate::event::{Metrics, Timing};
+use crate::methods;
+use crate::recipe::Recipe;
 use crate::run::{METRICS, TIMING};
 use crate::stage::{DENSE, Stage};
-use crate::{DataConfig, Error, MethodConfig, Metrics, Recipe, Result, RunConfig, Timing};
 
 /// The entry of the artefact's provenance that describes the stage.
 const PROVENANCE: &str = "stage";
-
-/// Another run whose dense network is taken over.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DenseFrom {
-    /// The run's folder.
-    pub run: PathBuf,
-    /// SHA-256 of its dense weights.
-    pub sha256: String,
-}
 
 /// Everything that decides the weights at the end of a dense stage.
 #[derive(Debug, Serialize)]
@@ -38,7 +32,9 @@ pub(crate) struct DenseStage {
     seed: u64,
     data: DataConfig,
     pub(crate) recipe: Recipe,
-    scale_penalty: f64,
+    /// What else the method says of the stage.
+    #[serde(flatten)]
+    settings: BTreeMap<&'static str, f64>,
 }
 
 /// What is taken over.
@@ -64,10 +60,7 @@ impl DenseStage {
                 select_on_test: false,
                 ..stage.recipe.clone()
             },
-            scale_penalty: match &config.method {
-                MethodConfig::Prune(prune) => prune.scale_penalty,
-                MethodConfig::Dense | MethodConfig::Dcff(_) => 0.0,
-            },
+            settings: stage.settings.clone(),
         })
     }
 
@@ -105,9 +98,10 @@ impl DenseFrom {
     ///
     /// # Errors
     /// When it is not, with the first setting that differs.
-    pub fn check(&self, config: &RunConfig) -> Result<()> {
-        let stages = config.method.build(config.seed)?.stages(&config.recipe);
-        let stage = stages.iter().find(|stage| stage.name == DENSE);
+    pub fn check(&self, config: &RunConfig, full: &Architecture) -> Result<()> {
+        let method = methods::build(&config.method, &Context::seeded(config.seed))?;
+        let plan = method.plan(full, &config.recipe)?;
+        let stage = plan.stages.iter().find(|stage| stage.name == DENSE);
         self.artefact(&DenseStage::of(config, stage)?).map(drop)
     }
 

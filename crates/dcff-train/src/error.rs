@@ -17,6 +17,14 @@ pub enum Error {
         /// What was expected and what came.
         message: String,
     },
+    /// No method has this name.
+    #[error("expected {known}, got '{name}'")]
+    UnknownMethod {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
     /// A file of the run folder is missing or unsound.
     #[error("{path}: {message}")]
     File {

@@ -6,7 +6,7 @@ use dcff_models::{InferenceNetwork, Mode, Network, Views};
 use dcff_nn::LossNumbers;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
+use crate::error::Result;
 
 /// Mean loss and accuracy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

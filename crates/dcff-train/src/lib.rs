@@ -19,9 +19,12 @@
 //! This crate deliberately does not print, and reads neither arguments nor the environment: it reports [`Event`]s.
 
 mod checkpoint;
+mod clock;
 mod collect;
 mod config;
+mod data;
 mod dense;
+mod entry;
 mod error;
 mod evaluate;
 mod event;
@@ -29,32 +32,38 @@ mod method;
 pub mod methods;
 mod on_card;
 mod optimizer;
+mod recipe;
 mod run;
 mod schedule;
 mod seed;
 mod selection;
 mod stage;
+mod step;
 mod summary;
 mod tensorboard;
+pub mod testing;
 pub mod toml_file;
 mod trainer;
 
-pub use checkpoint::{CHECKPOINT, Checkpoint, Position};
+pub use checkpoint::{Checkpoint, Position};
 pub use collect::{Collected, Probe};
-pub use config::{Augment, DataConfig, MethodConfig, Recipe, RunConfig};
+pub use config::{Augment, DataConfig, DenseFrom, MethodConfig, RunConfig, Settings};
+pub use data::Data;
 /// What feature maps are stored in; [`Recipe::precision`].
 pub use dcff_nn::Precision;
-pub use dense::DenseFrom;
+pub use entry::{Context, Description, Entry, Given, Typed};
 pub use error::{Error, Place, Result};
 pub use evaluate::{Score, evaluate, evaluate_finished};
 pub use event::{Event, Metrics, Observer, Timing};
-pub use method::{EpochStart, EpochViews, Method, StepOutput, cross_entropy_step};
+pub use method::{Decision, End, EpochStart, Filters, Method, Plan, Product, Saved, Setup};
 pub use optimizer::Sgd;
-pub use run::{CONFIG, METRICS, RunFolder, SUMMARY, TIMING};
+pub use recipe::Recipe;
+pub use run::{CHECKPOINT, COMPACT, CONFIG, METRICS, PRODUCTS, RunFolder, SUMMARY, TIMING};
 pub use schedule::Schedule;
 pub use seed::{Purpose, derive_seed};
 pub use selection::{LayerSelection, SELECTION, SelectionRow, read_selection};
 pub use stage::{DENSE, FINETUNE, Stage, StageCost, TRAIN};
-pub use summary::{Cost, Outcome, Summary, Width};
+pub use step::{Progress, Step, StepOutput, cross_entropy_step};
+pub use summary::{Cost, Outcome, ProductSummary, Summary, Width};
 pub use tensorboard::EVENTS;
-pub use trainer::{COMPACT, Data, Ending, Trainer};
+pub use trainer::{Builder, Ending, Trainer};

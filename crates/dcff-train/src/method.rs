@@ -3,13 +3,68 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use dcff_models::{Architecture, Gradients, Mode, Network, Views};
+use dcff_models::{Architecture, Network, Views};
 use dcff_nn::LossValue;
+use serde_json::Value;
 
 use crate::collect::Probe;
+use crate::config::DenseFrom;
+use crate::entry::Description;
+use crate::error::{Error, Result};
+use crate::recipe::Recipe;
 use crate::selection::LayerSelection;
 use crate::stage::Stage;
-use crate::{Recipe, Result};
+use crate::step::Step;
+
+/// What a method intends for a run: known before anything is trained.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The stages, covering all epochs of the recipe.
+    pub stages: Vec<Stage>,
+    /// The widths that the network computes in the first epoch, one per channel space.
+    pub first_widths: Vec<usize>,
+    /// Which filters the network keeps.
+    pub filters: Filters,
+    /// The network that comes out, where its widths are known now; `None` where training finds them.
+    pub compact: Option<Architecture>,
+    /// The run whose dense network is taken over in place of the stage [`DENSE`](crate::DENSE).
+    pub dense_from: Option<DenseFrom>,
+}
+
+impl Plan {
+    /// The plan of a method that trains `compact` in one stage, from the first epoch to the last.
+    pub fn whole(compact: Architecture, filters: Filters, recipe: &Recipe) -> Self {
+        Self {
+            stages: vec![Stage::whole(recipe)],
+            first_widths: compact.widths(),
+            filters,
+            compact: Some(compact),
+            dense_from: None,
+        }
+    }
+}
+
+/// Which filters a network keeps while it computes narrower widths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filters {
+    /// Those of the full network: which of them are used, and how, is decided anew.
+    All,
+    /// As many as it computes.
+    Computed,
+}
+
+/// What a method may look at before the first epoch of a sitting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup<'a> {
+    /// The network before any compression.
+    pub full: &'a Architecture,
+    /// As it stands: with initial weights, or with those of a checkpoint.
+    pub network: &'a Network,
+    /// How the run is trained.
+    pub recipe: &'a Recipe,
+    /// Seeds what the method draws for the whole run.
+    pub seed: u64,
+}
 
 /// What a method may look at when an epoch starts.
 #[derive(Clone, Copy, Debug)]
@@ -28,9 +83,9 @@ pub struct EpochStart<'a> {
     pub probe: Option<&'a Probe>,
 }
 
-/// What a method says at the start of an epoch.
+/// What a method decides at the start of an epoch.
 #[derive(Debug, Default)]
-pub struct EpochViews {
+pub struct Decision {
     /// How the convolutions see their filters during the epoch.
     pub views: Views,
     /// What it has to say of itself, for `metrics.jsonl`.
@@ -43,107 +98,164 @@ pub struct EpochViews {
     pub scoring_macs: u64,
 }
 
-/// What a step computed.
+/// What must survive an interruption.
+#[derive(Clone, Debug, Default)]
+pub struct Saved {
+    /// Numbers and names.
+    pub values: Value,
+    /// Tensors, by name.
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+impl Saved {
+    /// Values without tensors.
+    ///
+    /// # Errors
+    /// When they cannot be written as JSON.
+    pub fn values(values: impl serde::Serialize) -> Result<Self> {
+        let values = serde_json::to_value(values).map_err(|error| unsound(&error))?;
+        Ok(Self {
+            values,
+            tensors: BTreeMap::new(),
+        })
+    }
+
+    /// The values, read as `T`.
+    ///
+    /// # Errors
+    /// When they are not such.
+    pub fn read<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_value(self.values.clone()).map_err(|error| unsound(&error))
+    }
+}
+
+fn unsound(error: &serde_json::Error) -> Error {
+    Error::setting("checkpoint: method", error.to_string())
+}
+
+/// What a method may look at when all epochs are done.
 #[derive(Debug)]
-pub struct StepOutput {
-    /// The mean loss of the batch, and how many images were classified rightly.
-    pub loss: LossValue,
-    /// The gradients.
-    pub gradients: Gradients,
+pub struct End<'a> {
+    /// As the last epoch left it.
+    pub network: &'a Network,
+    /// The views of the last epoch.
+    pub views: &'a Views,
+    /// The chosen epoch's compact network.
+    pub chosen: Network,
+}
+
+impl End<'_> {
+    /// The chosen epoch's compact network, as the only result.
+    pub fn collapsed(self) -> Vec<Product> {
+        vec![Product {
+            label: String::new(),
+            network: self.chosen,
+            as_chosen: true,
+        }]
+    }
+}
+
+/// A compact network that a run ends with.
+#[derive(Debug)]
+pub struct Product {
+    /// Tells it from the run's other results; empty for the one that stands for the run.
+    pub label: String,
+    /// A plain network: what it keeps is what it computes.
+    pub network: Network,
+    /// Whether it is the chosen epoch's network as it was evaluated then.
+    pub(crate) as_chosen: bool,
+}
+
+impl Product {
+    /// A network that is evaluated before it is written.
+    pub fn new(label: impl Into<String>, network: Network) -> Self {
+        Self {
+            label: label.into(),
+            network,
+            as_chosen: false,
+        }
+    }
 }
 
 /// A way to train a compact network: which weights a pass uses, who decides it and when.
 ///
-/// One pass with cross-entropy per step is the default; a method with a teacher, masks or several passes overrides
-/// [`Method::step`].
+/// The loop calls `plan`, `setup`, then for every epoch `epoch_start`, for every batch `step`, and `finish` in the end; `save`
+/// after every epoch and when it is interrupted. One pass with cross-entropy per step is the default; a method with a
+/// teacher, masks or several passes overrides [`Method::step`].
 pub trait Method {
-    /// The compact architecture that the method aims at, from the dense one.
+    /// What is trained when, and what comes out, for a run of `full` under `recipe`.
     ///
     /// # Errors
-    /// When the method's rates do not fit the architecture.
-    fn compact(&self, full: &Architecture) -> Result<Architecture>;
+    /// When the method's settings do not fit the architecture or the recipe.
+    fn plan(&self, full: &Architecture, recipe: &Recipe) -> Result<Plan>;
 
-    /// The architecture whose filters the network keeps while it computes `widths` of `full`: `full` itself for methods
-    /// that decide anew in every epoch, otherwise `full` narrowed.
-    ///
-    /// # Errors
-    /// When the widths do not fit the architecture.
-    fn keeps(&self, full: &Architecture, widths: &[usize]) -> Result<Architecture> {
-        Ok(full.narrowed(widths)?)
+    /// What reports and model cards say of the method.
+    fn describe(&self) -> Description;
+
+    /// Training images that the method's criterion sees; 0 where it reads none.
+    fn evidence_images(&self) -> usize {
+        0
     }
 
-    /// The widths that a new run starts with.
+    /// Called once in every sitting, before the first epoch and before [`Method::load`]: loads a teacher, builds maps.
     ///
     /// # Errors
-    /// When the method's rates do not fit the architecture.
-    fn first_widths(&self, full: &Architecture) -> Result<Vec<usize>> {
-        Ok(self.compact(full)?.widths())
-    }
-
-    /// The stages of a run under `recipe`, covering all its epochs.
-    fn stages(&self, recipe: &Recipe) -> Vec<Stage> {
-        vec![Stage::whole(recipe)]
+    /// When what the method needs is missing.
+    fn setup(&mut self, setup: &Setup<'_>) -> Result<()> {
+        let _ = setup;
+        Ok(())
     }
 
     /// Called before the first step of an epoch.
     ///
     /// # Errors
     /// When the method cannot decide, for example because a score is not finite.
-    fn epoch_start(&mut self, start: &EpochStart<'_>) -> Result<EpochViews>;
+    fn epoch_start(&mut self, start: &EpochStart<'_>) -> Result<Decision>;
 
-    /// Passes, losses and gradients of one batch: images `[N, C, H, W]`, labels `[N]` (`u32`).
+    /// Passes, losses and gradients of one batch. What [`Step`] was given of gradients is descended with.
     ///
     /// # Errors
     /// Those of the device.
-    fn step(
-        &mut self,
-        network: &mut Network,
-        views: &Views,
-        images: &Tensor,
-        labels: &Tensor,
-        smoothing: f64,
-    ) -> Result<StepOutput> {
-        cross_entropy_step(network, views, images, labels, smoothing)
+    fn step(&mut self, step: &mut Step<'_>) -> Result<LossValue> {
+        step.cross_entropy()
     }
 
     /// Whether [`Method::step`] computes the same for every batch of an epoch and decides nothing on the processor, so
-    /// that a card may launch again what it launched once ([`dcff_nn::RepeatedStep`]). True for [`cross_entropy_step`].
+    /// that a GPU may launch again what it launched once ([`dcff_nn::RepeatedStep`]).
     fn repeats(&self) -> bool {
         false
     }
 
+    /// Other views than the epoch's, through which the network is evaluated and collapsed.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn evaluation(&self) -> Result<Option<Views>> {
+        Ok(None)
+    }
+
+    /// The compact networks that the run ends with, the one that stands for it first.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn finish(&mut self, end: End<'_>) -> Result<Vec<Product>> {
+        Ok(end.collapsed())
+    }
+
     /// What must survive an interruption.
-    fn save(&self) -> serde_json::Value {
-        serde_json::Value::Null
+    ///
+    /// # Errors
+    /// When it cannot be written; the checkpoint before then stays.
+    fn save(&self) -> Result<Saved> {
+        Ok(Saved::default())
     }
 
     /// Takes back what [`Method::save`] gave.
     ///
     /// # Errors
-    /// When the value is not one that this method saved.
-    fn load(&mut self, state: &serde_json::Value) -> Result<()> {
-        let _ = state;
+    /// When it is not what this method saved.
+    fn load(&mut self, saved: &Saved) -> Result<()> {
+        let _ = saved;
         Ok(())
     }
-}
-
-/// One training pass with cross-entropy, and its gradients; running statistics move.
-///
-/// # Errors
-/// Those of the device.
-pub fn cross_entropy_step(
-    network: &mut Network,
-    views: &Views,
-    images: &Tensor,
-    labels: &Tensor,
-    smoothing: f64,
-) -> Result<StepOutput> {
-    let (logits, trace) = network.forward(images, views, Mode::Train)?;
-    let loss = dcff_nn::cross_entropy(&logits, labels, smoothing)?;
-    network.update_statistics(&trace)?;
-    let gradients = network.backward(trace, views, &loss.grad)?;
-    Ok(StepOutput {
-        loss: loss.value,
-        gradients,
-    })
 }

@@ -6,7 +6,7 @@ use candle_core::{Device, Tensor};
 use dcff_data::{Assembler, Loader, Placed};
 use dcff_nn::{ByteImages, Change};
 
-use crate::Result;
+use crate::error::Result;
 
 #[derive(Debug)]
 struct OnCard(ByteImages);

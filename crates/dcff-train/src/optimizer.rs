@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use dcff_models::{Gradients, Network};
 use dcff_nn::SgdConfig;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// SGD in PyTorch's form: `g += wd*p; v = m*v + g; p -= lr*v`, or `p -= lr*(g + m*v)` with Nesterov's momentum.
 ///

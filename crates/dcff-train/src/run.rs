@@ -5,10 +5,21 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::{Error, Metrics, Result, RunConfig, Summary, Timing, toml_file};
+use crate::config::RunConfig;
+use crate::error::{Error, Result};
+use crate::event::{Metrics, Timing};
+use crate::methods;
+use crate::summary::Summary;
+use crate::toml_file;
 
 /// The configuration's file.
 pub const CONFIG: &str = "config.toml";
+/// The checkpoint's folder.
+pub const CHECKPOINT: &str = "checkpoint";
+/// The artefact's folder.
+pub const COMPACT: &str = "compact";
+/// The folder of the further artefacts of a run that ends with several networks.
+pub const PRODUCTS: &str = "products";
 /// A row per epoch, without times.
 pub const METRICS: &str = "metrics.jsonl";
 /// A row per epoch, times only.
@@ -57,9 +68,9 @@ impl RunFolder {
     /// When there is no `config.toml`, or it is unsound.
     pub fn open(path: &Path) -> Result<(Self, RunConfig)> {
         let file = path.join(CONFIG);
-        let config: RunConfig = toml_file::read(&file)?;
-        config
-            .validate()
+        let config = toml_file::read(&file)?;
+        let config = methods::complete(config)
+            .and_then(|config: RunConfig| config.validate().map(|()| config))
             .map_err(|error| Error::file(&file, error))?;
         Ok((
             Self {
@@ -120,7 +131,7 @@ impl RunFolder {
                 "expected the checkpoint of the {rows} epochs that {METRICS} tells of, got none: \
                  put it back, or start anew in another folder"
             );
-            return Err(Error::file(&self.join(crate::CHECKPOINT), message));
+            return Err(Error::file(&self.join(CHECKPOINT), message));
         }
         Ok(())
     }
@@ -152,9 +163,13 @@ impl RunFolder {
     pub fn summary(&self) -> Result<Option<Summary>> {
         let file = self.join(SUMMARY);
         match std::fs::read(&file) {
-            Ok(text) => Ok(Some(
-                serde_json::from_slice(&text).map_err(|error| Error::file(&file, error))?,
-            )),
+            Ok(text) => {
+                let mut summary: Summary =
+                    serde_json::from_slice(&text).map_err(|error| Error::file(&file, error))?;
+                summary.config =
+                    methods::complete(summary.config).map_err(|error| Error::file(&file, error))?;
+                Ok(Some(summary))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::file(&file, error)),
         }

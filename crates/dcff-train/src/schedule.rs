@@ -1,9 +1,8 @@
 //! Learning rates as pure functions of the progress of a run.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::config::nothing_else;
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// How the learning rate falls.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -94,6 +93,14 @@ impl Schedule {
         }
         Ok(())
     }
+}
+
+/// Reads a choice that has no settings: `deny_unknown_fields` does not reach a variant without any.
+fn nothing_else<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    Nothing::deserialize(deserializer).map(|Nothing {}| ())
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Position, Result};
+use crate::checkpoint::Position;
+use crate::error::{Error, Result};
 
 /// The file's name in a run folder.
 pub const SELECTION: &str = "selection.jsonl";

@@ -1,10 +1,11 @@
 //! Stages of a run: stretches of epochs with a recipe of their own, and what they cost.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Recipe;
+use crate::recipe::Recipe;
 
 /// A stretch of epochs.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +20,8 @@ pub struct Stage {
     pub schedule_from: usize,
     /// Whether the network has its final widths, so that its epochs may be chosen as the best.
     pub compact: bool,
+    /// What decides its weights beside the recipe, by name: runs share a dense stage only where this agrees, too.
+    pub settings: BTreeMap<&'static str, f64>,
 }
 
 impl Stage {
@@ -30,6 +33,7 @@ impl Stage {
             recipe: recipe.clone(),
             schedule_from: 0,
             compact: true,
+            settings: BTreeMap::new(),
         }
     }
 }

@@ -4,14 +4,21 @@ use dcff_flops::{Convention, Network, cost};
 use dcff_models::Architecture;
 use serde::{Deserialize, Serialize};
 
+use crate::config::RunConfig;
+use crate::entry::Description;
+use crate::error::{Error, Result};
+use crate::evaluate::Score;
+use crate::methods;
 use crate::stage::StageCost;
-use crate::{Error, Result, RunConfig, Score};
 
 /// The outcome of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// The run's configuration.
     pub config: RunConfig,
+    /// What the method says of itself; [`Summary::method`] knows it where earlier versions did not write it.
+    #[serde(default)]
+    pub method: Option<Description>,
     /// After the last epoch.
     pub last: Outcome,
     /// After the chosen epoch, whose weights are the artefact.
@@ -45,9 +52,31 @@ pub struct Summary {
     pub threads: usize,
     /// The version of this library.
     pub dcff_version: String,
+    /// The networks of a run that ends with several, beside the one that the figures above are of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub products: Vec<ProductSummary>,
+}
+
+/// One of several networks that a run ends with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProductSummary {
+    /// The name of its folder in `products`.
+    pub label: String,
+    /// On the test images.
+    pub test: Score,
+    /// Under the `macs` convention.
+    pub macs: Cost,
+    /// Trained parameters.
+    pub params: Cost,
 }
 
 impl Summary {
+    /// What reports and cards say of the method.
+    pub fn method(&self) -> Description {
+        let written = self.method.clone();
+        written.unwrap_or_else(|| methods::describe(&self.config.method))
+    }
+
     /// The full network of the run, for the classes and the images of its compact form `artefact`.
     ///
     /// # Errors
@@ -86,7 +115,12 @@ impl Summary {
     /// # Errors
     /// The first that is not, with what was expected and what came.
     pub fn check_costs(&self, full: &Architecture, compact: &Architecture) -> Result<()> {
-        let (widths, macs, ops, params) = costs(full, compact)?;
+        let Costs {
+            widths,
+            macs,
+            published_ops: mut ops,
+            params,
+        } = costs(full, compact)?;
         let differs = |field: &str, expected: String, got: String| {
             let message = format!("expected {expected}, got {got}");
             Err(Error::setting(field, message))
@@ -100,7 +134,6 @@ impl Summary {
             let [expected, got] = [a, b].map(|w| format!("{} of {} in {}", w.kept, w.of, w.space));
             return differs("widths", expected, got);
         }
-        let mut ops = ops;
         if full.widths() == compact.widths() && self.published_ops.compact != ops.compact {
             // Earlier versions counted the pooling in here that the counter sees in compact networks only.
             ops.compact = cost(compact, Convention::Published, Network::Compact)?.ops();
@@ -161,11 +194,16 @@ pub(crate) fn macs(architecture: &Architecture) -> Result<u64> {
     Ok(cost(architecture, Convention::Macs, Network::Compact)?.ops())
 }
 
-/// The widths and costs of a pair of architectures: `(widths, macs, published operations, parameters)`.
-pub(crate) fn costs(
-    full: &Architecture,
-    compact: &Architecture,
-) -> Result<(Vec<Width>, Cost, Cost, Cost)> {
+/// The widths and costs of a network, full and compact.
+pub(crate) struct Costs {
+    pub(crate) widths: Vec<Width>,
+    pub(crate) macs: Cost,
+    pub(crate) published_ops: Cost,
+    pub(crate) params: Cost,
+}
+
+/// The widths and costs of a pair of architectures.
+pub(crate) fn costs(full: &Architecture, compact: &Architecture) -> Result<Costs> {
     let pairs = full.spaces.iter().zip(&compact.spaces);
     let widths = pairs
         .map(|(f, c)| Width {
@@ -174,30 +212,22 @@ pub(crate) fn costs(
             of: f.width,
         })
         .collect();
-    let [full_macs, compact_macs] = dcff_flops::costs(full, compact, Convention::Macs)?;
-    let [full_published, compact_published] =
-        dcff_flops::costs(full, compact, Convention::Published)?;
-    Ok((
+    let pair = |[full, compact]: [u64; 2]| Cost { full, compact };
+    let macs = dcff_flops::costs(full, compact, Convention::Macs)?;
+    let published = dcff_flops::costs(full, compact, Convention::Published)?;
+    Ok(Costs {
         widths,
-        Cost {
-            full: full_macs.ops(),
-            compact: compact_macs.ops(),
-        },
-        Cost {
-            full: full_published.ops(),
-            compact: compact_published.ops(),
-        },
-        Cost {
-            full: full_macs.params(),
-            compact: compact_macs.params(),
-        },
-    ))
+        params: pair(macs.each_ref().map(|table| table.params())),
+        macs: pair(macs.map(|table| table.ops())),
+        published_ops: pair(published.map(|table| table.ops())),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Augment, DataConfig, MethodConfig, Recipe};
+    use crate::config::{Augment, DataConfig, MethodConfig};
+    use crate::recipe::Recipe;
 
     fn summary(full: &Architecture, compact: &Architecture) -> Summary {
         let data = DataConfig {
@@ -213,9 +243,15 @@ mod tests {
             test: Score::default(),
             validation: None,
         };
-        let (widths, macs, published_ops, params) = costs(full, compact).unwrap();
+        let Costs {
+            widths,
+            macs,
+            published_ops,
+            params,
+        } = costs(full, compact).unwrap();
         Summary {
-            config: RunConfig::new("resnet20", 1, data, MethodConfig::Dense, recipe),
+            config: RunConfig::new("resnet20", 1, data, MethodConfig::named("dense"), recipe),
+            method: None,
             last: outcome,
             chosen: outcome,
             chosen_by: "last".into(),
@@ -231,6 +267,7 @@ mod tests {
             device: "cpu".into(),
             threads: 1,
             dcff_version: "0.1.0".into(),
+            products: Vec::new(),
         }
     }
 

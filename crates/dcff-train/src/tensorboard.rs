@@ -17,8 +17,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::error::{Error, Result};
+use crate::event::{Metrics, Timing};
+use crate::run::RunFolder;
 use crate::selection::{SELECTION, SelectionRow, last_selection, read_selection};
-use crate::{Error, Metrics, Result, RunFolder, Timing};
 
 /// The file's name in a run folder.
 pub const EVENTS: &str = "events.out.tfevents.dcff";

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Reads the TOML file at `path`.
 ///
@@ -25,21 +25,32 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
         let line = 1 + before.matches('\n').count();
         format!("line {line}: {}", error.message())
     })?;
-    // By way of a table: an error of what is read from the text knows its place in the text instead of its keys.
+    of_table(table).map_err(|(keys, message)| match keys {
+        Some(keys) => format!("{keys}: {message}"),
+        None => message,
+    })
+}
+
+/// Reads a table. By way of a table, since an error of what is read from the text knows its place in the text instead of its
+/// keys.
+///
+/// # Errors
+/// The key whose value is none, where it is known, and what was expected.
+pub(crate) fn of_table<T: DeserializeOwned>(
+    table: toml::Table,
+) -> Result<T, (Option<String>, String)> {
     table.try_into().map_err(|error: toml::de::Error| {
         let shown = error.to_string();
         let keys = shown.lines().find_map(|line| line.strip_prefix("in `"));
-        match keys.and_then(|keys| keys.strip_suffix('`')) {
-            Some(keys) => format!("{keys}: {}", error.message()),
-            None => error.message().to_owned(),
-        }
+        let keys = keys.and_then(|keys| keys.strip_suffix('`'));
+        (keys.map(str::to_owned), error.message().to_owned())
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RunConfig;
+    use crate::config::RunConfig;
 
     #[test]
     fn errors_name_the_key_or_the_line() {

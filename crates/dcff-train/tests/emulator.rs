@@ -40,21 +40,19 @@ fn images(name: &str, count: usize) -> Dataset {
 }
 
 fn data() -> Data {
-    Data {
-        splits: Splits::new(images("train", BATCH * STEPS), images("test", 7)).unwrap(),
-        normalisation: Normalisation {
-            mean: vec![0.4; 3],
-            std: vec![0.2; 3],
-        },
-        augmentation: Augmentation::NONE,
-    }
+    let normalisation = Normalisation {
+        mean: vec![0.4; 3],
+        std: vec![0.2; 3],
+    };
+    let splits = Splits::new(images("train", BATCH * STEPS), images("test", 7)).unwrap();
+    Data::new(splits, normalisation, Augmentation::NONE)
 }
 
 fn config(data: &Data, learning_rate: f64) -> RunConfig {
     let source = DataConfig {
         name: "tiny".into(),
-        train_fingerprint: data.splits.train.fingerprint().into(),
-        test_fingerprint: data.splits.test.fingerprint().into(),
+        train_fingerprint: data.train.fingerprint().into(),
+        test_fingerprint: data.test.fingerprint().into(),
         hold_out: 0.0,
         augment: Augment::None,
     };
@@ -63,7 +61,7 @@ fn config(data: &Data, learning_rate: f64) -> RunConfig {
         learning_rate,
         ..Recipe::quick(EPOCHS)
     };
-    RunConfig::new("tiny", 5, source, MethodConfig::Dense, recipe)
+    RunConfig::new("tiny", 5, source, MethodConfig::named("dense"), recipe)
 }
 
 /// Runs, interrupted after `stop_after` steps and resumed if there are so many; also the steps that were reported.
@@ -78,7 +76,9 @@ fn run(
     let (mut seen, stop) = (Vec::new(), AtomicBool::new(false));
     loop {
         let (folder, config) = (folder.clone(), config.clone());
-        let mut trainer = Trainer::new(folder, config, &architecture(), &data, &Device::Cpu)?;
+        let full = architecture();
+        let builder = Trainer::builder(folder, config, &full, &data, &Device::Cpu);
+        let mut trainer = builder.build()?;
         let mut observer = |event: &Event<'_>| {
             if let Event::Step { step, .. } = event {
                 seen.push(*step);

@@ -12,8 +12,10 @@ use anyhow::{Context, ensure};
 use candle_core::{Device, Tensor};
 use dcff_flops::Convention;
 use dcff_models::{Architecture, InferenceNetwork, Network, Profile, Views};
-use dcff_train::methods::FilterFusionConfig;
-use dcff_train::{EpochStart, MethodConfig, Precision, Recipe, Sgd};
+use dcff_train::methods::{FilterFusion, FilterFusionConfig, narrowed};
+use dcff_train::{
+    Context as Seeds, EpochStart, Method, Precision, Recipe, Sgd, cross_entropy_step,
+};
 use serde_json::json;
 
 use crate::Ended;
@@ -37,7 +39,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<Ended> {
 
 /// The method and both architectures that the arguments ask for.
 pub(crate) struct Subject {
-    method: MethodConfig,
+    method: FilterFusionConfig,
     pub(crate) full: Architecture,
     pub(crate) compact: Architecture,
 }
@@ -46,10 +48,9 @@ impl Subject {
     pub(crate) fn new(args: &BenchNetwork) -> anyhow::Result<Self> {
         let full = dcff_models::by_name(&args.arch).context("--arch")?;
         let rates = dcff_fusion::rates_for(&args.rates, &args.arch).context("--rates")?;
-        let method = MethodConfig::Dcff(FilterFusionConfig::new(rates));
-        let compact = method.compact(&full)?;
+        let compact = narrowed(&full, &rates)?;
         Ok(Self {
-            method,
+            method: FilterFusionConfig::new(rates),
             full,
             compact,
         })
@@ -58,7 +59,7 @@ impl Subject {
     /// The network as it trains, with the views of an epoch.
     pub(crate) fn fused(&self, device: &Device) -> anyhow::Result<(Network, Views)> {
         let network = Network::new(&self.full, &self.compact, SEED, device)?;
-        let mut method = self.method()?;
+        let mut method = FilterFusion::new(self.method.clone(), &Seeds::seeded(SEED))?;
         let start = EpochStart {
             epoch: 0,
             epochs: EPOCHS,
@@ -69,11 +70,6 @@ impl Subject {
         };
         let views = method.epoch_start(&start)?.views;
         Ok((network, views))
-    }
-
-    /// The method that trains it.
-    pub(crate) fn method(&self) -> anyhow::Result<Box<dyn dcff_train::Method>> {
-        Ok(self.method.build(SEED)?)
     }
 }
 
@@ -130,7 +126,6 @@ fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
     check("--batch", args.batch)?;
     check("--rounds", args.rounds)?;
     let precision = args.precision.parse().context("--precision")?;
-    let mut method = subject.method.build(SEED)?;
     let (mut network, views) = subject.fused(&Device::Cpu)?;
     network.set_precision(precision);
     let mut optimizer = Sgd::new(&network)?;
@@ -148,7 +143,7 @@ fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
         }
         let start = Instant::now();
         dcff_nn::awake(&Device::Cpu, || {
-            let output = method.step(&mut network, &views, &images, &labels, 0.0)?;
+            let output = cross_entropy_step(&mut network, &views, &images, &labels, 0.0)?;
             let loss = output.loss.read()?.mean;
             ensure!(loss.is_finite(), "the loss of step {step} is {loss}");
             let start = Instant::now();

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, ensure};
 use dcff_flops::{Convention, CostTable, LayerCost, costs};
-use dcff_train::MethodConfig;
-use dcff_train::methods::FilterFusionConfig;
+use dcff_train::methods::narrowed;
 use serde_json::{Value, json};
 
 use super::method::rates_of;
@@ -30,8 +29,7 @@ pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
         Some(rates) => rates,
         None => dcff_fusion::rates_for("published", &args.arch).context("--rates")?,
     };
-    let method = MethodConfig::Dcff(FilterFusionConfig::new(rates.clone()));
-    let compact = method.compact(&full)?;
+    let compact = narrowed(&full, &rates)?;
     let tables = costs(&full, &compact, convention)?;
     if args.json {
         let total = |table: &CostTable| json!({ "ops": table.ops(), "params": table.params() });

@@ -15,7 +15,7 @@ use dcff_nn::{
     Activation, ConvConfig, DeviceSettings, Features, LossValue, PoolConfig, Precision,
     RepeatedStep, SgdConfig,
 };
-use dcff_train::{Recipe, Sgd};
+use dcff_train::{Recipe, Sgd, cross_entropy_step};
 use serde_json::{Map, Value, json};
 
 use super::bench::{Subject, labels, macs, median, noise};
@@ -327,7 +327,6 @@ fn recorded_steps(device: &Device) -> anyhow::Result<Value> {
     let mut repeated = RepeatedStep::default();
     for record in [false, true] {
         let (mut network, views) = subject.fused(device)?;
-        let mut method = subject.method()?;
         let mut optimizer = Sgd::new(&network)?;
         for i in 0..STEPS {
             // Every step has a batch and a rate of its own.
@@ -336,7 +335,7 @@ fn recorded_steps(device: &Device) -> anyhow::Result<Value> {
             let lr = sgd.lr / (i + 1) as f64;
             let mut step = |images: &Tensor, labels: &Tensor| -> anyhow::Result<LossValue> {
                 let sgd = SgdConfig { lr, ..sgd };
-                let output = method.step(&mut network, &views, images, labels, 0.0)?;
+                let output = cross_entropy_step(&mut network, &views, images, labels, 0.0)?;
                 optimizer.step(&network, &output.gradients, &sgd)?;
                 Ok(output.loss)
             };
@@ -375,12 +374,11 @@ fn speed(
     dcff_nn::configure(device, settings)?;
     let (mut network, views) = subject.fused(device)?;
     network.set_precision(precision);
-    let mut method = subject.method()?;
     let mut optimizer = Sgd::new(&network)?;
     let sgd = Recipe::published_cifar().sgd(0, 0, 1);
     let (images, labels) = batch_of(&subject, batch, device)?;
     let mut step = |images: &Tensor, labels: &Tensor| -> anyhow::Result<LossValue> {
-        let output = method.step(&mut network, &views, images, labels, 0.0)?;
+        let output = cross_entropy_step(&mut network, &views, images, labels, 0.0)?;
         optimizer.step(&network, &output.gradients, &sgd)?;
         Ok(output.loss)
     };

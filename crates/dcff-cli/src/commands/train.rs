@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, bail};
 use dcff_data::Loaded;
 use dcff_models::Architecture;
+use dcff_train::methods::{self, METHODS};
 use dcff_train::{
     Augment, Data, DataConfig, Ending, MethodConfig, Precision, Recipe, RunConfig, RunFolder,
     Schedule, Summary, Trainer,
@@ -35,7 +36,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
     let draft = configure(args, saved.as_ref(), None)?;
     draft.validate()?;
     if let (true, Some(out)) = (args.check, &args.out) {
-        draft.method.compact(&dcff_models::by_name(&draft.arch)?)?;
+        plan_of(&draft, &dcff_models::by_name(&draft.arch)?)?;
         check_folder(out, &draft)?;
         return Ok(Ended::Done);
     }
@@ -50,7 +51,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
         );
     }
     let full = dcff_models::by_name(&draft.arch)?;
-    draft.method.compact(&full)?;
+    plan_of(&draft, &full)?;
     if let (Some(file), Some(saved)) = (&args.config, &saved)
         && let Some(moved) = moved(args, saved, &draft)
     {
@@ -64,20 +65,21 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
         saved => with_fingerprints(configure(args, saved.as_ref(), Some(&full))?, &loaded),
     };
     config.validate()?;
-    let data = Data {
-        splits: loaded.splits,
-        normalisation: loaded.info.normalisation,
-        augmentation: loaded.info.augmentation,
-    };
+    let data = Data::new(
+        loaded.splits,
+        loaded.info.normalisation,
+        loaded.info.augmentation,
+    );
     data.check(&config, &full)?;
     if let (Some(from), None) = (config.method.dense_from(), &args.resume) {
-        from.check(&config)?;
+        from.check(&config, &full)?;
     }
     if args.estimate {
         let scratch = tempfile::tempdir()?;
         let folder = RunFolder::create(&scratch.path().join("run"), &config)?;
-        let seconds =
-            Trainer::new(folder, config, &full, &data, &device)?.estimate(ESTIMATE_STEPS)?;
+        let seconds = Trainer::builder(folder, config, &full, &data, &device)
+            .build()?
+            .estimate(ESTIMATE_STEPS)?;
         println!("{seconds:.1}");
         return Ok(Ended::Done);
     }
@@ -101,7 +103,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
         print_summary(&summary, folder.path());
         return Ok(Ended::Done);
     }
-    let mut trainer = Trainer::new(folder.clone(), config, &full, &data, &device)?;
+    let mut trainer = Trainer::builder(folder.clone(), config, &full, &data, &device).build()?;
     let stop = stop_on_signal()?;
     let mut progress = Progress::new();
     let ending = trainer.run(&mut progress, &stop)?;
@@ -125,9 +127,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
 pub(crate) fn plan(args: &TrainArgs) -> anyhow::Result<RunConfig> {
     let config = configure(args, None, None)?;
     config.validate()?;
-    config
-        .method
-        .compact(&dcff_models::by_name(&config.arch)?)?;
+    plan_of(&config, &dcff_models::by_name(&config.arch)?)?;
     Ok(config)
 }
 
@@ -139,10 +139,8 @@ pub(crate) fn check_folder(folder: &Path, config: &RunConfig) -> anyhow::Result<
     let mut saved = RunFolder::open(folder)?.1;
     let mut wanted = config.clone();
     for config in [&mut saved, &mut wanted] {
-        if let MethodConfig::Prune(prune) = &mut config.method {
-            // Which run trained the dense stage that it shares with others is no setting.
-            prune.dense_from = None;
-        }
+        // Which run trained the dense stage that it shares with others is no setting.
+        config.method.set_dense_from(None)?;
         // Known only once the images are read; the run itself compares them.
         config.data.train_fingerprint.clear();
         config.data.test_fingerprint.clear();
@@ -158,6 +156,7 @@ pub(crate) fn check_folder(folder: &Path, config: &RunConfig) -> anyhow::Result<
 
 fn read_config(file: &Path) -> anyhow::Result<RunConfig> {
     let config: RunConfig = dcff_train::toml_file::read(file)?;
+    let config = methods::complete(config).with_context(|| file.display().to_string())?;
     config
         .validate()
         .with_context(|| file.display().to_string())?;
@@ -248,12 +247,20 @@ fn configure(
             bail!("--milestones: expected epochs below the {epochs} of --epochs, got {late}");
         }
     }
-    let saved = saved.map(|saved| match fresh {
-        true => method::in_proportion(&saved.method, &saved.recipe, &config.recipe),
-        false => saved.method.clone(),
-    });
+    let saved = saved
+        .map(|saved| match fresh {
+            true => methods::in_proportion(&saved.method, &saved.recipe, &config.recipe),
+            false => Ok(saved.method.clone()),
+        })
+        .transpose()?;
     config.method = method::method(&args.method, &full, &config.recipe, saved.as_ref())?;
     Ok(config)
+}
+
+/// Checks the method's settings against the network and the recipe.
+fn plan_of(config: &RunConfig, full: &Architecture) -> anyhow::Result<()> {
+    methods::build(&config.method, &Default::default())?.plan(full, &config.recipe)?;
+    Ok(())
 }
 
 /// What flags changed of a saved configuration without naming it.
@@ -266,15 +273,23 @@ fn moved(args: &TrainArgs, saved: &RunConfig, config: &RunConfig) -> Option<Stri
     {
         parts.push(format!("milestones = {b:?}"));
     }
-    if let (MethodConfig::Prune(a), MethodConfig::Prune(b)) = (&saved.method, &config.method) {
-        let stages = (args.method.dense_epochs, args.method.finetune_epochs);
-        if stages == (None, None) && a.dense_epochs != b.dense_epochs {
-            parts.push(format!("dense_epochs = {}", b.dense_epochs));
-        }
-        let (a, b) = (a.finetune_learning_rate, b.finetune_learning_rate);
-        if args.method.finetune_lr.is_none() && a != b {
-            // As it is typed: 0.02, not 0.020000000000000004.
-            parts.push(format!("finetune_learning_rate = {}", b as f32));
+    if saved.method.name == config.method.name {
+        for (key, flags) in [
+            (
+                "dense_epochs",
+                args.method.dense_epochs.is_some() || args.method.finetune_epochs.is_some(),
+            ),
+            ("finetune_learning_rate", args.method.finetune_lr.is_some()),
+        ] {
+            let [a, b] = [saved, config].map(|config| config.method.settings.get(key));
+            if let (false, true, Some(value)) = (flags, a != b, b) {
+                // As it is typed: 0.02, not 0.020000000000000004.
+                let value = match value.as_f64() {
+                    Some(number) => (number as f32).to_string(),
+                    None => value.to_string(),
+                };
+                parts.push(format!("{key} = {value}"));
+            }
         }
     }
     let text = parts.join(", ");
@@ -300,7 +315,13 @@ fn defaults(args: &TrainArgs, epochs: Option<usize>) -> anyhow::Result<RunConfig
     let full = dcff_models::by_name(&arch).context("--arch")?;
     let recipe = args.recipe.as_deref().unwrap_or("published");
     let recipe = named_recipe(recipe, epochs, &full)?;
-    Ok(RunConfig::new(arch, 1, data, MethodConfig::Dense, recipe))
+    Ok(RunConfig::new(
+        arch,
+        1,
+        data,
+        MethodConfig::named(METHODS[0].name()),
+        recipe,
+    ))
 }
 
 fn named_recipe(name: &str, epochs: Option<usize>, full: &Architecture) -> anyhow::Result<Recipe> {
@@ -428,7 +449,7 @@ mod tests {
             milestones: saved.to_vec(),
             gamma: 0.1,
         };
-        match from(schedule, MethodConfig::Dense, flags)?
+        match from(schedule, MethodConfig::named("dense"), flags)?
             .0
             .recipe
             .schedule
@@ -460,16 +481,15 @@ mod tests {
             ..Recipe::published_cifar()
         };
         let rates = dcff_fusion::rates_for("0.5", "resnet20").unwrap();
-        MethodConfig::Prune(PruneConfig::new("l1-norm", rates, &recipe).unwrap())
+        let prune = PruneConfig::new("l1-norm", rates, &recipe).unwrap();
+        MethodConfig::new("prune", prune).unwrap()
     }
 
     #[test]
     fn the_stages_of_pruning_move_with_epochs_and_rate() {
         let stages = |flags: &str| {
             let (config, moved) = from(Schedule::Cosine, pruned(), flags).unwrap();
-            let MethodConfig::Prune(prune) = config.method else {
-                panic!("{:?}", config.method);
-            };
+            let prune: PruneConfig = config.method.read().unwrap();
             (prune.dense_epochs, prune.finetune_learning_rate, moved)
         };
         assert_eq!(stages(""), (10, 0.1 * 0.1, None));
@@ -483,25 +503,42 @@ mod tests {
         assert_eq!(stages(named), (2, 0.5, None));
         // What was chosen keeps its share.
         let mut chosen = pruned();
-        if let MethodConfig::Prune(prune) = &mut chosen {
-            (prune.dense_epochs, prune.finetune_learning_rate) = (15, 0.05);
-        }
+        chosen.settings.insert("dense_epochs".into(), 15.into());
+        chosen
+            .settings
+            .insert("finetune_learning_rate".into(), 0.05.into());
         let (config, _) = from(Schedule::Cosine, chosen, "--epochs 4 --lr 0.2").unwrap();
-        let MethodConfig::Prune(prune) = config.method else {
-            panic!("{:?}", config.method);
-        };
+        let prune: PruneConfig = config.method.read().unwrap();
         assert_eq!((prune.dense_epochs, prune.finetune_learning_rate), (3, 0.1));
     }
 
     #[test]
-    fn a_criterion_goes_with_its_run_to_the_other_pipeline() {
-        let (config, _) = from(Schedule::Cosine, pruned(), "--pipeline scratch").unwrap();
-        let MethodConfig::Dcff(scratch) = &config.method else {
-            panic!("{:?}", config.method);
-        };
-        assert_eq!(scratch.criterion, "l1-norm");
-        let flags = "--pipeline prune";
-        let (config, _) = from(Schedule::Cosine, config.method, flags).unwrap();
-        assert_eq!(config.method, pruned());
+    fn a_criterion_goes_with_its_run_to_another_method() {
+        for flags in ["--method dcff", "--method select", "--pipeline scratch"] {
+            let (config, _) = from(Schedule::Cosine, pruned(), flags).unwrap();
+            assert_eq!(config.method.text("criterion"), Some("l1-norm"), "{flags}");
+            let name = flags.trim_start_matches("--method ");
+            assert_eq!(
+                config.method.name,
+                name.replace("--pipeline scratch", "dcff")
+            );
+            let (config, _) = from(Schedule::Cosine, config.method, "--method prune").unwrap();
+            assert_eq!(config.method, pruned());
+        }
+    }
+
+    #[test]
+    fn any_setting_of_a_method_can_be_set() {
+        let of = |flags: &str| from(Schedule::Cosine, pruned(), flags);
+        let (config, _) = of("--set steps=3 --set keep=fuse").unwrap();
+        assert_eq!(config.method.settings["steps"], 3);
+        assert_eq!(config.method.text("keep"), Some("fuse"));
+        let message = format!("{:#}", of("--set stepz=3").unwrap_err());
+        assert!(
+            message.starts_with("--set: method: unknown field `stepz`"),
+            "{message}"
+        );
+        let message = of("--set steps").unwrap_err().to_string();
+        assert_eq!(message, "--set: expected KEY=VALUE, got 'steps'");
     }
 }

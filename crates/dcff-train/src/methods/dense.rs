@@ -1,31 +1,83 @@
 //! No compression: the dense network, as a reference.
 
 use dcff_models::Architecture;
+use serde::{Deserialize, Serialize};
 
+use crate::config::{MethodConfig, Settings};
+use crate::entry::{Context, Description, Entry, Given};
+use crate::error::Result;
+use crate::method::{Decision, EpochStart, Filters, Method, Plan};
+use crate::recipe::Recipe;
 use crate::stage::{DENSE, Stage};
-use crate::{EpochStart, EpochViews, Method, Recipe, Result};
+
+/// The settings of [`Dense`]: none.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DenseConfig {}
 
 /// Trains the network as it is.
 #[derive(Debug, Default)]
 pub struct Dense;
 
 impl Method for Dense {
-    fn compact(&self, full: &Architecture) -> Result<Architecture> {
-        Ok(full.clone())
+    fn plan(&self, full: &Architecture, recipe: &Recipe) -> Result<Plan> {
+        let mut plan = Plan::whole(full.clone(), Filters::Computed, recipe);
+        plan.stages = vec![Stage {
+            name: DENSE,
+            // As a stage before pruning writes it where nothing penalises its scales.
+            settings: [("scale_penalty", 0.0)].into(),
+            ..Stage::whole(recipe)
+        }];
+        Ok(plan)
     }
 
-    fn stages(&self, recipe: &Recipe) -> Vec<Stage> {
-        vec![Stage {
-            name: DENSE,
-            ..Stage::whole(recipe)
-        }]
+    fn describe(&self) -> Description {
+        Description {
+            label: DENSE.to_owned(),
+            sentence: "It is the plain network, trained from scratch".to_owned(),
+            ..Description::default()
+        }
     }
 
     fn repeats(&self) -> bool {
         true
     }
 
-    fn epoch_start(&mut self, _: &EpochStart<'_>) -> Result<EpochViews> {
-        Ok(EpochViews::default())
+    fn epoch_start(&mut self, _: &EpochStart<'_>) -> Result<Decision> {
+        Ok(Decision::default())
+    }
+}
+
+/// The network as it is.
+pub(super) struct Entrance;
+
+impl Entry for Entrance {
+    fn name(&self) -> &'static str {
+        DENSE
+    }
+
+    fn about(&self) -> &'static str {
+        "the network as it is, for reference"
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn configure(&self, _: &Given<'_>) -> Result<MethodConfig> {
+        MethodConfig::new(DENSE, DenseConfig {})
+    }
+
+    fn complete(&self, settings: &Settings) -> Result<MethodConfig> {
+        let config = MethodConfig {
+            name: DENSE.to_owned(),
+            settings: settings.clone(),
+        };
+        config.read::<DenseConfig>()?;
+        Ok(config)
+    }
+
+    fn build(&self, _: &MethodConfig, _: &Context) -> Result<Box<dyn Method>> {
+        Ok(Box::new(Dense))
     }
 }

@@ -1,46 +1,210 @@
-//! The methods: each is one file that implements [`Method`](crate::Method).
+//! The methods: each is one file that implements [`Method`] and its [`Entry`], and a line in [`METHODS`].
 
+mod dcff;
 mod dense;
-mod filter_fusion;
 mod prune;
+mod select;
+mod widths;
 
-use dcff_fusion::Rates;
-use dcff_models::Architecture;
+use crate::config::{MethodConfig, RunConfig};
+use crate::entry::{Context, Description, Entry, Given};
+use crate::error::{Error, Result};
+use crate::method::Method;
+use crate::recipe::Recipe;
 
+pub use dcff::{EVIDENCE_IMAGES, FilterFusion, FilterFusionConfig};
 pub use dense::Dense;
-pub use filter_fusion::{EVIDENCE_IMAGES, FilterFusion, FilterFusionConfig};
-
 pub use prune::{Prune, PruneConfig};
+use select::Select;
+pub use widths::{narrowed, uniform};
 
-use crate::{Error, Result};
+/// Every method that the program knows by its name; the first is the one unless told otherwise.
+pub static METHODS: &[&dyn Entry] = &[&dcff::Dcff, &Select, &prune::Pruning, &dense::Entrance];
 
-/// `full` with the share of each channel space that `rates` leave.
-fn narrowed_by_rates(full: &Architecture, rates: &Rates) -> Result<Architecture> {
-    let spaces = &full.spaces;
-    let slots = rates.for_slots(spaces.len()).ok_or_else(|| {
-        let got = match rates {
-            Rates::List(list) => list.len(),
-            Rates::Uniform(_) => 1,
-        };
-        let message = format!(
-            "{} has {} compression rates, one per channel space, got {got}",
-            full.name,
-            spaces.len()
-        );
-        Error::setting("rates", message)
-    })?;
-    let mut widths = Vec::with_capacity(spaces.len());
-    for (space, rate) in spaces.iter().zip(slots) {
-        match rate.kept(space.width) {
-            0 => {
-                let message = format!(
-                    "{}: rate {rate} keeps 0 of {} filters",
-                    space.name, space.width
-                );
-                return Err(Error::setting("rates", message));
-            }
-            kept => widths.push(kept),
+/// The method called `name`, now or in an earlier version.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn by_name(name: &str) -> Result<&'static dyn Entry> {
+    let known = |entry: &&&dyn Entry| entry.name() == name || entry.aliases().contains(&name);
+    METHODS.iter().find(known).copied().ok_or_else(|| {
+        let known: Vec<&str> = METHODS.iter().map(|entry| entry.name()).collect();
+        Error::UnknownMethod {
+            name: name.to_owned(),
+            known: any_of(&known),
+        }
+    })
+}
+
+/// `a, b or c`.
+fn any_of(names: &[&str]) -> String {
+    match names {
+        [all @ .., last] if !all.is_empty() => format!("{} or {last}", all.join(", ")),
+        names => names.join(""),
+    }
+}
+
+/// The method of `config`.
+///
+/// # Errors
+/// When the program knows none of that name, or a setting is out of its range.
+pub fn build(config: &MethodConfig, context: &Context) -> Result<Box<dyn Method>> {
+    let entry =
+        by_name(&config.name).map_err(|error| Error::setting("method.name", error.to_string()))?;
+    entry.build(config, context)
+}
+
+/// The configuration that `given` asks for of the method `name`.
+///
+/// # Errors
+/// A flag that the method has no use for, with those that have, and values that are none.
+pub fn configure(name: &str, given: &Given<'_>) -> Result<MethodConfig> {
+    let entry = by_name(name)?;
+    for (key, typed) in given.typed {
+        if !entry.keys().contains(&key.as_str()) {
+            let of = METHODS.iter().filter(|e| e.keys().contains(&key.as_str()));
+            let of: Vec<&str> = of.map(|entry| entry.name()).collect();
+            let message = format!(
+                "belongs to --method {}, got --method {}",
+                any_of(&of),
+                entry.name()
+            );
+            return Err(Error::setting(&typed.flag, message));
         }
     }
-    Ok(full.narrowed(&widths)?)
+    entry.configure(given)
+}
+
+/// `config` with every setting of its method spelled out, under the name that the method has now.
+///
+/// # Errors
+/// The first setting that is unknown, or whose value is none. A method that the program does not know stays as it is.
+pub fn complete(mut config: RunConfig) -> Result<RunConfig> {
+    if let Ok(entry) = by_name(&config.method.name) {
+        config.method = entry.complete(&config.method.settings)?;
+    }
+    Ok(config)
+}
+
+/// The settings of a run under the recipe `from` for a run under `to` ([`Entry::in_proportion`]).
+///
+/// # Errors
+/// When the program knows no method of that name.
+pub fn in_proportion(config: &MethodConfig, from: &Recipe, to: &Recipe) -> Result<MethodConfig> {
+    by_name(&config.name)?.in_proportion(config, from, to)
+}
+
+/// What reports and cards say of the method; no more than its name where the program does not know it.
+pub fn describe(config: &MethodConfig) -> Description {
+    match build(config, &Context::default()) {
+        Ok(method) => method.describe(),
+        Err(_) => Description {
+            label: config.name.clone(),
+            pipeline: Some(config.name.clone()),
+            sentence: format!("It was trained by the method `{}`", config.name),
+            ..Description::default()
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::config::Settings;
+    use crate::entry::Typed;
+    use crate::testing;
+
+    fn completed(name: &str, settings: &[(&str, &str)]) -> Result<MethodConfig> {
+        let settings: Settings = settings
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).into()))
+            .collect();
+        by_name(name)?.complete(&settings)
+    }
+
+    #[test]
+    fn no_key_is_passed_over() {
+        let rates = ("rates", "0.5");
+        let fused = [
+            rates,
+            ("criterion", "kl"),
+            ("keep", "fuse"),
+            ("temperature", "stretched"),
+        ];
+        assert_eq!(completed("dcff", &fused).unwrap().name, "dcff");
+        assert_eq!(completed("dense", &[]).unwrap().name, "dense");
+        for (name, settings) in [("dense", &[][..]), ("dcff", &fused), ("select", &fused)] {
+            let more = [settings, &[("temprature", "1")]].concat();
+            let message = completed(name, &more).unwrap_err().to_string();
+            assert!(message.contains("unknown field `temprature`"), "{message}");
+        }
+        let wrong = [&fused[..], &[("evidence_images", "many")]].concat();
+        let message = completed("dcff", &wrong).unwrap_err().to_string();
+        assert!(message.starts_with("method.evidence_images: "), "{message}");
+    }
+
+    #[test]
+    fn what_earlier_versions_called_dcff_is_named_by_what_becomes_of_the_filters() {
+        let settings = [
+            ("rates", "0.5"),
+            ("criterion", "l1-norm"),
+            ("keep", "select"),
+            ("temperature", "stretched"),
+        ];
+        let config = completed("dcff", &settings).unwrap();
+        assert_eq!(config.name, "select");
+        assert_eq!(config.settings["reselect"], "every-epoch");
+        assert_eq!(
+            by_name("select")
+                .unwrap()
+                .complete(&config.settings)
+                .unwrap(),
+            config
+        );
+    }
+
+    #[test]
+    fn names_and_keys_are_unlike() {
+        let mut names: Vec<&str> = METHODS
+            .iter()
+            .flat_map(|m| [&[m.name()], m.aliases()].concat())
+            .collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert_eq!(
+            by_name("l1").err().unwrap().to_string(),
+            "expected dcff, select, prune or dense, got 'l1'"
+        );
+    }
+
+    #[test]
+    fn every_method_keeps_the_contract() {
+        let full = dcff_models::by_name("resnet20").unwrap();
+        for entry in METHODS {
+            let recipe = Recipe::quick(4);
+            let make = |keep: f64| {
+                let rates = Typed {
+                    flag: "--rates".to_owned(),
+                    value: (1.0 - keep).into(),
+                };
+                let mut typed = BTreeMap::from([("rates".to_owned(), rates)]);
+                typed.retain(|key, _| entry.keys().contains(&key.as_str()));
+                let given = Given {
+                    full: &full,
+                    recipe: &recipe,
+                    saved: None,
+                    typed: &typed,
+                };
+                let config = configure(entry.name(), &given)?;
+                let method = build(&config, &Context::seeded(1))?;
+                Ok((config, method))
+            };
+            let scratch = tempfile::tempdir().unwrap();
+            testing::conformance(&make, scratch.path()).unwrap();
+        }
+    }
 }

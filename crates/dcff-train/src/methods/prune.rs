@@ -21,16 +21,21 @@ use std::collections::BTreeMap;
 use dcff_criteria::{Criterion, LayerEvidence, Similarity, by_name};
 use dcff_flops::{Budget, even_keys};
 use dcff_fusion::{Coefficients, KeepMode, Rates, TemperatureSchedule, select_top};
-use dcff_models::{Architecture, ChannelGroup, Network, ParameterKind, View, Views};
+use dcff_models::{Architecture, ChannelGroup, ParameterKind, View, Views};
+use dcff_nn::LossValue;
 use serde::{Deserialize, Serialize};
 
-use super::filter_fusion::evidence_images;
-use super::narrowed_by_rates;
+use super::dcff::evidence_images;
+use super::widths::{self, narrowed};
 use crate::collect::Collected;
-use crate::dense::DenseFrom;
+use crate::config::{DenseFrom, MethodConfig, Settings};
+use crate::entry::{Context, Description, Entry, Given};
+use crate::error::{Error, Result};
+use crate::method::{Decision, EpochStart, Filters, Method, Plan, Saved};
+use crate::recipe::Recipe;
 use crate::selection::LayerSelection;
 use crate::stage::{DENSE, FINETUNE, Stage};
-use crate::{EpochStart, EpochViews, Error, Method, Recipe, Result, StepOutput};
+use crate::step::Step;
 
 /// The settings of [`Prune`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,7 +96,7 @@ impl PruneConfig {
     }
 
     /// Checks the settings' ranges for a run of `epochs` epochs.
-    pub(crate) fn validate(&self, epochs: usize) -> Result<()> {
+    fn validate(&self, epochs: usize) -> Result<()> {
         let check = |holds: bool, field: &str, message: String| match holds {
             true => Ok(()),
             false => Err(Error::setting(format!("method.{field}"), message)),
@@ -124,6 +129,11 @@ impl PruneConfig {
                 format!("expected 0 to 1000000, got {value}"),
             )?;
         }
+        check(
+            self.evidence_images >= 1,
+            "evidence_images",
+            "expected at least 1, got 0".to_owned(),
+        )?;
         match &self.budget {
             Some(budget) => Ok(budget.validate()?),
             None => Ok(()),
@@ -147,17 +157,63 @@ pub struct Prune {
 }
 
 impl Prune {
-    /// The method with `config`; `seed` is for criteria that draw lots.
+    /// The method with `config`; criteria that draw lots do so by the context's seed.
     ///
     /// # Errors
     /// When the criterion is unknown.
-    pub fn new(config: PruneConfig, seed: u64) -> Result<Self> {
+    pub fn new(config: PruneConfig, context: &Context) -> Result<Self> {
         Ok(Self {
-            criterion: by_name(&config.criterion)?,
+            criterion: context.criterion(&config.criterion)?,
             config,
-            seed,
+            seed: context.seed,
             dense: true,
         })
+    }
+
+    /// The network that comes out.
+    fn compact(&self, full: &Architecture) -> Result<Architecture> {
+        let compact = narrowed(full, &self.config.rates)?;
+        // Refuses widths that no choice of channels gives before anything is trained.
+        full.counts_of(&full.channel_groups()?, &compact.widths())?;
+        Ok(compact)
+    }
+
+    fn stages(&self, recipe: &Recipe) -> Vec<Stage> {
+        let (dense, end) = (self.config.dense_epochs, recipe.epochs);
+        let finetune = recipe.for_stage(end - dense, self.config.finetune_learning_rate);
+        let last = (0..end)
+            .rev()
+            .find(|&epoch| self.config.step_at(epoch, end).is_some());
+        let last = last.unwrap_or(dense);
+        let finetune = Recipe {
+            warmup_epochs: 0,
+            ..finetune
+        };
+        let stage = |name, epochs, recipe: &Recipe, compact| Stage {
+            name,
+            schedule_from: dense,
+            epochs,
+            recipe: recipe.clone(),
+            compact,
+            settings: BTreeMap::new(),
+        };
+        let mut stages = vec![
+            Stage {
+                schedule_from: 0,
+                settings: [("scale_penalty", self.config.scale_penalty)].into(),
+                ..stage(
+                    DENSE,
+                    0..dense,
+                    &recipe.for_stage(dense, recipe.learning_rate),
+                    false,
+                )
+            },
+            // Epochs before the last pruning are wider than what comes out, and are not chosen from.
+            stage(FINETUNE, dense..last, &finetune, false),
+            stage(FINETUNE, last..end, &finetune, true),
+        ];
+        stages.retain(|stage| !stage.epochs.is_empty());
+        stages
     }
 
     /// One pass over all scored convolutions of the network: what is known of each, and its scores.
@@ -232,10 +288,10 @@ impl Prune {
         Ok(budget.allocate(now, groups, &floors, &keys, target)?)
     }
 
-    fn prune(&self, start: &EpochStart<'_>, step: usize) -> Result<EpochViews> {
+    fn prune(&self, start: &EpochStart<'_>, step: usize) -> Result<Decision> {
         let (network, architecture) = (start.network, start.network.compact());
         let temperature = self.config.temperature.at(start.epoch, start.epochs);
-        let mut collected = Collected::new(self.criterion, start)?;
+        let mut collected = Collected::new(self.criterion, network, start.views, start.probe)?;
         let scored = self.score(start, &mut collected, temperature)?;
         let groups = architecture.channel_groups()?;
         let scores = group_scores(architecture, &groups, &scored);
@@ -279,12 +335,12 @@ impl Prune {
             });
         }
         let pruned = network.pruned(&kept, &views)?;
-        Ok(EpochViews {
+        Ok(Decision {
             diagnostics: BTreeMap::from([("temperature".to_owned(), temperature)]),
             selection,
             network: Some(pruned),
             scoring_macs: collected.macs(),
-            ..EpochViews::default()
+            ..Decision::default()
         })
     }
 }
@@ -373,58 +429,39 @@ fn keys(group: &ChannelGroup, scores: &[f64]) -> Vec<f64> {
 }
 
 impl Method for Prune {
-    fn compact(&self, full: &Architecture) -> Result<Architecture> {
-        let compact = narrowed_by_rates(full, &self.config.rates)?;
-        // Refuses widths that no choice of channels gives before anything is trained.
-        full.counts_of(&full.channel_groups()?, &compact.widths())?;
-        Ok(compact)
+    fn plan(&self, full: &Architecture, recipe: &Recipe) -> Result<Plan> {
+        self.config.validate(recipe.epochs)?;
+        Ok(Plan {
+            stages: self.stages(recipe),
+            first_widths: full.widths(),
+            filters: Filters::Computed,
+            compact: Some(self.compact(full)?),
+            dense_from: self.config.dense_from.clone(),
+        })
     }
 
-    fn first_widths(&self, full: &Architecture) -> Result<Vec<usize>> {
-        Ok(full.widths())
+    fn describe(&self) -> Description {
+        let c = &self.config;
+        Description {
+            label: format!("{}, {}, {}", c.criterion, c.keep.name(), Pruning::NAME),
+            pipeline: Some(Pruning::NAME.to_owned()),
+            sentence: format!(
+                "Its full form was trained first, pruned by the criterion `{}`, and trained on",
+                c.criterion
+            ),
+            ..Description::default()
+        }
     }
 
-    fn stages(&self, recipe: &Recipe) -> Vec<Stage> {
-        let (dense, end) = (self.config.dense_epochs, recipe.epochs);
-        let finetune = recipe.for_stage(end - dense, self.config.finetune_learning_rate);
-        let last = (0..end)
-            .rev()
-            .find(|&epoch| self.config.step_at(epoch, end).is_some());
-        let last = last.unwrap_or(dense);
-        let finetune = Recipe {
-            warmup_epochs: 0,
-            ..finetune
-        };
-        let stage = |name, epochs, recipe: &Recipe, compact| Stage {
-            name,
-            schedule_from: dense,
-            epochs,
-            recipe: recipe.clone(),
-            compact,
-        };
-        let mut stages = vec![
-            Stage {
-                schedule_from: 0,
-                ..stage(
-                    DENSE,
-                    0..dense,
-                    &recipe.for_stage(dense, recipe.learning_rate),
-                    false,
-                )
-            },
-            // Epochs before the last pruning are wider than what comes out, and are not chosen from.
-            stage(FINETUNE, dense..last, &finetune, false),
-            stage(FINETUNE, last..end, &finetune, true),
-        ];
-        stages.retain(|stage| !stage.epochs.is_empty());
-        stages
+    fn evidence_images(&self) -> usize {
+        self.config.evidence_images
     }
 
-    fn epoch_start(&mut self, start: &EpochStart<'_>) -> Result<EpochViews> {
+    fn epoch_start(&mut self, start: &EpochStart<'_>) -> Result<Decision> {
         self.dense = start.epoch < self.config.dense_epochs;
         match self.config.step_at(start.epoch, start.epochs) {
             Some(step) => self.prune(start, step),
-            None => Ok(EpochViews::default()),
+            None => Ok(Decision::default()),
         }
     }
 
@@ -432,19 +469,14 @@ impl Method for Prune {
         true
     }
 
-    fn step(
-        &mut self,
-        network: &mut Network,
-        views: &Views,
-        images: &candle_core::Tensor,
-        labels: &candle_core::Tensor,
-        smoothing: f64,
-    ) -> Result<StepOutput> {
-        let mut output = crate::cross_entropy_step(network, views, images, labels, smoothing)?;
-        if self.dense && self.config.scale_penalty > 0.0 {
+    fn step(&mut self, step: &mut Step<'_>) -> Result<LossValue> {
+        let loss = step.cross_entropy()?;
+        let (network, gradients) = step.gradients_mut();
+        if let Some(gradients) = gradients.filter(|_| self.dense && self.config.scale_penalty > 0.0)
+        {
             for (i, parameter) in network.parameters().iter().enumerate() {
                 if parameter.kind == ParameterKind::NormWeight
-                    && let Some(gradient) = output.gradients.get_mut(i)
+                    && let Some(gradient) = gradients.get_mut(i)
                 {
                     // The subgradient of λ · |γ|, 0 at 0.
                     let sign = network.tensor(i).sign()?;
@@ -452,27 +484,163 @@ impl Method for Prune {
                 }
             }
         }
-        Ok(output)
+        Ok(loss)
     }
 
-    fn save(&self) -> serde_json::Value {
-        serde_json::Value::Bool(self.dense)
+    fn save(&self) -> Result<Saved> {
+        Saved::values(self.dense)
     }
 
-    fn load(&mut self, state: &serde_json::Value) -> Result<()> {
-        self.dense = state.as_bool().ok_or_else(|| {
-            Error::setting(
-                "checkpoint: method",
-                format!("expected true or false, got {state}"),
-            )
-        })?;
+    fn load(&mut self, saved: &Saved) -> Result<()> {
+        self.dense = saved.read()?;
         Ok(())
+    }
+}
+
+/// The classical pipeline.
+pub(super) struct Pruning;
+
+impl Pruning {
+    const NAME: &str = "prune";
+    /// What filters are scored by unless told otherwise.
+    const CRITERION: &str = "l1-norm";
+}
+
+impl Entry for Pruning {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn about(&self) -> &'static str {
+        "a dense network is trained, its lowest filters removed, and the rest fine-tuned"
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        &[
+            "rates",
+            "target_macs",
+            "target_params",
+            "min_keep",
+            "round_to",
+            "allocation",
+            "criterion",
+            "keep",
+            "temperature",
+            "evidence_images",
+            "dense_epochs",
+            "finetune_epochs",
+            "finetune_learning_rate",
+            "steps",
+            "scale_penalty",
+            "dense_from",
+        ]
+    }
+
+    fn configure(&self, given: &Given<'_>) -> Result<MethodConfig> {
+        let rates = match widths::allocated_globally(given)? {
+            true => widths::of_budget(given)?,
+            false => widths::uniform(given)?,
+        };
+        let recipe = given.recipe;
+        let mut config = match given.own(&[Self::NAME])? {
+            Some(saved) => saved,
+            None => {
+                let mut criterion = Self::CRITERION.to_owned();
+                given.inherit("criterion", &mut criterion)?;
+                let mut config = match &rates {
+                    Some(rates) => PruneConfig::new(&criterion, rates.clone(), recipe)?,
+                    None => {
+                        let mut rates = widths::published(given)?;
+                        given.inherit("rates", &mut rates)?;
+                        PruneConfig::new(&criterion, rates, recipe)?
+                    }
+                };
+                given.inherit("temperature", &mut config.temperature)?;
+                given.inherit("evidence_images", &mut config.evidence_images)?;
+                config
+            }
+        };
+        if let Some(rates) = rates {
+            config.rates = rates;
+            config.budget = None;
+        }
+        if let Some(criterion) = given.criterion()? {
+            config.scale_penalty = criterion.scale_penalty();
+            config.criterion = criterion.name().to_owned();
+        }
+        given.set("keep", &mut config.keep)?;
+        given.set("temperature", &mut config.temperature)?;
+        given.set("evidence_images", &mut config.evidence_images)?;
+        given.set("scale_penalty", &mut config.scale_penalty)?;
+        given.set("steps", &mut config.steps)?;
+        given.set("finetune_learning_rate", &mut config.finetune_learning_rate)?;
+        let finetune: Option<usize> = given.parse("finetune_epochs")?;
+        match (given.parse("dense_epochs")?, finetune) {
+            (Some(dense), _) => config.dense_epochs = dense,
+            (None, Some(finetune)) if finetune >= recipe.epochs => {
+                let message = format!(
+                    "expected fewer than the {} epochs of the run, got {finetune}",
+                    recipe.epochs
+                );
+                return Err(Error::setting("--finetune-epochs", message));
+            }
+            (None, Some(finetune)) => config.dense_epochs = recipe.epochs - finetune,
+            (None, None) => {}
+        }
+        if let Some(run) = given.parse::<String>("dense_from")? {
+            config.dense_from = Some(
+                DenseFrom::of(run.as_ref())
+                    .map_err(|error| Error::setting("--dense-from", error.to_string()))?,
+            );
+        }
+        if widths::allocated_globally(given)? {
+            config.budget = widths::budget(given)?;
+        }
+        MethodConfig::new(Self::NAME, config)
+    }
+
+    fn complete(&self, settings: &Settings) -> Result<MethodConfig> {
+        let config = MethodConfig {
+            name: Self::NAME.to_owned(),
+            settings: settings.clone(),
+        };
+        MethodConfig::new(Self::NAME, config.read::<PruneConfig>()?)
+    }
+
+    fn build(&self, config: &MethodConfig, context: &Context) -> Result<Box<dyn Method>> {
+        Ok(Box::new(Prune::new(config.read()?, context)?))
+    }
+
+    fn in_proportion(
+        &self,
+        config: &MethodConfig,
+        from: &Recipe,
+        to: &Recipe,
+    ) -> Result<MethodConfig> {
+        let mut prune: PruneConfig = config.read()?;
+        if from.epochs != to.epochs {
+            let share = prune.dense_epochs * to.epochs / from.epochs.max(1);
+            prune.dense_epochs = match prune.dense_epochs == from.epochs / 2 {
+                true => to.epochs / 2,
+                false => share.clamp(1, to.epochs.saturating_sub(1).max(1)),
+            };
+        }
+        let usual = |recipe: &Recipe| PruneConfig::FINETUNE_SHARE * recipe.learning_rate;
+        if prune.finetune_learning_rate == usual(from) {
+            prune.finetune_learning_rate = usual(to);
+        } else if from.learning_rate > 0.0 && from.learning_rate != to.learning_rate {
+            prune.finetune_learning_rate *= to.learning_rate / from.learning_rate;
+        }
+        MethodConfig::new(Self::NAME, prune)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use dcff_models::Network;
+
     use super::*;
+    use crate::step::Progress;
 
     fn config(criterion: &str) -> PruneConfig {
         let rates = "0.5".parse().unwrap();
@@ -500,13 +668,13 @@ mod tests {
         let full = dcff_models::by_name("resnet20").unwrap();
         let views = Views::dense();
         let dense = Network::new(&full, &full, 1, &candle_core::Device::Cpu).unwrap();
-        let one_shot = Prune::new(config("l1-norm"), 0).unwrap();
+        let one_shot = Prune::new(config("l1-norm"), &Context::default()).unwrap();
         let mut stepwise = Prune::new(
             PruneConfig {
                 steps: 3,
                 ..config("l1-norm")
             },
-            0,
+            &Context::default(),
         )
         .unwrap();
         let target = one_shot.compact(&full).unwrap();
@@ -574,7 +742,7 @@ mod tests {
                 budget: Some(budget),
                 ..config("l2-norm")
             },
-            0,
+            &Context::default(),
         )
         .unwrap();
         let network = Network::new(&full, &full, 3, &candle_core::Device::Cpu).unwrap();
@@ -623,17 +791,17 @@ mod tests {
                 scale_penalty: penalty,
                 ..config("bn-scale")
             };
-            let mut method = Prune::new(settings, 0).unwrap();
+            let mut method = Prune::new(settings, &Context::default()).unwrap();
             let views = Views::dense();
             method.dense = epoch < 5;
-            let output = method
-                .step(&mut network, &views, &images, &labels, 0.0)
-                .unwrap();
             let bn1 = network
                 .parameters()
                 .iter()
                 .position(|p| p.name == "bn1.weight");
-            let gradients = output.gradients;
+            let at = Progress::default();
+            let mut step = Step::new(&mut network, &views, (&images, &labels), 0.0, at);
+            method.step(&mut step).unwrap();
+            let gradients = step.into_gradients().unwrap();
             gradients.get(bn1.unwrap()).unwrap().to_vec1().unwrap()
         };
         let (without, with, later) = (gradient(0.0, 0), gradient(0.25, 0), gradient(0.25, 5));

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use dcff_fusion::KeepMode;
-use dcff_train::{MethodConfig, RunConfig, toml_file};
+use dcff_train::{RunConfig, toml_file};
 use serde::Deserialize;
 
 use crate::args::{Cli, Command, CompareArgs, TrainArgs, complaint};
@@ -336,16 +336,15 @@ impl Choice<'_> {
         let mut parts = vec![self.arch.to_owned()];
         parts.extend(self.pipeline.map(str::to_owned));
         parts.push(self.criterion.to_owned());
-        let (kept, schedule) = match &config.method {
-            MethodConfig::Dcff(method) => (method.keep, method.temperature),
-            MethodConfig::Prune(method) => (method.keep, method.temperature),
-            MethodConfig::Dense => bail!("--method dense: a comparison is one of criteria"),
+        let method = &config.method;
+        let (Some(kept), Some(schedule)) = (method.text("keep"), method.text("temperature")) else {
+            bail!("--method {}: a comparison is one of criteria", method.name);
         };
-        if kept != KeepMode::Select || !self.prunes() {
-            parts.push(kept.name().to_owned());
+        if kept != KeepMode::Select.name() || !self.prunes() {
+            parts.push(kept.to_owned());
         }
         if fuses || criterion.reads_temperature() {
-            parts.push(schedule.to_string().replace('(', "-").replace(')', ""));
+            parts.push(schedule.replace('(', "-").replace(')', ""));
         }
         parts.extend(label.map(str::to_owned));
         let group = parts.join("-");

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, ensure};
 use dcff_flops::{Convention, Network, cost};
 use dcff_models::Architecture;
-use dcff_train::{MethodConfig, SUMMARY};
+use dcff_train::{DENSE, SUMMARY, methods};
 
 use self::matrix::{Plan, Run};
 use self::queue::{Queue, QueueEnd};
@@ -92,18 +92,14 @@ pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<Ended> {
 /// For each run the one that trains its dense stage, where an earlier run has the same.
 fn dense_stages(runs: &[Run]) -> Vec<Option<usize>> {
     let stage = |run: &Run| {
-        let MethodConfig::Prune(prune) = &run.config.method else {
-            return None;
-        };
         let config = &run.config;
-        Some((
-            (config.arch.clone(), config.seed, config.data.clone()),
-            (
-                config.recipe.clone(),
-                prune.dense_epochs,
-                prune.scale_penalty,
-            ),
-        ))
+        let stage = plan_of(run).ok()?.1.stages.into_iter().next()?;
+        // A run of one stage has none to share.
+        (stage.name == DENSE && !stage.compact).then(|| {
+            let data = (config.arch.clone(), config.seed, config.data.clone());
+            let whole = config.recipe.clone();
+            (data, (whole, stage.recipe, stage.settings))
+        })
     };
     let stages: Vec<_> = runs.iter().map(stage).collect();
     (0..runs.len())
@@ -116,17 +112,28 @@ fn dense_stages(runs: &[Run]) -> Vec<Option<usize>> {
 
 /// The share of a run's multiply-accumulates that is left where its dense stage is taken over.
 fn share_after_dense(run: &Run) -> anyhow::Result<f64> {
-    let MethodConfig::Prune(prune) = &run.config.method else {
+    let (full, plan) = plan_of(run)?;
+    let (Some(stage), Some(compact)) = (
+        plan.stages.first().filter(|stage| stage.name == DENSE),
+        &plan.compact,
+    ) else {
         return Ok(1.0);
     };
-    let full = dcff_models::by_name(&run.config.arch)?;
     let macs = |network: &Architecture| -> anyhow::Result<f64> {
         Ok(cost(network, Convention::Macs, Network::Compact)?.ops() as f64)
     };
-    let dense = prune.dense_epochs as f64 * macs(&full)?;
-    let epochs = run.config.recipe.epochs.saturating_sub(prune.dense_epochs);
-    let finetune = epochs as f64 * macs(&run.config.method.compact(&full)?)?;
+    let dense = stage.epochs.len() as f64 * macs(&full)?;
+    let epochs = run.config.recipe.epochs - stage.epochs.end;
+    let finetune = epochs as f64 * macs(compact)?;
     Ok(finetune / (dense + finetune))
+}
+
+/// The full network of a run, and what its method plans.
+fn plan_of(run: &Run) -> anyhow::Result<(Architecture, dcff_train::Plan)> {
+    let full = dcff_models::by_name(&run.config.arch)?;
+    let method = methods::build(&run.config.method, &Default::default())?;
+    let plan = method.plan(&full, &run.config.recipe)?;
+    Ok((full, plan))
 }
 
 /// This command as it was typed, but for the folder of results: a report does not depend on where it is made.

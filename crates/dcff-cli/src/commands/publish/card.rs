@@ -6,7 +6,7 @@
 use dcff_data::{DatasetInfo, HubFiles};
 use dcff_flops::reduction_percent;
 use dcff_fusion::PUBLISHED;
-use dcff_train::{Cost, MethodConfig, Outcome, Summary};
+use dcff_train::{Cost, Outcome, Summary};
 
 use super::figures::Figure;
 use super::latency::Latency;
@@ -58,7 +58,7 @@ impl Card<'_> {
             self.loading(),
             self.training(),
             self.limits(),
-            CITATION.to_owned(),
+            self.citation(),
         ] {
             text.push('\n');
             text.push_str(&section);
@@ -189,21 +189,15 @@ impl Card<'_> {
     fn what(&self) -> String {
         let s = self.summary;
         let [c, h, w] = self.input;
-        let how = match &s.config.method {
-            MethodConfig::Dense => "It is the plain network, trained from scratch.".to_owned(),
-            MethodConfig::Prune(c) => format!(
-                "Its full form was trained first, pruned by the criterion `{}`, and trained on: a plain narrow network with {} % fewer multiply-accumulates and {} % fewer parameters.",
-                c.criterion,
+        let mut how = s.method().sentence;
+        if s.macs.full != s.macs.compact {
+            how.push_str(&format!(
+                ": a plain narrow network with {} % fewer multiply-accumulates and {} % fewer parameters than its full form",
                 two(reduction_percent(s.macs.full, s.macs.compact)),
                 two(reduction_percent(s.params.full, s.params.compact)),
-            ),
-            _ => format!(
-                "It was trained from scratch, without a pretrained network, by {}: a plain narrow network with {} % fewer multiply-accumulates and {} % fewer parameters than its full form.",
-                self.method(),
-                two(reduction_percent(s.macs.full, s.macs.compact)),
-                two(reduction_percent(s.params.full, s.params.compact)),
-            ),
-        };
+            ));
+        }
+        how.push('.');
         format!(
             "# {}\n\nA compact {} that tells {} classes of {h}x{w} images with {c} channels apart ({}).\n{how}\n",
             self.name(),
@@ -213,6 +207,14 @@ impl Card<'_> {
         )
     }
 
+    /// The paper of the method, where it has one.
+    fn citation(&self) -> String {
+        let citation = self.summary.method().citation;
+        citation.map_or_else(String::new, |bibtex| {
+            format!("## Citation\n\n```bibtex\n{bibtex}```\n")
+        })
+    }
+
     fn some_labels(&self) -> String {
         const SHOWN: usize = 10;
         let mut shown: Vec<&str> = self.labels.iter().take(SHOWN).map(String::as_str).collect();
@@ -220,18 +222,6 @@ impl Card<'_> {
             shown.push("…");
         }
         shown.join(", ")
-    }
-
-    fn method(&self) -> String {
-        match &self.summary.config.method {
-            MethodConfig::Dcff(c) => format!(
-                "Dynamic-coded Filter Fusion (criterion `{}`, keep `{}`, temperature `{}`)",
-                c.criterion,
-                c.keep.name(),
-                c.temperature
-            ),
-            other => method_name(other),
-        }
     }
 
     fn figures(&self) -> String {
@@ -315,7 +305,7 @@ impl Card<'_> {
     }
 
     fn uses(&self, setting: &dcff_fusion::PublishedSetting) -> bool {
-        let MethodConfig::Dcff(config) = &self.summary.config.method else {
+        let Some(rates) = self.summary.method().published else {
             return false;
         };
         // The figures in print are CIFAR-10's or ImageNet's.
@@ -324,7 +314,7 @@ impl Card<'_> {
             && setting.arch == self.summary.config.arch
             && setting
                 .parsed_rates()
-                .is_ok_and(|rates| rates == config.rates)
+                .is_ok_and(|published| published == rates)
     }
 
     fn loading(&self) -> String {
@@ -448,29 +438,13 @@ All forms come from the same weights; loading them runs no pickle.
     }
 }
 
-fn method_name(method: &MethodConfig) -> String {
-    let value = serde_json::to_value(method).unwrap_or_default();
-    format!(
-        "the method `{}`",
-        value["name"].as_str().unwrap_or("unknown")
-    )
-}
-
 fn two(percent: f64) -> String {
     fixed(percent, 2)
 }
 
-const CITATION: &str = "## Citation\n\n```bibtex\n\
-@article{lin2023dcff,\n  \
-title   = {Training Compact {CNN}s for Image Classification using Dynamic-coded Filter Fusion},\n  \
-author  = {Lin, Mingbao and Ji, Rongrong and Chen, Bohong and Chao, Fei and Liu, Jianzhuang and Zeng, Wei and Tian, Yonghong and Tian, Qi},\n  \
-journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},\n  \
-year    = {2023},\n  \
-note    = {arXiv:2107.06916}\n}\n```\n";
-
 #[cfg(test)]
 mod tests {
-    use dcff_train::{Augment, DataConfig, Recipe, RunConfig, Score};
+    use dcff_train::{Augment, DataConfig, MethodConfig, Recipe, RunConfig, Score};
 
     use super::*;
 
@@ -497,7 +471,8 @@ mod tests {
             compact: 200,
         };
         Summary {
-            config: RunConfig::new("resnet20", 1, data, MethodConfig::Dense, recipe),
+            config: RunConfig::new("resnet20", 1, data, MethodConfig::named("dense"), recipe),
+            method: None,
             last: outcome,
             chosen: outcome,
             chosen_by: "last".into(),
@@ -513,6 +488,7 @@ mod tests {
             device: "cpu".into(),
             threads: 1,
             dcff_version: "0.1.0".into(),
+            products: Vec::new(),
         }
     }
 

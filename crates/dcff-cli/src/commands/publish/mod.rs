@@ -14,7 +14,7 @@ use dcff_compact::export::{MODELING, ONNX, modeling, onnx};
 use dcff_compact::{Artefact, CONFIG, WEIGHTS, file};
 use dcff_hub::RepoId;
 use dcff_report::{PublishedTable, Run};
-use dcff_train::{COMPACT, METRICS, MethodConfig, RunFolder, Summary};
+use dcff_train::{COMPACT, METRICS, RunFolder, Summary};
 
 use crate::Ended;
 use crate::args::PublishArgs;
@@ -136,11 +136,15 @@ fn forget_paths(summary: &mut Summary, artefact: &mut Artefact) {
             *name = short.into();
         }
     }
-    if let MethodConfig::Prune(prune) = &mut summary.config.method {
-        prune.dense_from = None;
-    }
-    if let Some(method) = copy.and_then(|c| c.pointer_mut("/method")?.as_object_mut()) {
-        method.remove("dense_from");
+    let method = &mut summary.config.method;
+    let taken_over = method.dense_from().is_some();
+    method.set_dense_from(None).ok();
+    if let Some(copy) = copy
+        .and_then(|c| c.pointer_mut("/method"))
+        .filter(|_| taken_over)
+        && let Ok(method) = serde_json::to_value(method)
+    {
+        *copy = method;
     }
 }
 

@@ -7,15 +7,18 @@
 
 use std::collections::BTreeMap;
 
-use dcff_criteria::by_name;
 use dcff_fusion::{Fuser, KeepMode, Memory, Rates, Reselect, TemperatureSchedule};
 use dcff_models::{Architecture, View, Views};
 use serde::{Deserialize, Serialize};
 
-use super::narrowed_by_rates;
+use super::widths::{self, narrowed};
 use crate::collect::Collected;
+use crate::config::{MethodConfig, Settings};
+use crate::entry::{Context, Description, Entry, Given};
+use crate::error::{Error, Result};
+use crate::method::{Decision, EpochStart, Filters, Method, Plan, Saved};
+use crate::recipe::Recipe;
 use crate::selection::LayerSelection;
-use crate::{EpochStart, EpochViews, Error, Method, Result};
 
 /// Training images that criteria which read images see.
 pub const EVIDENCE_IMAGES: usize = 256;
@@ -67,44 +70,68 @@ pub struct FilterFusion {
 }
 
 impl FilterFusion {
-    /// The method with `config`; `seed` is for criteria that draw lots.
+    /// The method with `config`; criteria that draw lots do so by the context's seed.
     ///
     /// # Errors
     /// When the criterion is unknown, or reads what a network that is compact from the start does not have.
-    pub fn new(config: FilterFusionConfig, seed: u64) -> Result<Self> {
-        let criterion = by_name(&config.criterion)?;
+    pub fn new(config: FilterFusionConfig, context: &Context) -> Result<Self> {
+        let criterion = context.criterion(&config.criterion)?;
+        if config.evidence_images == 0 {
+            return Err(Error::setting(
+                "method.evidence_images",
+                "expected at least 1, got 0",
+            ));
+        }
         if !criterion.evidence().covers_unused_filters() {
             let message = format!(
                 "{} reads batch norm or gradients, which a network that is compact from the start has only for kept \
-                 filters: expected a criterion that reads weights or feature maps, or the pipeline prune",
+                 filters: expected a criterion that reads weights or feature maps, or the method prune",
                 config.criterion
             );
             return Err(Error::setting("method.criterion", message));
         }
-        let fuser = Fuser::new(criterion, config.keep, seed);
+        let fuser = Fuser::new(criterion, config.keep, context.seed);
         Ok(Self { config, fuser })
     }
 }
 
 impl Method for FilterFusion {
-    fn compact(&self, full: &Architecture) -> Result<Architecture> {
-        narrowed_by_rates(full, &self.config.rates)
+    fn plan(&self, full: &Architecture, recipe: &Recipe) -> Result<Plan> {
+        let compact = narrowed(full, &self.config.rates)?;
+        Ok(Plan::whole(compact, Filters::All, recipe))
     }
 
-    fn keeps(&self, full: &Architecture, _: &[usize]) -> Result<Architecture> {
-        Ok(full.clone())
+    fn describe(&self) -> Description {
+        let c = &self.config;
+        Description {
+            label: format!("{}, {}, {}", c.criterion, c.keep.name(), c.temperature),
+            pipeline: Some(Description::SCRATCH.to_owned()),
+            sentence: format!(
+                "It was trained from scratch, without a pretrained network, by Dynamic-coded Filter Fusion \
+                 (criterion `{}`, keep `{}`, temperature `{}`)",
+                c.criterion,
+                c.keep.name(),
+                c.temperature
+            ),
+            citation: Some(CITATION.to_owned()),
+            published: Some(c.rates.clone()),
+        }
+    }
+
+    fn evidence_images(&self) -> usize {
+        self.config.evidence_images
     }
 
     fn repeats(&self) -> bool {
         true
     }
 
-    fn epoch_start(&mut self, start: &EpochStart<'_>) -> Result<EpochViews> {
+    fn epoch_start(&mut self, start: &EpochStart<'_>) -> Result<Decision> {
         let network = start.network;
         let temperature = self.config.temperature.at(start.epoch, start.epochs);
         let selects = start.epoch == 0 || self.config.reselect == Reselect::EveryEpoch;
         let mut collected = match selects {
-            true => Collected::new(self.fuser.criterion(), start)?,
+            true => Collected::new(self.fuser.criterion(), network, start.views, start.probe)?,
             false => Collected::default(),
         };
         let mut views = Views::dense();
@@ -161,25 +188,143 @@ impl Method for FilterFusion {
         mean("entropy", &entropies);
         mean("overlap", &overlaps);
         mean("rank_correlation", &correlations);
-        Ok(EpochViews {
+        Ok(Decision {
             views,
             diagnostics,
             selection,
             scoring_macs: collected.macs(),
-            ..EpochViews::default()
+            ..Decision::default()
         })
     }
 
-    fn save(&self) -> serde_json::Value {
-        serde_json::to_value(self.fuser.memory()).unwrap_or_default()
+    fn save(&self) -> Result<Saved> {
+        Saved::values(self.fuser.memory())
     }
 
-    fn load(&mut self, state: &serde_json::Value) -> Result<()> {
-        let memory: Memory = serde_json::from_value(state.clone())
-            .map_err(|error| Error::setting("checkpoint: method", error.to_string()))?;
+    fn load(&mut self, saved: &Saved) -> Result<()> {
+        let memory: Memory = saved.read()?;
         self.fuser = self.fuser.clone().with_memory(memory);
         Ok(())
     }
+}
+
+const CITATION: &str = "@article{lin2023dcff,\n  \
+title   = {Training Compact {CNN}s for Image Classification using Dynamic-coded Filter Fusion},\n  \
+author  = {Lin, Mingbao and Ji, Rongrong and Chen, Bohong and Chao, Fei and Liu, Jianzhuang and Zeng, Wei and Tian, Yonghong and Tian, Qi},\n  \
+journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},\n  \
+year    = {2023},\n  \
+note    = {arXiv:2107.06916}\n}\n";
+
+/// Fusing the kept filters with all others, as published.
+pub(super) struct Dcff;
+
+impl Dcff {
+    pub(super) const NAME: &str = "dcff";
+}
+
+impl Entry for Dcff {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn aliases(&self) -> &'static [&'static str] {
+        &[Description::SCRATCH]
+    }
+
+    fn about(&self) -> &'static str {
+        "compact from the first step; kept filters are fused of all filters, anew in every epoch"
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        KEYS
+    }
+
+    fn configure(&self, given: &Given<'_>) -> Result<MethodConfig> {
+        configure(given, KeepMode::Fuse)
+    }
+
+    fn complete(&self, settings: &Settings) -> Result<MethodConfig> {
+        complete(settings)
+    }
+
+    fn build(&self, config: &MethodConfig, context: &Context) -> Result<Box<dyn Method>> {
+        build(config, context)
+    }
+}
+
+/// What the command line can say of this method and of selecting.
+pub(super) const KEYS: &[&str] = &[
+    "rates",
+    "target_macs",
+    "target_params",
+    "min_keep",
+    "round_to",
+    "allocation",
+    "criterion",
+    "keep",
+    "temperature",
+    "reselect",
+    "evidence_images",
+];
+
+/// The configuration that the command line asks for, `keep` where it says nothing of what becomes of the filters.
+pub(super) fn configure(given: &Given<'_>, keep: KeepMode) -> Result<MethodConfig> {
+    let rates = widths::uniform(given)?;
+    let mut config = match given.own(&[Dcff::NAME, super::Select::NAME])? {
+        Some(saved) => saved,
+        None => {
+            // Another method's settings that mean the same here.
+            let first = match &rates {
+                Some(rates) => rates.clone(),
+                None => {
+                    let mut rates = widths::published(given)?;
+                    given.inherit("rates", &mut rates)?;
+                    rates
+                }
+            };
+            let mut config = FilterFusionConfig::new(first);
+            given.inherit("criterion", &mut config.criterion)?;
+            given.inherit("temperature", &mut config.temperature)?;
+            given.inherit("evidence_images", &mut config.evidence_images)?;
+            config
+        }
+    };
+    config.keep = keep;
+    if let Some(rates) = rates {
+        config.rates = rates;
+    }
+    if let Some(criterion) = given.criterion()? {
+        config.criterion = criterion.name().to_owned();
+    }
+    given.set("keep", &mut config.keep)?;
+    given.set("temperature", &mut config.temperature)?;
+    given.set("reselect", &mut config.reselect)?;
+    given.set("evidence_images", &mut config.evidence_images)?;
+    named(&config)
+}
+
+/// The same configuration with every setting spelled out.
+pub(super) fn complete(settings: &Settings) -> Result<MethodConfig> {
+    named(
+        &MethodConfig {
+            name: Dcff::NAME.to_owned(),
+            settings: settings.clone(),
+        }
+        .read()?,
+    )
+}
+
+pub(super) fn build(config: &MethodConfig, context: &Context) -> Result<Box<dyn Method>> {
+    Ok(Box::new(FilterFusion::new(config.read()?, context)?))
+}
+
+/// The configuration under the name that says what becomes of the filters.
+fn named(config: &FilterFusionConfig) -> Result<MethodConfig> {
+    let name = match config.keep {
+        KeepMode::Fuse => Dcff::NAME,
+        KeepMode::Select => super::Select::NAME,
+    };
+    MethodConfig::new(name, config)
 }
 
 #[cfg(test)]
@@ -191,15 +336,18 @@ mod tests {
             criterion: "l1-norm".into(),
             ..FilterFusionConfig::new(rates.parse().unwrap())
         };
-        FilterFusion::new(config, 0).unwrap()
+        FilterFusion::new(config, &Context::default()).unwrap()
+    }
+
+    fn compact(rates: &str, full: &Architecture) -> Result<Architecture> {
+        let plan = method(rates).plan(full, &Recipe::quick(2))?;
+        Ok(plan.compact.unwrap())
     }
 
     #[test]
     fn rates_become_widths_per_space() {
         let full = dcff_models::by_name("resnet20").unwrap();
-        let compact = method("[0.5]*3+[0.25]*3+[0.75]*3+[0.0]*2+[0.5]")
-            .compact(&full)
-            .unwrap();
+        let compact = compact("[0.5]*3+[0.25]*3+[0.75]*3+[0.0]*2+[0.5]", &full).unwrap();
         assert_eq!(
             compact.widths(),
             [8, 8, 8, 24, 24, 24, 16, 16, 16, 16, 32, 32]
@@ -209,7 +357,7 @@ mod tests {
     #[test]
     fn refuses_rates_that_do_not_fit() {
         let full = dcff_models::by_name("vgg16").unwrap();
-        let refused = |rates: &str| method(rates).compact(&full).unwrap_err().to_string();
+        let refused = |rates: &str| compact(rates, &full).unwrap_err().to_string();
         assert_eq!(
             refused("[0.5]*12"),
             "rates: vgg16 has 13 compression rates, one per channel space, got 12"
@@ -226,7 +374,10 @@ mod tests {
             criterion: "l7".into(),
             ..method("0.5").config
         };
-        let message = FilterFusion::new(config, 0).err().unwrap().to_string();
+        let message = FilterFusion::new(config, &Context::default())
+            .err()
+            .unwrap()
+            .to_string();
         assert!(
             message.contains("l7") && message.contains("l1-norm"),
             "{message}"
@@ -240,10 +391,13 @@ mod tests {
                 criterion: criterion.into(),
                 ..method("0.5").config
             };
-            let message = FilterFusion::new(config, 0).err().unwrap().to_string();
+            let message = FilterFusion::new(config, &Context::default())
+                .err()
+                .unwrap()
+                .to_string();
             assert!(
                 message.starts_with(&format!("method.criterion: {criterion} reads"))
-                    && message.ends_with("or the pipeline prune"),
+                    && message.ends_with("or the method prune"),
                 "{message}"
             );
         }

@@ -1,0 +1,215 @@
+//! How a method is named, set and described: what the program and its reports know of it.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use dcff_criteria::Criterion;
+use dcff_fusion::Rates;
+use dcff_models::Architecture;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::{MethodConfig, Settings};
+use crate::error::{Error, Result};
+use crate::method::Method;
+use crate::recipe::Recipe;
+
+/// A method that the program knows by its name.
+pub trait Entry: Sync {
+    /// The name on the command line and in `config.toml`.
+    fn name(&self) -> &'static str;
+
+    /// Names that it had in earlier versions.
+    fn aliases(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// What it does, in a line.
+    fn about(&self) -> &'static str;
+
+    /// What [`Entry::configure`] reads of [`Given::typed`].
+    fn keys(&self) -> &'static [&'static str];
+
+    /// The configuration that the command line asks for.
+    ///
+    /// # Errors
+    /// The first value that is none, by its flag.
+    fn configure(&self, given: &Given<'_>) -> Result<MethodConfig>;
+
+    /// The configuration with these settings, every one spelled out, as this version writes it.
+    ///
+    /// # Errors
+    /// The first setting that is unknown, or whose value is none.
+    fn complete(&self, settings: &Settings) -> Result<MethodConfig>;
+
+    /// The method.
+    ///
+    /// # Errors
+    /// When a setting is out of its range.
+    fn build(&self, config: &MethodConfig, context: &Context) -> Result<Box<dyn Method>>;
+
+    /// `config` of a run under the recipe `from` for a run under `to`: what followed from epochs and rate follows from the
+    /// new ones, what was chosen keeps its share of them.
+    ///
+    /// # Errors
+    /// As [`Entry::complete`].
+    fn in_proportion(
+        &self,
+        config: &MethodConfig,
+        from: &Recipe,
+        to: &Recipe,
+    ) -> Result<MethodConfig> {
+        let _ = (from, to);
+        Ok(config.clone())
+    }
+}
+
+/// What a method is built with beside its settings.
+#[derive(Clone, Copy, Default)]
+pub struct Context {
+    /// For methods and criteria that draw lots.
+    pub seed: u64,
+    /// Scores filters in place of the criterion that the settings name.
+    pub criterion: Option<&'static dyn Criterion>,
+}
+
+impl Context {
+    /// A context for the run seeded with `seed`.
+    pub fn seeded(seed: u64) -> Self {
+        Self {
+            seed,
+            criterion: None,
+        }
+    }
+
+    /// The criterion called `name`, or the one in its place.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn criterion(&self, name: &str) -> Result<&'static dyn Criterion> {
+        match self.criterion {
+            Some(criterion) if criterion.name() == name => Ok(criterion),
+            _ => Ok(dcff_criteria::by_name(name)?),
+        }
+    }
+}
+
+/// A value as it was typed.
+#[derive(Clone, Debug)]
+pub struct Typed {
+    /// The flag, for messages.
+    pub flag: String,
+    /// The value.
+    pub value: Value,
+}
+
+/// What a configuration is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Given<'a> {
+    /// The network before any compression.
+    pub full: &'a Architecture,
+    /// How the run is trained.
+    pub recipe: &'a Recipe,
+    /// The configuration that is changed, of this method or another.
+    pub saved: Option<&'a MethodConfig>,
+    /// What the command line says, by key.
+    pub typed: &'a BTreeMap<String, Typed>,
+}
+
+impl Given<'_> {
+    /// What was typed for `key`.
+    pub fn get(&self, key: &str) -> Option<&Typed> {
+        self.typed.get(key)
+    }
+
+    /// The saved settings, where they are of a method with one of these `names`.
+    ///
+    /// # Errors
+    /// When a saved setting is none.
+    pub fn own<T: DeserializeOwned>(&self, names: &[&str]) -> Result<Option<T>> {
+        match self.saved {
+            Some(saved) if names.contains(&saved.name.as_str()) => saved.read().map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Takes over into `field` what another method's saved settings have under `key`.
+    ///
+    /// # Errors
+    /// When a saved setting is none.
+    pub fn inherit<T: DeserializeOwned>(&self, key: &str, field: &mut T) -> Result<()> {
+        if let Some(value) = self.saved.and_then(|saved| saved.settings.get(key)) {
+            *field = serde_json::from_value(value.clone())
+                .map_err(|error| Error::setting(format!("method.{key}"), error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// What was typed for `key`, read from its text.
+    ///
+    /// # Errors
+    /// When it is no `T`.
+    pub fn parse<T: FromStr<Err: Display>>(&self, key: &str) -> Result<Option<T>> {
+        let Some(typed) = self.get(key) else {
+            return Ok(None);
+        };
+        let text = match &typed.value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let parsed = text.parse();
+        parsed
+            .map(Some)
+            .map_err(|error: T::Err| Error::setting(&typed.flag, error.to_string()))
+    }
+
+    /// Replaces `field` by what was typed for `key`, if anything.
+    ///
+    /// # Errors
+    /// When it is no `T`.
+    pub fn set<T: FromStr<Err: Display>>(&self, key: &str, field: &mut T) -> Result<()> {
+        if let Some(value) = self.parse(key)? {
+            *field = value;
+        }
+        Ok(())
+    }
+
+    /// The criterion that was typed, by the name that it is known by.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn criterion(&self) -> Result<Option<&'static dyn Criterion>> {
+        let Some(name) = self.parse::<String>("criterion")? else {
+            return Ok(None);
+        };
+        let found = dcff_criteria::by_name(&name);
+        found
+            .map(Some)
+            .map_err(|error| Error::setting("--criterion", error.to_string()))
+    }
+}
+
+/// What reports and model cards say of a method.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// In a cell of a table: criterion, keep mode, temperature.
+    pub label: String,
+    /// Runs of one pipeline are compared with each other; none for the network as it is.
+    #[serde(default)]
+    pub pipeline: Option<String>,
+    /// How the network came about, without the full stop.
+    pub sentence: String,
+    /// BibTeX.
+    #[serde(default)]
+    pub citation: Option<String>,
+    /// The rates, where the figures in print for them were made by the same method.
+    #[serde(default)]
+    pub published: Option<Rates>,
+}
+
+impl Description {
+    /// The pipeline of networks that are compact from the first step.
+    pub const SCRATCH: &str = "scratch";
+}
