@@ -27,6 +27,7 @@
 //! ```
 
 mod coefficients;
+mod conv;
 mod error;
 mod fuser;
 mod keep;
@@ -38,6 +39,7 @@ mod settings;
 mod temperature;
 
 pub use coefficients::{Coefficients, NEGLIGIBLE};
+pub use conv::FusedConv2d;
 pub use error::{Error, Result};
 pub use fuser::{Diagnostics, Fuser, LayerPass, Memory};
 pub use keep::{KeepMode, Reselect, select_top};

@@ -245,8 +245,16 @@ impl Network {
     /// # Errors
     /// Those of the tensor operations.
     pub fn update_statistics(&mut self, trace: &Trace) -> Result<()> {
+        self.move_statistics(trace, Blend::Momentum)
+    }
+
+    /// As [`Network::update_statistics`], moved as `blend` says.
+    ///
+    /// # Errors
+    /// Those of the tensor operations.
+    pub fn move_statistics(&mut self, trace: &Trace, blend: Blend) -> Result<()> {
         self.program
-            .update_statistics(&mut self.weights, trace, Blend::Momentum)
+            .update_statistics(&mut self.weights, trace, blend)
     }
 
     /// The gradients of all trained parameters from that of the logits, `[N, classes]`.

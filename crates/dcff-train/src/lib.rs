@@ -63,7 +63,7 @@ pub use schedule::Schedule;
 pub use seed::{Purpose, derive_seed};
 pub use selection::{LayerSelection, SELECTION, SelectionRow, read_selection};
 pub use stage::{DENSE, FINETUNE, Stage, StageCost, TRAIN};
-pub use step::{Progress, Step, StepOutput, cross_entropy_step};
+pub use step::{Pass, Progress, Step, StepGradients, StepOutput, cross_entropy_step};
 pub use summary::{Cost, Outcome, ProductSummary, Summary, Width};
 pub use tensorboard::EVENTS;
 pub use trainer::{Builder, Ending, Trainer};

@@ -17,6 +17,8 @@ pub enum Purpose {
     Method = 5,
     /// Which training images evidence is collected on.
     Evidence = 6,
+    /// What a method draws in a step; one seed per step.
+    Step = 7,
 }
 
 /// The seed for `purpose` number `index` of the run seeded with `run`.
@@ -34,10 +36,18 @@ mod tests {
 
     #[test]
     fn seeds_of_different_uses_differ() {
-        use Purpose::{Augmentation, Evidence, HoldOut, Method, Order, Weights};
+        use Purpose::{Augmentation, Evidence, HoldOut, Method, Order, Step, Weights};
         let mut seen = HashSet::new();
         for run in 0..10 {
-            for purpose in [Weights, Order, Augmentation, HoldOut, Method, Evidence] {
+            for purpose in [
+                Weights,
+                Order,
+                Augmentation,
+                HoldOut,
+                Method,
+                Evidence,
+                Step,
+            ] {
                 for index in 0..100 {
                     assert!(seen.insert(derive_seed(run, purpose, index)));
                 }

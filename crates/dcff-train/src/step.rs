@@ -1,10 +1,13 @@
 //! One batch of a run, as a method sees it.
 
+use std::collections::BTreeMap;
+
 use candle_core::Tensor;
-use dcff_models::{Gradients, Mode, Network, Views};
+use dcff_models::{Blend, Gradients, Mode, Network, Program, Seeds, Trace, ViewGradients, Views};
 use dcff_nn::LossValue;
 
 use crate::error::Result;
+use crate::seed::{Purpose, derive_seed};
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,6 +20,34 @@ pub struct Progress {
     pub step: usize,
     /// Of an epoch.
     pub steps: usize,
+}
+
+/// One way through the network.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass<'p> {
+    /// How the convolutions see their filters.
+    pub views: &'p Views,
+    /// Other widths, or another size of the images, over the same weights; `None` for the network's own.
+    pub program: Option<&'p Program>,
+    /// How batch norm behaves.
+    pub mode: Mode,
+    /// Positions of layers whose outputs are kept.
+    pub taps: &'p [usize],
+    /// How the running statistics move in [`Mode::Train`].
+    pub statistics: Blend,
+}
+
+impl<'p> Pass<'p> {
+    /// A training pass through `views`.
+    pub fn train(views: &'p Views) -> Self {
+        Self {
+            views,
+            program: None,
+            mode: Mode::Train,
+            taps: &[],
+            statistics: Blend::Momentum,
+        }
+    }
 }
 
 /// A batch, the network, and the gradients that the method's passes add up.
@@ -34,53 +65,128 @@ pub struct Step<'a> {
     pub network: &'a mut Network,
     /// The share of a label's probability spread over all classes.
     pub smoothing: f64,
-    gradients: Option<Gradients>,
+    seed: u64,
+    gradients: Gradients,
+    own: BTreeMap<String, Tensor>,
+}
+
+/// The gradients of a step.
+#[derive(Debug)]
+pub struct StepGradients {
+    /// Of the network's parameters.
+    pub network: Gradients,
+    /// Of the method's own variables, by name.
+    pub own: BTreeMap<String, Tensor>,
 }
 
 impl<'a> Step<'a> {
-    /// A step that has no gradients yet.
+    /// A step that has no gradients yet, of the run whose method is seeded with `seed`.
     pub fn new(
         network: &'a mut Network,
         views: &'a Views,
         (images, labels): (&'a Tensor, &'a Tensor),
         smoothing: f64,
         at: Progress,
+        seed: u64,
     ) -> Self {
         Self {
             images,
             labels,
             at,
             views,
-            network,
             smoothing,
-            gradients: None,
+            seed,
+            gradients: Gradients::new(network.parameters()),
+            network,
+            own: BTreeMap::new(),
         }
     }
 
-    /// One training pass with cross-entropy through the epoch's views: running statistics move, gradients are the step's.
+    /// The seed of this step's random stream number `index`: the same in a run that was interrupted.
+    pub fn seed(&self, index: u64) -> u64 {
+        let step = (self.at.epoch * self.at.steps + self.at.step) as u64;
+        derive_seed(
+            derive_seed(self.seed, Purpose::Step, step),
+            Purpose::Step,
+            index,
+        )
+    }
+
+    /// One training pass with cross-entropy through the epoch's views: running statistics move, gradients are added.
     ///
     /// # Errors
     /// Those of the device.
     pub fn cross_entropy(&mut self) -> Result<LossValue> {
-        let output = cross_entropy_step(
-            self.network,
-            self.views,
-            self.images,
-            self.labels,
-            self.smoothing,
-        )?;
-        self.gradients = Some(output.gradients);
-        Ok(output.loss)
+        let pass = Pass::train(self.views);
+        let trace = self.forward(&pass, self.images)?;
+        let loss = dcff_nn::cross_entropy(trace.logits(), self.labels, self.smoothing)?;
+        self.backward(trace, &pass, loss.grad.into())?;
+        Ok(loss.value)
+    }
+
+    /// A pass over `images` `[N, C, H, W]`; in [`Mode::Train`] running statistics move as the pass says.
+    ///
+    /// # Errors
+    /// When the images' size is not the program's, a view's width not that of its layer, or the device fails.
+    pub fn forward(&mut self, pass: &Pass<'_>, images: &Tensor) -> Result<Trace> {
+        let mut how = self.network.how(pass.mode);
+        how.taps = pass.taps;
+        let program = pass.program.unwrap_or_else(|| self.network.program());
+        let trace = program.forward(self.network.weights(), pass.views, images, &how)?;
+        if pass.mode == Mode::Train {
+            match pass.program {
+                Some(program) => {
+                    program.update_statistics(
+                        self.network.weights_mut(),
+                        &trace,
+                        pass.statistics,
+                    )?;
+                }
+                None => self.network.move_statistics(&trace, pass.statistics)?,
+            }
+        }
+        Ok(trace)
+    }
+
+    /// Adds the gradients of the pass that left `trace`, from those of its logits and taps; the gradients of its views come back.
+    ///
+    /// # Errors
+    /// When the pass was an evaluation, or the device fails.
+    pub fn backward(
+        &mut self,
+        trace: Trace,
+        pass: &Pass<'_>,
+        seeds: Seeds,
+    ) -> Result<ViewGradients> {
+        let program = pass.program.unwrap_or_else(|| self.network.program());
+        let weights = self.network.weights();
+        Ok(program.backward(weights, pass.views, trace, seeds, &mut self.gradients)?)
+    }
+
+    /// Adds `gradient` to that of the method's own variable `name`.
+    ///
+    /// # Errors
+    /// When the shapes differ.
+    pub fn own(&mut self, name: &str, gradient: Tensor) -> Result<()> {
+        let sum = match self.own.remove(name) {
+            Some(sum) => (sum + gradient)?,
+            None => gradient,
+        };
+        self.own.insert(name.to_owned(), sum);
+        Ok(())
     }
 
     /// The network, and the gradients so far, for penalties on parameters.
-    pub fn gradients_mut(&mut self) -> (&Network, Option<&mut Gradients>) {
-        (self.network, self.gradients.as_mut())
+    pub fn gradients_mut(&mut self) -> (&Network, &mut Gradients) {
+        (self.network, &mut self.gradients)
     }
 
-    /// The gradients of all passes; `None` where there was none.
-    pub fn into_gradients(self) -> Option<Gradients> {
-        self.gradients
+    /// The gradients of all passes.
+    pub fn into_gradients(self) -> StepGradients {
+        StepGradients {
+            network: self.gradients,
+            own: self.own,
+        }
     }
 }
 

@@ -472,8 +472,7 @@ impl Method for Prune {
     fn step(&mut self, step: &mut Step<'_>) -> Result<LossValue> {
         let loss = step.cross_entropy()?;
         let (network, gradients) = step.gradients_mut();
-        if let Some(gradients) = gradients.filter(|_| self.dense && self.config.scale_penalty > 0.0)
-        {
+        if self.dense && self.config.scale_penalty > 0.0 {
             for (i, parameter) in network.parameters().iter().enumerate() {
                 if parameter.kind == ParameterKind::NormWeight
                     && let Some(gradient) = gradients.get_mut(i)
@@ -799,9 +798,9 @@ mod tests {
                 .iter()
                 .position(|p| p.name == "bn1.weight");
             let at = Progress::default();
-            let mut step = Step::new(&mut network, &views, (&images, &labels), 0.0, at);
+            let mut step = Step::new(&mut network, &views, (&images, &labels), 0.0, at, 0);
             method.step(&mut step).unwrap();
-            let gradients = step.into_gradients().unwrap();
+            let gradients = step.into_gradients().network;
             gradients.get(bn1.unwrap()).unwrap().to_vec1().unwrap()
         };
         let (without, with, later) = (gradient(0.0, 0), gradient(0.25, 0), gradient(0.25, 5));

@@ -78,6 +78,7 @@ impl Trainer {
         let device = self.network.device().clone();
         let images = batch.images.to_device(&device)?;
         let smoothing = self.config.recipe.label_smoothing;
+        let seed = derive_seed(self.config.seed, Purpose::Method, 0);
         let batches = self.network.batches_tracked();
         // Of these only the rate may change between steps that are repeated.
         let descent = SgdConfig { lr: 0.0, ..*sgd };
@@ -95,11 +96,10 @@ impl Trainer {
         } = self;
         let repeats = method.repeats();
         let mut step = |images: &Tensor, labels: &Tensor| {
-            let mut step = Step::new(network, views, (images, labels), smoothing, at);
+            let mut step = Step::new(network, views, (images, labels), smoothing, at, seed);
             let loss = method.step(&mut step)?;
-            if let Some(gradients) = step.into_gradients() {
-                optimizer.step(network, &gradients, sgd)?;
-            }
+            let gradients = step.into_gradients();
+            optimizer.step(network, &gradients.network, sgd)?;
             Ok(loss)
         };
         let loss = dcff_nn::awake(&device, || match repeats {
