@@ -818,3 +818,6 @@ fn leading_parts_are_right(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod rounding;

@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 use dcff_models::{
     Architecture, Builder, INPUT, Initialisation, LayerKind, Mode, Network, ParameterKind, Views,
 };
+use dcff_nn::Isa;
 
 /// A convolution, a residual block, a norm without activation, a linear layer.
 fn tiny() -> Architecture {
@@ -105,62 +106,66 @@ impl Case {
 
 #[test]
 fn they_are_those_of_the_evaluated_network() {
-    let case = Case::new();
-    let network = case.network(&case.state);
-    let views = Views::dense();
-    let (logits, trace) = network.forward(&case.images, &views, Mode::Frozen).unwrap();
-    let (evaluated, _) = network.forward(&case.images, &views, Mode::Eval).unwrap();
-    assert_eq!(
-        logits.to_vec2::<f32>().unwrap(),
-        evaluated.to_vec2::<f32>().unwrap()
-    );
-    let loss = dcff_nn::cross_entropy(&logits, &case.labels, 0.0).unwrap();
-    let gradients = network.backward(trace, &views, &loss.grad).unwrap();
-    for (i, parameter) in network.parameters().iter().enumerate() {
-        if !parameter.kind.is_trained() {
-            continue;
+    Isa::each(|_| {
+        let case = Case::new();
+        let network = case.network(&case.state);
+        let views = Views::dense();
+        let (logits, trace) = network.forward(&case.images, &views, Mode::Frozen).unwrap();
+        let (evaluated, _) = network.forward(&case.images, &views, Mode::Eval).unwrap();
+        assert_eq!(
+            logits.to_vec2::<f32>().unwrap(),
+            evaluated.to_vec2::<f32>().unwrap()
+        );
+        let loss = dcff_nn::cross_entropy(&logits, &case.labels, 0.0).unwrap();
+        let gradients = network.backward(trace, &views, &loss.grad).unwrap();
+        for (i, parameter) in network.parameters().iter().enumerate() {
+            if !parameter.kind.is_trained() {
+                continue;
+            }
+            let gradient: Vec<f32> = gradients
+                .get(i)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1()
+                .unwrap();
+            // Along each of three directions, the last being the parameter itself: what a filter's length does.
+            let own: Vec<f32> = network.tensor(i).flatten_all().unwrap().to_vec1().unwrap();
+            for direction in [noise(own.len(), 2), noise(own.len(), 3), own] {
+                let slope: f64 = gradient
+                    .iter()
+                    .zip(&direction)
+                    .map(|(g, d)| f64::from(*g) * f64::from(*d))
+                    .sum();
+                let step = 2e-3;
+                let difference = case.moved(&parameter.name, &direction, step)
+                    - case.moved(&parameter.name, &direction, -step);
+                let measured = difference / (2.0 * f64::from(step));
+                assert!(
+                    (slope - measured).abs() <= 2e-3 + 0.02 * measured.abs(),
+                    "{}: {slope}, measured {measured}",
+                    parameter.name
+                );
+            }
         }
-        let gradient: Vec<f32> = gradients
-            .get(i)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap();
-        // Along each of three directions, the last being the parameter itself: what a filter's length does.
-        let own: Vec<f32> = network.tensor(i).flatten_all().unwrap().to_vec1().unwrap();
-        for direction in [noise(own.len(), 2), noise(own.len(), 3), own] {
-            let slope: f64 = gradient
-                .iter()
-                .zip(&direction)
-                .map(|(g, d)| f64::from(*g) * f64::from(*d))
-                .sum();
-            let step = 2e-3;
-            let difference = case.moved(&parameter.name, &direction, step)
-                - case.moved(&parameter.name, &direction, -step);
-            let measured = difference / (2.0 * f64::from(step));
-            assert!(
-                (slope - measured).abs() <= 2e-3 + 0.02 * measured.abs(),
-                "{}: {slope}, measured {measured}",
-                parameter.name
-            );
-        }
-    }
+    });
 }
 
 #[test]
 fn in_training_mode_a_filter_is_orthogonal_to_its_gradient() {
-    // What makes frozen statistics necessary for scores that multiply weights by gradients.
-    let case = Case::new();
-    let network = case.network(&case.state);
-    let views = Views::dense();
-    let along = |mode: Mode| -> f64 {
-        let (logits, trace) = network.forward(&case.images, &views, mode).unwrap();
-        let loss = dcff_nn::cross_entropy(&logits, &case.labels, 0.0).unwrap();
-        let gradients = network.backward(trace, &views, &loss.grad).unwrap();
-        let product = (gradients.get(0).unwrap() * network.tensor(0)).unwrap();
-        let per_filter: Vec<f32> = product.sum((1, 2, 3)).unwrap().to_vec1().unwrap();
-        per_filter.iter().map(|x| f64::from(x.abs())).sum()
-    };
-    assert!(along(Mode::Train) < 1e-2 * along(Mode::Frozen));
+    Isa::each(|_| {
+        // What makes frozen statistics necessary for scores that multiply weights by gradients.
+        let case = Case::new();
+        let network = case.network(&case.state);
+        let views = Views::dense();
+        let along = |mode: Mode| -> f64 {
+            let (logits, trace) = network.forward(&case.images, &views, mode).unwrap();
+            let loss = dcff_nn::cross_entropy(&logits, &case.labels, 0.0).unwrap();
+            let gradients = network.backward(trace, &views, &loss.grad).unwrap();
+            let product = (gradients.get(0).unwrap() * network.tensor(0)).unwrap();
+            let per_filter: Vec<f32> = product.sum((1, 2, 3)).unwrap().to_vec1().unwrap();
+            per_filter.iter().map(|x| f64::from(x.abs())).sum()
+        };
+        assert!(along(Mode::Train) < 1e-2 * along(Mode::Frozen));
+    });
 }

@@ -7,6 +7,7 @@ use dcff_models::{
     Architecture, Builder, Conv, INPUT, InferenceNetwork, Initialisation, LayerKind, Mode, Network,
     ParameterKind, View, Views,
 };
+use dcff_nn::Isa;
 
 /// Numbers in -1 to 1 that depend on nothing but their indices.
 fn numbers(count: usize, seed: usize) -> Vec<f32> {
@@ -90,11 +91,13 @@ fn every_network_gives_the_same_logits() {
         let prepared = InferenceNetwork::new(&network, &Views::dense()).unwrap();
         for &n in batches {
             let images = images(network.compact().input, n);
-            let (expected, _) = network
-                .forward(&images, &Views::dense(), Mode::Eval)
-                .unwrap();
-            let got = prepared.forward(&images).unwrap();
-            close(&format!("{} of {n}", entry.name), &got, &expected, 1e-4);
+            Isa::each(|_| {
+                let (expected, _) = network
+                    .forward(&images, &Views::dense(), Mode::Eval)
+                    .unwrap();
+                let got = prepared.forward(&images).unwrap();
+                close(&format!("{} of {n}", entry.name), &got, &expected, 1e-4);
+            });
         }
     }
 }
@@ -103,89 +106,93 @@ fn every_network_gives_the_same_logits() {
 /// side inside others, images that a pool reads.
 #[test]
 fn other_wirings_give_the_same_logits() {
-    let mut b = Builder::new("knot", [3, 9, 7], Initialisation::Uniform);
-    let widths = [
-        ("a", 20),
-        ("b", 6),
-        ("c", 18),
-        ("d", 18),
-        ("e", 5),
-        ("f", 12),
-    ];
-    for (space, width) in widths {
-        b.space(space, width);
-    }
-    let small = b.max_pool("small", [3, 1, 1], INPUT);
-    let small = b.norm("norm", &small);
-    let x = b.conv("a", "a", [3, 1, 1], true, &small);
-    let x = b.relu("relu_a", &x);
-    let y = b.conv("b", "b", [1, 1, 0], false, &x);
-    let inner = b.layer("inner", LayerKind::Concat, &[&y, &small]);
-    let x = b.layer("outer", LayerKind::Concat, &[&inner, &x, INPUT]);
-    let left = b.conv("c", "c", [3, 1, 1], true, &x);
-    let right = b.conv("d", "d", [5, 1, 2], true, &x);
-    let x = b.layer("sum", LayerKind::Add, &[&left, &right]);
-    let x = b.relu("relu_sum", &x);
-    let grouped = |space: &str, groups: usize| {
-        LayerKind::Conv(Conv {
-            space: space.into(),
-            kernel: 3,
-            stride: 2,
-            padding: 1,
-            groups,
-            bias: true,
-            scored: true,
-        })
-    };
-    let y = b.layer("f", grouped("f", 6), &[&x]);
-    let y = b.norm("norm_f", &y);
-    let z = b.conv("e", "e", [1, 2, 0], false, &x);
-    let x = b.layer("both", LayerKind::Concat, &[&z, &y]);
-    b.linear("fc", 4, &x);
-    let network = trained(&b.finish());
-    let prepared = InferenceNetwork::new(&network, &Views::dense()).unwrap();
-    for n in [1, 3, 18] {
-        let images = images([3, 9, 7], n);
-        let (expected, _) = network
-            .forward(&images, &Views::dense(), Mode::Eval)
-            .unwrap();
-        close(
-            &format!("{n}"),
-            &prepared.forward(&images).unwrap(),
-            &expected,
-            1e-4,
-        );
-    }
+    Isa::each(|_| {
+        let mut b = Builder::new("knot", [3, 9, 7], Initialisation::Uniform);
+        let widths = [
+            ("a", 20),
+            ("b", 6),
+            ("c", 18),
+            ("d", 18),
+            ("e", 5),
+            ("f", 12),
+        ];
+        for (space, width) in widths {
+            b.space(space, width);
+        }
+        let small = b.max_pool("small", [3, 1, 1], INPUT);
+        let small = b.norm("norm", &small);
+        let x = b.conv("a", "a", [3, 1, 1], true, &small);
+        let x = b.relu("relu_a", &x);
+        let y = b.conv("b", "b", [1, 1, 0], false, &x);
+        let inner = b.layer("inner", LayerKind::Concat, &[&y, &small]);
+        let x = b.layer("outer", LayerKind::Concat, &[&inner, &x, INPUT]);
+        let left = b.conv("c", "c", [3, 1, 1], true, &x);
+        let right = b.conv("d", "d", [5, 1, 2], true, &x);
+        let x = b.layer("sum", LayerKind::Add, &[&left, &right]);
+        let x = b.relu("relu_sum", &x);
+        let grouped = |space: &str, groups: usize| {
+            LayerKind::Conv(Conv {
+                space: space.into(),
+                kernel: 3,
+                stride: 2,
+                padding: 1,
+                groups,
+                bias: true,
+                scored: true,
+            })
+        };
+        let y = b.layer("f", grouped("f", 6), &[&x]);
+        let y = b.norm("norm_f", &y);
+        let z = b.conv("e", "e", [1, 2, 0], false, &x);
+        let x = b.layer("both", LayerKind::Concat, &[&z, &y]);
+        b.linear("fc", 4, &x);
+        let network = trained(&b.finish());
+        let prepared = InferenceNetwork::new(&network, &Views::dense()).unwrap();
+        for n in [1, 3, 18] {
+            let images = images([3, 9, 7], n);
+            let (expected, _) = network
+                .forward(&images, &Views::dense(), Mode::Eval)
+                .unwrap();
+            close(
+                &format!("{n}"),
+                &prepared.forward(&images).unwrap(),
+                &expected,
+                1e-4,
+            );
+        }
+    });
 }
 
 #[test]
 fn it_sees_through_views_and_keeps_its_weights() {
-    let full = dcff_models::by_name("resnet20").unwrap();
-    let widths: Vec<usize> = full.widths().iter().map(|width| width / 2).collect();
-    let compact = full.narrowed(&widths).unwrap();
-    let mut network = Network::new(&full, &compact, 1, &Device::Cpu).unwrap();
-    let mut views = Views::dense();
-    for (layer, conv) in full.scored_convs() {
-        let width = compact.space(&conv.space).unwrap().width;
-        let ids: Vec<usize> = (0..width).map(|i| 2 * i).collect();
-        views.insert(&layer.name, View::select(&ids, &Device::Cpu).unwrap());
-    }
-    let images = images(full.input, 2);
-    let (expected, _) = network.forward(&images, &views, Mode::Eval).unwrap();
-    let prepared = InferenceNetwork::new(&network, &views).unwrap();
-    let zeros: HashMap<String, Tensor> = network
-        .state()
-        .unwrap()
-        .into_iter()
-        .map(|(name, t)| (name, t.zeros_like().unwrap()))
-        .collect();
-    network.load(&zeros).unwrap();
-    close(
-        "fused",
-        &prepared.forward(&images).unwrap(),
-        &expected,
-        1e-4,
-    );
+    Isa::each(|_| {
+        let full = dcff_models::by_name("resnet20").unwrap();
+        let widths: Vec<usize> = full.widths().iter().map(|width| width / 2).collect();
+        let compact = full.narrowed(&widths).unwrap();
+        let mut network = Network::new(&full, &compact, 1, &Device::Cpu).unwrap();
+        let mut views = Views::dense();
+        for (layer, conv) in full.scored_convs() {
+            let width = compact.space(&conv.space).unwrap().width;
+            let ids: Vec<usize> = (0..width).map(|i| 2 * i).collect();
+            views.insert(&layer.name, View::select(&ids, &Device::Cpu).unwrap());
+        }
+        let images = images(full.input, 2);
+        let (expected, _) = network.forward(&images, &views, Mode::Eval).unwrap();
+        let prepared = InferenceNetwork::new(&network, &views).unwrap();
+        let zeros: HashMap<String, Tensor> = network
+            .state()
+            .unwrap()
+            .into_iter()
+            .map(|(name, t)| (name, t.zeros_like().unwrap()))
+            .collect();
+        network.load(&zeros).unwrap();
+        close(
+            "fused",
+            &prepared.forward(&images).unwrap(),
+            &expected,
+            1e-4,
+        );
+    });
 }
 
 #[test]

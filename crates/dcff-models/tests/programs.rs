@@ -7,7 +7,7 @@ use dcff_models::{
     Architecture, Blend, Builder, Gradients, How, INPUT, Initialisation, LayerKind, Mode, Network,
     ParameterKind, Program, Seeds, Trace, View, Views, Weights, by_name,
 };
-use dcff_nn::{Features, Precision};
+use dcff_nn::{Features, Isa, Precision};
 
 /// Numbers without structure in ±1.
 fn noise(count: usize, seed: usize) -> Vec<f32> {
@@ -142,6 +142,10 @@ fn close(what: &str, got: &[f32], expected: &[f32]) {
 
 #[test]
 fn leading_parts_are_the_extracted_network() {
+    Isa::each(|_| leading_parts());
+}
+
+fn leading_parts() {
     for (name, share, batch) in [
         ("resnet20", 0.5, 4),
         ("vgg16", 0.5, 3),
@@ -198,6 +202,10 @@ fn leading_parts_are_the_extracted_network() {
 
 #[test]
 fn passes_add_their_gradients() {
+    Isa::each(|_| passes());
+}
+
+fn passes() {
     let full = by_name("resnet20").unwrap();
     let weights = weights(&full);
     let images = images(3, full.input, 3);
@@ -319,6 +327,10 @@ fn loss(trace: &Trace, taps: &[usize]) -> (f64, Seeds) {
 
 #[test]
 fn masks_and_taps_have_the_gradients_of_finite_differences() {
+    Isa::each(|_| masks_and_taps());
+}
+
+fn masks_and_taps() {
     let architecture = tiny();
     let weights = weights(&architecture);
     let program = Program::new(&architecture, &weights).unwrap();
@@ -400,6 +412,10 @@ fn masks_and_taps_have_the_gradients_of_finite_differences() {
 /// A sweep that starts at a tap only leaves what lies behind it without a gradient, and works in the precision of the pass.
 #[test]
 fn a_sweep_may_start_in_the_middle() {
+    Isa::each(|_| starts());
+}
+
+fn starts() {
     let architecture = tiny();
     let weights = weights(&architecture);
     let program = Program::new(&architecture, &weights).unwrap();

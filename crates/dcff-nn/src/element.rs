@@ -316,11 +316,11 @@ mod tests {
     #[test]
     fn every_number_survives_widening() {
         let all: Vec<Bf16> = (0..=u16::MAX).map(Bf16).collect();
-        for isa in Isa::available() {
+        Isa::each(|isa| {
             let mut wide = vec![0f32; all.len()];
             let mut back = vec![Bf16::default(); all.len()];
-            convert(*isa, &all, &mut wide);
-            convert(*isa, &wide, &mut back);
+            convert(isa, &all, &mut wide);
+            convert(isa, &wide, &mut back);
             for ((&number, &wide), &back) in all.iter().zip(&wide).zip(&back) {
                 assert_eq!(wide.to_bits(), u32::from(number.0) << 16);
                 // A signalling NaN becomes a quiet one.
@@ -328,7 +328,7 @@ mod tests {
                 assert_eq!(back.0, number.0 | quiet, "{isa:?}");
                 assert_eq!(Bf16::from_f32(wide), back);
             }
-        }
+        });
     }
 
     #[test]
@@ -340,8 +340,8 @@ mod tests {
                 numbers.push(f32::from_bits(u32::from(upper) << 16 | lower));
             }
         }
-        for isa in Isa::available() {
-            let got = isa.with(|| both_ways(&numbers)).unwrap();
+        Isa::each(|isa| {
+            let got = both_ways(&numbers);
             for (&number, &(narrow, wide)) in numbers.iter().zip(&got) {
                 assert_eq!(Bf16::from_f32(number).0, narrow, "{isa:?} {number:e}");
                 assert_eq!(wide, u32::from(narrow) << 16);
@@ -357,7 +357,7 @@ mod tests {
                     assert_eq!(narrow, nearest(number), "{isa:?} {number:e}");
                 }
             }
-        }
+        });
     }
 
     #[test]

@@ -176,28 +176,26 @@ mod tests {
 
     #[test]
     fn multiplies_plain_and_transposed() {
-        for isa in Isa::available() {
-            isa.with(|| {
-                for (m, n, k) in [
-                    (1, 1, 1),
-                    (2, 3, 2),
-                    (4, 130, 300),
-                    (7, 257, 5),
-                    (3, 16, 513),
-                ] {
-                    let a: Vec<f32> = (0..m * k).map(|i| (i % 7) as f32 - 3.0).collect();
-                    let b: Vec<f32> = (0..k * n).map(|i| (i % 5) as f32 - 2.0).collect();
-                    let expected: Vec<f32> = (0..m * n)
-                        .map(|i| (0..k).map(|j| a[i / n * k + j] * b[j * n + i % n]).sum())
-                        .collect();
-                    let (a_matrix, b_matrix) = (Matrix::new(&a, k), Matrix::new(&b, n));
-                    assert_eq!(product(m, n, k, a_matrix, b_matrix), expected);
-                    // (Bᵀ Aᵀ)ᵀ = A B; small integers are exact.
-                    let swapped = product(n, m, k, b_matrix.t(), a_matrix.t());
-                    let back: Vec<f32> = (0..m * n).map(|i| swapped[i % n * m + i / n]).collect();
-                    assert_eq!(back, expected);
-                }
-            });
-        }
+        Isa::each(|_| {
+            for (m, n, k) in [
+                (1, 1, 1),
+                (2, 3, 2),
+                (4, 130, 300),
+                (7, 257, 5),
+                (3, 16, 513),
+            ] {
+                let a: Vec<f32> = (0..m * k).map(|i| (i % 7) as f32 - 3.0).collect();
+                let b: Vec<f32> = (0..k * n).map(|i| (i % 5) as f32 - 2.0).collect();
+                let expected: Vec<f32> = (0..m * n)
+                    .map(|i| (0..k).map(|j| a[i / n * k + j] * b[j * n + i % n]).sum())
+                    .collect();
+                let (a_matrix, b_matrix) = (Matrix::new(&a, k), Matrix::new(&b, n));
+                assert_eq!(product(m, n, k, a_matrix, b_matrix), expected);
+                // (Bᵀ Aᵀ)ᵀ = A B; small integers are exact.
+                let swapped = product(n, m, k, b_matrix.t(), a_matrix.t());
+                let back: Vec<f32> = (0..m * n).map(|i| swapped[i % n * m + i / n]).collect();
+                assert_eq!(back, expected);
+            }
+        });
     }
 }

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use candle_core::Device;
 
+use crate::cpu::Forced;
+
 thread_local! {
     static ALONE: Cell<bool> = const { Cell::new(false) };
 }
@@ -80,6 +82,7 @@ pub(crate) fn each(tasks: usize, task: impl Fn(usize) + Send + Sync) {
         .map(|share| AtomicUsize::new(share * tasks / shares))
         .collect();
     let ended = AtomicUsize::new(0);
+    let forced = Forced::here();
     let work = || {
         let own = rayon::current_thread_index().unwrap_or(0);
         for share in (own..own + shares).map(|share| share % shares) {
@@ -98,7 +101,7 @@ pub(crate) fn each(tasks: usize, task: impl Fn(usize) + Send + Sync) {
     };
     rayon::in_place_scope(|scope| {
         for _ in 1..shares {
-            scope.spawn(|_| work());
+            scope.spawn(|_| forced.during(work));
         }
         work();
         // The scope would put this thread to sleep; the others are about to end.
@@ -193,7 +196,10 @@ pub(crate) fn parts(groups: usize, items: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+    use crate::Isa;
 
     fn with_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
@@ -217,6 +223,24 @@ mod tests {
                 assert_eq!(made, (0..tasks).collect::<Vec<_>>());
             }
         }
+    }
+
+    #[test]
+    fn the_chosen_instruction_set_goes_along() {
+        let other = *Isa::available().last().unwrap();
+        let used = || {
+            // More tasks than one thread takes on before the others wake.
+            map(200, |_| {
+                std::thread::sleep(std::time::Duration::from_micros(50));
+                (std::thread::current().id(), Isa::current())
+            })
+        };
+        let (chosen, after) = with_threads(3, || (other.with(used).unwrap(), used()));
+        let threads: HashSet<_> = chosen.iter().map(|(thread, _)| thread).collect();
+        assert!(threads.len() > 1, "all on one thread");
+        assert!(chosen.iter().all(|&(_, isa)| isa == other));
+        let best = Isa::available()[0];
+        assert!(after.iter().all(|&(_, isa)| isa == best));
     }
 
     #[test]

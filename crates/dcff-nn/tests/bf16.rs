@@ -61,12 +61,6 @@ fn summed(what: &str, got: &Tensor, expected: &Tensor) {
     close(what, &numbers(got), &expected, SINGLE);
 }
 
-fn on_every_processor(f: impl Fn()) {
-    for isa in Isa::available() {
-        isa.with(&f);
-    }
-}
-
 #[test]
 fn keeps_every_number_that_it_can_hold() {
     let x = features(&[1.0, -0.5, 3.0, 1.0 / 3.0], [1, 1, 2, 2]);
@@ -100,7 +94,7 @@ fn convolution(s: &Conv, random: &mut Random) {
 
 #[test]
 fn convolutions_round_once() {
-    on_every_processor(|| {
+    Isa::each(|_| {
         let mut random = Random(81);
         // Channels in and out, size, kernel, stride, padding, groups: Winograd's transforms of both
         // sizes, direct sums over several blocks of channels, with and without a stride, products.
@@ -138,55 +132,57 @@ fn convolutions_round_once() {
 /// precision: it is linear in both factors, so that a step of one is exact but for rounding.
 #[test]
 fn gradients_agree_with_finite_differences() {
-    let s = Conv {
-        n: 3,
-        c_in: 4,
-        c_out: 5,
-        h: 6,
-        w: 6,
-        kh: 3,
-        kw: 3,
-        stride: 1,
-        padding: 1,
-        groups: 1,
-    };
-    let mut random = Random(82);
-    let (x, x_half) = pair(&mut random, s.x_dims());
-    let (dy, dy_half) = pair(&mut random, s.y_dims());
-    let w = random.numbers(product(&s.w_dims()));
-    let grads = {
-        let w = tensor(&w, &s.w_dims());
-        conv2d_backward(&x_half, &w, false, s.cfg(), &dy_half, true).unwrap()
-    };
-    let (x, dy) = (maps(&x), maps(&dy));
-    let loss = |x: &[f32], w: &[f32]| {
-        let mut y = vec![0f64; dy.len()];
-        s.terms(|i, j, k| y[k] += f64::from(x[i]) * f64::from(w[j]));
-        y.iter()
-            .zip(&dy)
-            .map(|(y, &dy)| y * f64::from(dy))
-            .sum::<f64>()
-    };
-    let differences = |of: &[f32], loss: &dyn Fn(&[f32]) -> f64| {
-        let one = |i: usize| {
-            let shifted = |by: f32| {
-                let mut of = of.to_vec();
-                of[i] += by;
-                loss(&of)
-            };
-            ((shifted(1.0) - shifted(-1.0)) / 2.0) as f32
+    Isa::each(|_| {
+        let s = Conv {
+            n: 3,
+            c_in: 4,
+            c_out: 5,
+            h: 6,
+            w: 6,
+            kh: 3,
+            kw: 3,
+            stride: 1,
+            padding: 1,
+            groups: 1,
         };
-        (0..of.len()).map(one).collect::<Vec<_>>()
-    };
-    let dx = differences(&x, &|x| loss(x, &w));
-    within("input gradient", &maps(&grads.input.unwrap()), &dx);
-    let dw = differences(&w, &|w| loss(&x, w));
-    within("weight gradient", &numbers(&grads.weight), &dw);
+        let mut random = Random(82);
+        let (x, x_half) = pair(&mut random, s.x_dims());
+        let (dy, dy_half) = pair(&mut random, s.y_dims());
+        let w = random.numbers(product(&s.w_dims()));
+        let grads = {
+            let w = tensor(&w, &s.w_dims());
+            conv2d_backward(&x_half, &w, false, s.cfg(), &dy_half, true).unwrap()
+        };
+        let (x, dy) = (maps(&x), maps(&dy));
+        let loss = |x: &[f32], w: &[f32]| {
+            let mut y = vec![0f64; dy.len()];
+            s.terms(|i, j, k| y[k] += f64::from(x[i]) * f64::from(w[j]));
+            y.iter()
+                .zip(&dy)
+                .map(|(y, &dy)| y * f64::from(dy))
+                .sum::<f64>()
+        };
+        let differences = |of: &[f32], loss: &dyn Fn(&[f32]) -> f64| {
+            let one = |i: usize| {
+                let shifted = |by: f32| {
+                    let mut of = of.to_vec();
+                    of[i] += by;
+                    loss(&of)
+                };
+                ((shifted(1.0) - shifted(-1.0)) / 2.0) as f32
+            };
+            (0..of.len()).map(one).collect::<Vec<_>>()
+        };
+        let dx = differences(&x, &|x| loss(x, &w));
+        within("input gradient", &maps(&grads.input.unwrap()), &dx);
+        let dw = differences(&w, &|w| loss(&x, w));
+        within("weight gradient", &numbers(&grads.weight), &dw);
+    });
 }
 
 #[test]
 fn batch_norm_measures_what_is_stored() {
-    on_every_processor(|| {
+    Isa::each(|_| {
         let mut random = Random(83);
         for (dims, has_residual, act) in [
             ([18, 3, 5, 7], true, Activation::Relu),
@@ -234,7 +230,7 @@ fn batch_norm_measures_what_is_stored() {
 
 #[test]
 fn pooling_rounds_once() {
-    on_every_processor(|| {
+    Isa::each(|_| {
         let mut random = Random(84);
         // Windows side by side, and windows that overlap, whose gradients add up.
         for (kernel, stride, padding) in [(2, 2, 0), (3, 2, 1), (3, 1, 1)] {
@@ -284,7 +280,7 @@ fn pooling_rounds_once() {
 
 #[test]
 fn what_only_moves_numbers_keeps_them() {
-    on_every_processor(|| {
+    Isa::each(|_| {
         let mut random = Random(85);
         let (x, x_half) = pair(&mut random, [18, 5, 3, 5]);
         let (y, y_half) = pair(&mut random, [18, 5, 3, 5]);
@@ -401,26 +397,31 @@ fn same_bits_for_any_number_of_threads_and_on_every_processor() {
         all.extend(maps_of.iter().map(|map| bits(&maps(map))));
         all
     };
-    let alone = in_pool(1, run);
-    assert!(alone == in_pool(2, run), "1 and 2 threads differ");
-    assert!(alone == in_pool(5, run), "1 and 5 threads differ");
-
     let first = everything(&x, &other);
-    for isa in Isa::available() {
-        let here = isa.with(|| everything(&x, &other)).unwrap();
-        assert!(here == first, "{isa:?} differs from {:?}", Isa::current());
-    }
+    Isa::each(|isa| {
+        let alone = in_pool(1, run);
+        assert!(alone == in_pool(2, run), "1 and 2 threads differ");
+        assert!(alone == in_pool(5, run), "1 and 5 threads differ");
+        let here = everything(&x, &other);
+        assert!(
+            here == first,
+            "{isa:?} differs from {:?}",
+            Isa::available()[0]
+        );
+    });
 }
 
 #[test]
 fn nan_and_infinity_show() {
-    let x = bf16(&features(
-        &[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -1.0],
-        [1, 4, 1, 1],
-    ));
-    let y = maps(&activation(&x, Activation::Relu).unwrap());
-    assert!(y[0].is_nan());
-    assert_eq!(y[1..], [f32::INFINITY, 0.0, 0.0]);
+    Isa::each(|_| {
+        let x = bf16(&features(
+            &[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -1.0],
+            [1, 4, 1, 1],
+        ));
+        let y = maps(&activation(&x, Activation::Relu).unwrap());
+        assert!(y[0].is_nan());
+        assert_eq!(y[1..], [f32::INFINITY, 0.0, 0.0]);
+    });
 }
 
 #[test]

@@ -128,8 +128,7 @@ fn agrees_with_double_precision() {
     let mut random = Random(1);
     for round in 0..120 {
         let shape = random_shape(&mut random);
-        let isa = Isa::available()[round % Isa::available().len()];
-        isa.with(|| check(&shape, &mut random)).unwrap();
+        Isa::each(|_| check(&shape, &mut Random(round)));
     }
 }
 
@@ -164,9 +163,7 @@ fn agrees_on_the_shapes_of_networks() {
         shape(1, 2, 3, 9, 3, 3, 0, 1),
         shape(1, 2, 3, 8, 1, 3, 2, 1),
     ] {
-        for isa in Isa::available() {
-            isa.with(|| check(&shape, &mut Random(7))).unwrap();
-        }
+        Isa::each(|_| check(&shape, &mut Random(7)));
     }
 }
 
@@ -193,55 +190,55 @@ fn agrees_with_hundreds_of_channels() {
             padding: k / 2,
             groups: 1,
         };
-        for isa in Isa::available() {
-            isa.with(|| check(&shape, &mut random)).unwrap();
-        }
+        Isa::each(|_| check(&shape, &mut random));
     }
 }
 
 #[test]
 fn same_bits_for_any_number_of_threads() {
-    let mut random = Random(3);
-    for (c_in, c_out, h, k, stride, groups) in [
-        (3, 33, 9, 3, 1, 1),
-        (20, 17, 8, 3, 2, 1),
-        (40, 30, 4, 1, 1, 1),
-        (8, 8, 5, 3, 1, 8),
-        (24, 40, 8, 3, 1, 1),
-    ] {
-        let s = Conv {
-            n: 37,
-            c_in,
-            c_out,
-            h,
-            w: h,
-            kh: k,
-            kw: k,
-            stride,
-            padding: k / 2,
-            groups,
-        };
-        let x = features(&random.numbers(product(&s.x_dims())), s.x_dims());
-        let w = tensor(&random.numbers(product(&s.w_dims())), &s.w_dims());
-        let dy = features(&random.numbers(product(&s.y_dims())), s.y_dims());
-        let results: Vec<_> = [1, 2, 5]
-            .into_iter()
-            .map(|threads| {
-                in_pool(threads, || {
-                    let y = conv2d(&x, &w, None, s.cfg()).unwrap();
-                    let grads = conv2d_backward(&x, &w, true, s.cfg(), &dy, true).unwrap();
-                    [
-                        bits(&maps(&y)),
-                        bits(&maps(&grads.input.unwrap())),
-                        bits(&numbers(&grads.weight)),
-                        bits(&numbers(&grads.bias.unwrap())),
-                    ]
+    Isa::each(|_| {
+        let mut random = Random(3);
+        for (c_in, c_out, h, k, stride, groups) in [
+            (3, 33, 9, 3, 1, 1),
+            (20, 17, 8, 3, 2, 1),
+            (40, 30, 4, 1, 1, 1),
+            (8, 8, 5, 3, 1, 8),
+            (24, 40, 8, 3, 1, 1),
+        ] {
+            let s = Conv {
+                n: 37,
+                c_in,
+                c_out,
+                h,
+                w: h,
+                kh: k,
+                kw: k,
+                stride,
+                padding: k / 2,
+                groups,
+            };
+            let x = features(&random.numbers(product(&s.x_dims())), s.x_dims());
+            let w = tensor(&random.numbers(product(&s.w_dims())), &s.w_dims());
+            let dy = features(&random.numbers(product(&s.y_dims())), s.y_dims());
+            let results: Vec<_> = [1, 2, 5]
+                .into_iter()
+                .map(|threads| {
+                    in_pool(threads, || {
+                        let y = conv2d(&x, &w, None, s.cfg()).unwrap();
+                        let grads = conv2d_backward(&x, &w, true, s.cfg(), &dy, true).unwrap();
+                        [
+                            bits(&maps(&y)),
+                            bits(&maps(&grads.input.unwrap())),
+                            bits(&numbers(&grads.weight)),
+                            bits(&numbers(&grads.bias.unwrap())),
+                        ]
+                    })
                 })
-            })
-            .collect();
-        assert!(results[0] == results[1], "1 and 2 threads differ for {s:?}");
-        assert!(results[0] == results[2], "1 and 5 threads differ for {s:?}");
-    }
+                .collect();
+            assert!(results[0] == results[1], "1 and 2 threads differ for {s:?}");
+            assert!(results[0] == results[2], "1 and 5 threads differ for {s:?}");
+        }
+    });
 }
 
 #[test]

@@ -93,15 +93,13 @@ fn random_shape(random: &mut Random) -> Conv {
 
 #[test]
 fn convolutions_of_random_shapes() {
-    for isa in Isa::available() {
-        isa.with(|| {
-            let mut random = Random(5);
-            for _ in 0..150 {
-                let s = random_shape(&mut random);
-                check(&s, &mut random);
-            }
-        });
-    }
+    Isa::each(|_| {
+        let mut random = Random(5);
+        for _ in 0..150 {
+            let s = random_shape(&mut random);
+            check(&s, &mut random);
+        }
+    });
 }
 
 /// Maps as large as those that Winograd's transforms are for, cut at their edges.
@@ -127,121 +125,125 @@ fn convolutions_of_large_maps() {
                 padding,
                 groups: 1,
             };
-            check(&s, &mut random);
+            Isa::each(|_| check(&s, &mut random));
         }
     }
 }
 
 #[test]
 fn reads_maps_side_by_side() {
-    let mut random = Random(7);
-    for kernel in [1, 3] {
-        let s = Conv {
-            n: 2,
-            c_in: 3 + 18 + 1,
-            c_out: 21,
-            h: 9,
-            w: 8,
-            kh: kernel,
-            kw: kernel,
-            stride: 1,
-            padding: kernel / 2,
-            groups: 1,
-        };
-        let x = tensor(&random.numbers(product(&s.x_dims())), &s.x_dims());
-        let w = random.numbers(product(&s.w_dims()));
-        let b = random.numbers(s.c_out);
-        let parts: Vec<Maps> = [(0, 3), (3, 18), (21, 1)]
-            .iter()
-            .map(|&(first, count)| {
-                Maps::from_nchw(&x.narrow(1, first, count).unwrap(), Load::Few).unwrap()
-            })
-            .collect();
-        let joined = concat(&parts.iter().collect::<Vec<_>>()).unwrap();
-        let channels = Channels::joined([3, 18, 1].map(Channels::new).iter());
-        let conv = prepare(&s, &w, &b, &channels, Activation::Identity);
-        let y = conv.forward(&joined, None, Load::Few).unwrap();
-        let expected = reference(&s, &numbers(&x), &w, &b, None, false);
-        close("joined maps", &out(&y), &expected, TOLERANCE);
-        // A residual whose channels lie otherwise, and an input that does.
-        let twice = concat(&[&y]).unwrap();
-        assert!(conv.forward(&joined, Some(&twice), Load::Few).is_ok());
-        let message = conv.forward(&Maps::from_nchw(&x, Load::Few).unwrap(), None, Load::Few);
-        assert!(message.unwrap_err().to_string().contains("channels"));
-    }
+    Isa::each(|_| {
+        let mut random = Random(7);
+        for kernel in [1, 3] {
+            let s = Conv {
+                n: 2,
+                c_in: 3 + 18 + 1,
+                c_out: 21,
+                h: 9,
+                w: 8,
+                kh: kernel,
+                kw: kernel,
+                stride: 1,
+                padding: kernel / 2,
+                groups: 1,
+            };
+            let x = tensor(&random.numbers(product(&s.x_dims())), &s.x_dims());
+            let w = random.numbers(product(&s.w_dims()));
+            let b = random.numbers(s.c_out);
+            let parts: Vec<Maps> = [(0, 3), (3, 18), (21, 1)]
+                .iter()
+                .map(|&(first, count)| {
+                    Maps::from_nchw(&x.narrow(1, first, count).unwrap(), Load::Few).unwrap()
+                })
+                .collect();
+            let joined = concat(&parts.iter().collect::<Vec<_>>()).unwrap();
+            let channels = Channels::joined([3, 18, 1].map(Channels::new).iter());
+            let conv = prepare(&s, &w, &b, &channels, Activation::Identity);
+            let y = conv.forward(&joined, None, Load::Few).unwrap();
+            let expected = reference(&s, &numbers(&x), &w, &b, None, false);
+            close("joined maps", &out(&y), &expected, TOLERANCE);
+            // A residual whose channels lie otherwise, and an input that does.
+            let twice = concat(&[&y]).unwrap();
+            assert!(conv.forward(&joined, Some(&twice), Load::Few).is_ok());
+            let message = conv.forward(&Maps::from_nchw(&x, Load::Few).unwrap(), None, Load::Few);
+            assert!(message.unwrap_err().to_string().contains("channels"));
+        }
+    });
 }
 
 /// A network of two convolutions, with shapes that threads share in every way.
 #[test]
 fn bits_do_not_depend_on_threads_or_chunks() {
-    let mut random = Random(8);
-    let first = Conv {
-        n: 1,
-        c_in: 3,
-        c_out: 70,
-        h: 32,
-        w: 32,
-        kh: 3,
-        kw: 3,
-        stride: 1,
-        padding: 1,
-        groups: 1,
-    };
-    let second = Conv {
-        c_in: 70,
-        c_out: 100,
-        stride: 2,
-        ..first.clone()
-    };
-    let third = Conv {
-        c_in: 100,
-        c_out: 100,
-        h: 16,
-        w: 16,
-        stride: 1,
-        ..first.clone()
-    };
-    let mut channels = Channels::new(3);
-    let layers: Vec<Prepared> = [&first, &second, &third]
-        .map(|s| {
-            let (w, b) = (
-                random.numbers(product(&s.w_dims())),
-                random.numbers(s.c_out),
-            );
-            let conv = prepare(s, &w, &b, &channels, Activation::Relu);
-            channels = conv.channels();
-            conv
-        })
-        .into();
-    let run = |images: &Tensor| {
-        let rows = in_chunks(images, |images, load| {
-            let mut x = Maps::from_nchw(images, load)?;
-            for layer in &layers {
-                x = layer.forward(&x, None, load)?;
+    Isa::each(|_| {
+        let mut random = Random(8);
+        let first = Conv {
+            n: 1,
+            c_in: 3,
+            c_out: 70,
+            h: 32,
+            w: 32,
+            kh: 3,
+            kw: 3,
+            stride: 1,
+            padding: 1,
+            groups: 1,
+        };
+        let second = Conv {
+            c_in: 70,
+            c_out: 100,
+            stride: 2,
+            ..first.clone()
+        };
+        let third = Conv {
+            c_in: 100,
+            c_out: 100,
+            h: 16,
+            w: 16,
+            stride: 1,
+            ..first.clone()
+        };
+        let mut channels = Channels::new(3);
+        let layers: Vec<Prepared> = [&first, &second, &third]
+            .map(|s| {
+                let (w, b) = (
+                    random.numbers(product(&s.w_dims())),
+                    random.numbers(s.c_out),
+                );
+                let conv = prepare(s, &w, &b, &channels, Activation::Relu);
+                channels = conv.channels();
+                conv
+            })
+            .into();
+        let run = |images: &Tensor| {
+            let rows = in_chunks(images, |images, load| {
+                let mut x = Maps::from_nchw(images, load)?;
+                for layer in &layers {
+                    x = layer.forward(&x, None, load)?;
+                }
+                x.to_nchw()?.flatten_from(1)
+            });
+            bits(&numbers(&rows.unwrap()))
+        };
+        let row = 100 * 16 * 16;
+        for n in [1, 2, 7, 33] {
+            let images = tensor(&random.numbers(n * 3 * 1024), &[n, 3, 32, 32]);
+            let alone = in_pool(1, || run(&images));
+            for threads in [2, 5] {
+                assert!(
+                    in_pool(threads, || run(&images)) == alone,
+                    "{n} images, {threads} threads"
+                );
             }
-            x.to_nchw()?.flatten_from(1)
-        });
-        bits(&numbers(&rows.unwrap()))
-    };
-    let row = 100 * 16 * 16;
-    for n in [1, 2, 7, 33] {
-        let images = tensor(&random.numbers(n * 3 * 1024), &[n, 3, 32, 32]);
-        let alone = in_pool(1, || run(&images));
-        for threads in [2, 5] {
-            assert!(
-                in_pool(threads, || run(&images)) == alone,
-                "{n} images, {threads} threads"
-            );
+            // An image's numbers are its own: its neighbours in the batch do not matter.
+            if n < 8 {
+                let last = images.narrow(0, n - 1, 1).unwrap().contiguous().unwrap();
+                assert!(
+                    in_pool(1, || run(&last)) == alone[(n - 1) * row..],
+                    "{n} images"
+                );
+            }
         }
-        // An image's numbers are its own: its neighbours in the batch do not matter.
-        if n < 8 {
-            let last = images.narrow(0, n - 1, 1).unwrap().contiguous().unwrap();
-            assert!(
-                in_pool(1, || run(&last)) == alone[(n - 1) * row..],
-                "{n} images"
-            );
-        }
-    }
+    });
 }
 
 #[test]

@@ -84,8 +84,7 @@ fn agrees_with_double_precision_and_finite_differences() {
         }
         let act = random.pick(&[Activation::Identity, Activation::Relu]);
         let case = Case::new(dims, round % 3 == 0, act, &mut random);
-        let isa = Isa::available()[round % Isa::available().len()];
-        isa.with(|| check(&case, &mut random)).unwrap();
+        Isa::each(|_| check(&case, &mut Random(round)));
     }
 }
 
@@ -167,81 +166,90 @@ fn check(case: &Case, random: &mut Random) {
 
 #[test]
 fn a_large_mean_leaves_the_variance() {
-    let mut random = Random(5);
-    let dims = [17, 2, 9, 9];
-    let x: Vec<f32> = random
-        .numbers(product(&dims))
-        .iter()
-        .map(|x| 1000.0 + x)
-        .collect();
-    let case = Case {
-        x,
-        ..Case::new(dims, false, Activation::Identity, &mut random)
-    };
-    let (_, var, _) = case.reference(&wide(&case.x), &wide(&case.gamma), &wide(&case.beta), &[]);
-    let ones = tensor(&[1.0, 1.0], &[2]);
-    let x = features(&case.x, dims);
-    let (_, stats) = batch_norm(&x, &ones, &ones, EPS, None, Activation::Identity).unwrap();
-    close("variance", &numbers(&stats.var), &var, 1e-4);
+    Isa::each(|_| {
+        let mut random = Random(5);
+        let dims = [17, 2, 9, 9];
+        let x: Vec<f32> = random
+            .numbers(product(&dims))
+            .iter()
+            .map(|x| 1000.0 + x)
+            .collect();
+        let case = Case {
+            x,
+            ..Case::new(dims, false, Activation::Identity, &mut random)
+        };
+        let (_, var, _) =
+            case.reference(&wide(&case.x), &wide(&case.gamma), &wide(&case.beta), &[]);
+        let ones = tensor(&[1.0, 1.0], &[2]);
+        let x = features(&case.x, dims);
+        let (_, stats) = batch_norm(&x, &ones, &ones, EPS, None, Activation::Identity).unwrap();
+        close("variance", &numbers(&stats.var), &var, 1e-4);
+    });
 }
 
 #[test]
 fn unused_lanes_stay_zero() {
-    // The gradient of a convolution sums over all lanes: what batch norm leaves there would show.
-    let mut random = Random(6);
-    let dims = [3, 2, 2, 2];
-    let x = features(&random.numbers(24), dims);
-    let ones = tensor(&[1.0, 1.0], &[2]);
-    let (y, stats) = batch_norm(&x, &ones, &ones, EPS, None, Activation::Identity).unwrap();
-    let dy = features(&random.numbers(24), dims);
-    let grads =
-        batch_norm_backward(&x, &y, &ones, &stats, EPS, false, Activation::Identity, &dy).unwrap();
-    let sum = |x: &Features| {
-        let cfg = dcff_nn::ConvConfig::default();
-        let w = tensor(&[1.0; 4], &[2, 2, 1, 1]);
-        let grads = dcff_nn::conv2d_backward(x, &w, true, cfg, x, false).unwrap();
-        numbers(&grads.bias.unwrap())
-    };
-    let plain = |x: &Features| -> Vec<f32> {
-        let values = maps(x);
-        let of = |c| (0..24).filter(|i| i / 4 % 2 == c).map(|i| values[i]).sum();
-        vec![of(0), of(1)]
-    };
-    for x in [&y, &grads.input] {
-        for (got, expected) in sum(x).iter().zip(plain(x)) {
-            assert!((got - expected).abs() < 1e-5, "{got} is not {expected}");
+    Isa::each(|_| {
+        // The gradient of a convolution sums over all lanes: what batch norm leaves there would show.
+        let mut random = Random(6);
+        let dims = [3, 2, 2, 2];
+        let x = features(&random.numbers(24), dims);
+        let ones = tensor(&[1.0, 1.0], &[2]);
+        let (y, stats) = batch_norm(&x, &ones, &ones, EPS, None, Activation::Identity).unwrap();
+        let dy = features(&random.numbers(24), dims);
+        let grads =
+            batch_norm_backward(&x, &y, &ones, &stats, EPS, false, Activation::Identity, &dy)
+                .unwrap();
+        let sum = |x: &Features| {
+            let cfg = dcff_nn::ConvConfig::default();
+            let w = tensor(&[1.0; 4], &[2, 2, 1, 1]);
+            let grads = dcff_nn::conv2d_backward(x, &w, true, cfg, x, false).unwrap();
+            numbers(&grads.bias.unwrap())
+        };
+        let plain = |x: &Features| -> Vec<f32> {
+            let values = maps(x);
+            let of = |c| (0..24).filter(|i| i / 4 % 2 == c).map(|i| values[i]).sum();
+            vec![of(0), of(1)]
+        };
+        for x in [&y, &grads.input] {
+            for (got, expected) in sum(x).iter().zip(plain(x)) {
+                assert!((got - expected).abs() < 1e-5, "{got} is not {expected}");
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn same_bits_for_any_number_of_threads() {
-    let mut random = Random(8);
-    let dims = [37, 13, 5, 5];
-    let case = Case::new(dims, true, Activation::Relu, &mut random);
-    let dy = features(&random.numbers(product(&dims)), dims);
-    let x = features(&case.x, dims);
-    let residual = features(case.residual.as_ref().unwrap(), dims);
-    let (gamma, beta) = (tensor(&case.gamma, &[13]), tensor(&case.beta, &[13]));
-    let results: Vec<_> = [1, 2, 5]
-        .into_iter()
-        .map(|threads| {
-            in_pool(threads, || {
-                let (y, stats) =
-                    batch_norm(&x, &gamma, &beta, EPS, Some(&residual), case.act).unwrap();
-                let grads =
-                    batch_norm_backward(&x, &y, &gamma, &stats, EPS, true, case.act, &dy).unwrap();
-                [
-                    bits(&maps(&y)),
-                    bits(&numbers(&stats.mean)),
-                    bits(&numbers(&stats.var)),
-                    bits(&maps(&grads.input)),
-                    bits(&numbers(&grads.gamma)),
-                    bits(&numbers(&grads.beta)),
-                    bits(&maps(&grads.residual.unwrap())),
-                ]
+    Isa::each(|_| {
+        let mut random = Random(8);
+        let dims = [37, 13, 5, 5];
+        let case = Case::new(dims, true, Activation::Relu, &mut random);
+        let dy = features(&random.numbers(product(&dims)), dims);
+        let x = features(&case.x, dims);
+        let residual = features(case.residual.as_ref().unwrap(), dims);
+        let (gamma, beta) = (tensor(&case.gamma, &[13]), tensor(&case.beta, &[13]));
+        let results: Vec<_> = [1, 2, 5]
+            .into_iter()
+            .map(|threads| {
+                in_pool(threads, || {
+                    let (y, stats) =
+                        batch_norm(&x, &gamma, &beta, EPS, Some(&residual), case.act).unwrap();
+                    let grads =
+                        batch_norm_backward(&x, &y, &gamma, &stats, EPS, true, case.act, &dy)
+                            .unwrap();
+                    [
+                        bits(&maps(&y)),
+                        bits(&numbers(&stats.mean)),
+                        bits(&numbers(&stats.var)),
+                        bits(&maps(&grads.input)),
+                        bits(&numbers(&grads.gamma)),
+                        bits(&numbers(&grads.beta)),
+                        bits(&maps(&grads.residual.unwrap())),
+                    ]
+                })
             })
-        })
-        .collect();
-    assert!(results[0] == results[1] && results[0] == results[2]);
+            .collect();
+        assert!(results[0] == results[1] && results[0] == results[2]);
+    });
 }

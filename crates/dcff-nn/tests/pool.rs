@@ -50,7 +50,7 @@ fn random_pool(random: &mut Random) -> ([usize; 4], PoolConfig) {
 #[test]
 fn max_pooling_gives_the_first_maximum_everything() {
     let mut random = Random(21);
-    for round in 0..60 {
+    for _ in 0..60 {
         let (dims, cfg) = random_pool(&mut random);
         // Few different values: many ties.
         let x: Vec<f32> = (0..product(&dims))
@@ -69,43 +69,43 @@ fn max_pooling_gives_the_first_maximum_everything() {
         for (&i, &dy) in best.iter().zip(&dy) {
             dx[i] += f64::from(dy);
         }
-        let isa = Isa::available()[round % Isa::available().len()];
-        isa.with(|| {
+        Isa::each(|_| {
             let (y, indices) = max_pool2d(&features(&x, dims), cfg).unwrap();
             let expected: Vec<f32> = best.iter().map(|&i| x[i]).collect();
             assert_eq!(maps(&y), expected, "{dims:?} {cfg:?}");
             let got = max_pool2d_backward(&indices, &features(&dy, out)).unwrap();
             close("gradient", &maps(&got), &dx, 1e-6);
-        })
-        .unwrap();
+        });
     }
 }
 
 #[test]
 fn max_pooling_keeps_nan_and_infinity() {
-    let cfg = PoolConfig {
-        kernel: 2,
-        stride: 2,
-        padding: 0,
-    };
-    let x = [
-        f32::NEG_INFINITY,
-        f32::NEG_INFINITY,
-        f32::NEG_INFINITY,
-        f32::NEG_INFINITY,
-    ];
-    let (y, indices) = max_pool2d(&features(&x, [1, 1, 2, 2]), cfg).unwrap();
-    assert_eq!(maps(&y), [f32::NEG_INFINITY]);
-    let dx = max_pool2d_backward(&indices, &features(&[1.0], [1, 1, 1, 1])).unwrap();
-    assert_eq!(maps(&dx), [1.0, 0.0, 0.0, 0.0]);
-    let (y, _) = max_pool2d(&features(&[1.0, f32::NAN, 3.0, 2.0], [1, 1, 2, 2]), cfg).unwrap();
-    assert!(maps(&y)[0].is_nan());
+    Isa::each(|_| {
+        let cfg = PoolConfig {
+            kernel: 2,
+            stride: 2,
+            padding: 0,
+        };
+        let x = [
+            f32::NEG_INFINITY,
+            f32::NEG_INFINITY,
+            f32::NEG_INFINITY,
+            f32::NEG_INFINITY,
+        ];
+        let (y, indices) = max_pool2d(&features(&x, [1, 1, 2, 2]), cfg).unwrap();
+        assert_eq!(maps(&y), [f32::NEG_INFINITY]);
+        let dx = max_pool2d_backward(&indices, &features(&[1.0], [1, 1, 1, 1])).unwrap();
+        assert_eq!(maps(&dx), [1.0, 0.0, 0.0, 0.0]);
+        let (y, _) = max_pool2d(&features(&[1.0, f32::NAN, 3.0, 2.0], [1, 1, 2, 2]), cfg).unwrap();
+        assert!(maps(&y)[0].is_nan());
+    });
 }
 
 #[test]
 fn average_pooling_counts_padding() {
     let mut random = Random(22);
-    for round in 0..60 {
+    for _ in 0..60 {
         let (dims, cfg) = random_pool(&mut random);
         let x = random.numbers(product(&dims));
         let share = 1.0 / (cfg.kernel * cfg.kernel) as f64;
@@ -117,8 +117,7 @@ fn average_pooling_counts_padding() {
         let dy = random.numbers(y.len());
         let mut dx = vec![0f64; x.len()];
         windows(dims, cfg, |o, i| dx[i] += f64::from(dy[o]) * share);
-        let isa = Isa::available()[round % Isa::available().len()];
-        isa.with(|| {
+        Isa::each(|_| {
             close(
                 "output",
                 &maps(&avg_pool2d(&features(&x, dims), cfg).unwrap()),
@@ -127,17 +126,18 @@ fn average_pooling_counts_padding() {
             );
             let got = avg_pool2d_backward((dims[2], dims[3]), cfg, &features(&dy, out)).unwrap();
             close("gradient", &maps(&got), &dx, 1e-6);
-        })
-        .unwrap();
+        });
     }
 }
 
 #[test]
 fn global_pooling_is_the_mean() {
-    let x = features(&[1.0, 2.0, 3.0, 6.0, 0.0, 0.0, 0.0, 4.0], [1, 2, 2, 2]);
-    assert_eq!(maps(&global_avg_pool(&x).unwrap()), [3.0, 1.0]);
-    let dx = global_avg_pool_backward((2, 2), &features(&[4.0, 8.0], [1, 2, 1, 1])).unwrap();
-    assert_eq!(maps(&dx), [1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0]);
+    Isa::each(|_| {
+        let x = features(&[1.0, 2.0, 3.0, 6.0, 0.0, 0.0, 0.0, 4.0], [1, 2, 2, 2]);
+        assert_eq!(maps(&global_avg_pool(&x).unwrap()), [3.0, 1.0]);
+        let dx = global_avg_pool_backward((2, 2), &features(&[4.0, 8.0], [1, 2, 1, 1])).unwrap();
+        assert_eq!(maps(&dx), [1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0]);
+    });
 }
 
 #[test]
@@ -160,24 +160,26 @@ fn refuses_windows_that_do_not_fit() {
 /// ```
 #[test]
 fn the_shortcut_pads_channels_on_both_sides() {
-    let x = features(&(0..18).map(|i| i as f32).collect::<Vec<_>>(), [1, 2, 3, 3]);
-    let (first, second) = ([0.0, 2.0, 6.0, 8.0], [9.0, 11.0, 15.0, 17.0]);
-    let zero = [0.0; 4];
-    for (out, expected) in [
-        (2, vec![first, second]),
-        // d = 3: one before, two after.
-        (5, vec![zero, first, second, zero, zero]),
-        // d = -1: floor(-1 / 2) = -1 crops the first.
-        (1, vec![second]),
-    ] {
-        let y = shortcut(&x, 2, out).unwrap();
-        assert_eq!(maps(&y), expected.concat(), "{out} channels");
-        let dx = shortcut_backward(x.dims(), 2, &y).unwrap();
-        let kept = |c: &[f32; 4]| if expected.contains(c) { *c } else { zero };
-        let spread = |c: [f32; 4]| [c[0], 0.0, c[1], 0.0, 0.0, 0.0, c[2], 0.0, c[3]];
-        assert_eq!(
-            maps(&dx),
-            [spread(kept(&first)), spread(kept(&second))].concat()
-        );
-    }
+    Isa::each(|_| {
+        let x = features(&(0..18).map(|i| i as f32).collect::<Vec<_>>(), [1, 2, 3, 3]);
+        let (first, second) = ([0.0, 2.0, 6.0, 8.0], [9.0, 11.0, 15.0, 17.0]);
+        let zero = [0.0; 4];
+        for (out, expected) in [
+            (2, vec![first, second]),
+            // d = 3: one before, two after.
+            (5, vec![zero, first, second, zero, zero]),
+            // d = -1: floor(-1 / 2) = -1 crops the first.
+            (1, vec![second]),
+        ] {
+            let y = shortcut(&x, 2, out).unwrap();
+            assert_eq!(maps(&y), expected.concat(), "{out} channels");
+            let dx = shortcut_backward(x.dims(), 2, &y).unwrap();
+            let kept = |c: &[f32; 4]| if expected.contains(c) { *c } else { zero };
+            let spread = |c: [f32; 4]| [c[0], 0.0, c[1], 0.0, 0.0, 0.0, c[2], 0.0, c[3]];
+            assert_eq!(
+                maps(&dx),
+                [spread(kept(&first)), spread(kept(&second))].concat()
+            );
+        }
+    });
 }

@@ -4,7 +4,7 @@ mod common;
 
 use candle_core::{Device, Result, Tensor, Var};
 use common::*;
-use dcff_nn::{Activation, ConvConfig, PoolConfig, tape};
+use dcff_nn::{Activation, ConvConfig, Isa, PoolConfig, tape};
 
 /// conv, norm, pools and linear in a row, as a function of its parameters.
 fn network(x: &Tensor, p: &[Tensor]) -> Result<Tensor> {
@@ -30,7 +30,11 @@ fn network(x: &Tensor, p: &[Tensor]) -> Result<Tensor> {
 }
 
 #[test]
-fn gradients_follow_the_loss() -> Result<()> {
+fn gradients_follow_the_loss() {
+    Isa::each(|_| follow_the_loss().unwrap());
+}
+
+fn follow_the_loss() -> Result<()> {
     let mut random = Random(41);
     let x = tensor(&random.numbers(5 * 2 * 36), &[5, 2, 6, 6]);
     let shapes: [&[usize]; 7] = [

@@ -46,7 +46,7 @@ pub struct Summary {
     pub seconds: f64,
     /// Training images per second, the median of the epochs.
     pub images_per_second: f64,
-    /// `cpu`, or the card's name.
+    /// `cpu` and its vector instructions, on which the last bits of all numbers depend; or the card's name.
     pub device: String,
     /// Threads used on the CPU.
     pub threads: usize,

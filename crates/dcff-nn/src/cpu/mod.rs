@@ -2,8 +2,14 @@
 //!
 //! Kernels are written once, generic over [`Simd`] ("sixteen numbers"), and compiled for every
 //! instruction set of the target. [`Isa::run`] enters the copy compiled for one of them.
+//!
+//! On one instruction set results are the same to the bit, whatever the processor and the number of
+//! threads. From one to another the last bits differ: wider registers hold larger tiles, so that sums
+//! are cut elsewhere and added in another order, and plain code rounds between a product and a sum.
+//! What only moves, compares or rounds numbers is the same everywhere.
 
 use std::cell::Cell;
+use std::fmt;
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
@@ -35,6 +41,40 @@ thread_local! {
     static FORCED: Cell<Option<Isa>> = const { Cell::new(None) };
 }
 
+/// What [`Isa::with`] chose for a thread, to be handed on to those that work for it.
+#[derive(Clone, Copy)]
+pub(crate) struct Forced(Option<Isa>);
+
+impl Forced {
+    /// That of this thread.
+    pub(crate) fn here() -> Self {
+        Self(FORCED.get())
+    }
+
+    /// Runs `f` with this choice on this thread.
+    pub(crate) fn during<R>(self, f: impl FnOnce() -> R) -> R {
+        struct Restore(Option<Isa>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                FORCED.set(self.0);
+            }
+        }
+        let _restore = Restore(FORCED.replace(self.0));
+        f()
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Avx512 => "AVX-512",
+            Self::Avx2 => "AVX2",
+            Self::Neon => "NEON",
+            Self::Portable => "plain code",
+        })
+    }
+}
+
 impl Isa {
     /// Every instruction set that this processor can run, best first.
     pub fn available() -> &'static [Isa] {
@@ -62,27 +102,35 @@ impl Isa {
 
     /// The instruction set that operations called on this thread use.
     pub fn current() -> Isa {
-        FORCED
-            .with(Cell::get)
-            .unwrap_or_else(|| Isa::available()[0])
+        FORCED.get().unwrap_or_else(|| Isa::available()[0])
     }
 
-    /// Runs `f`; the operations that it calls on this thread use this instruction set.
+    /// Runs `f`; the operations that it calls use this instruction set, and so does the work that they
+    /// hand to other threads. What `f` itself runs on other threads does not.
     ///
     /// Meant for tests and comparisons. Returns `None`, without calling `f`, on a processor that
     /// lacks the instructions.
     pub fn with<R>(self, f: impl FnOnce() -> R) -> Option<R> {
-        if !Isa::available().contains(&self) {
-            return None;
-        }
-        struct Restore(Option<Isa>);
-        impl Drop for Restore {
+        let able = Isa::available().contains(&self);
+        able.then(|| Forced(Some(self)).during(f))
+    }
+
+    /// Calls `f` with every instruction set of this processor, best first, as [`Isa::with`] does.
+    ///
+    /// For tests: a processor that has the best instructions so shows the faults of one that has not.
+    pub fn each(mut f: impl FnMut(Isa)) {
+        struct Tell(Isa);
+        impl Drop for Tell {
             fn drop(&mut self) {
-                FORCED.with(|forced| forced.set(self.0));
+                if std::thread::panicking() {
+                    eprintln!("with the instruction set {:?}", self.0);
+                }
             }
         }
-        let _restore = Restore(FORCED.with(|forced| forced.replace(Some(self))));
-        Some(f())
+        for &isa in Isa::available() {
+            let _tell = Tell(isa);
+            isa.with(|| f(isa));
+        }
     }
 
     /// Runs the copy of `kernel` compiled for this instruction set.

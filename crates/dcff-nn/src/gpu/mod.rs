@@ -31,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
+use crate::cpu::Isa;
 use crate::element::Precision;
 use crate::features::Features;
 use kernel::{Kernel, Parameters};
@@ -324,7 +325,7 @@ pub fn launches(device: &Device) -> Result<u64> {
     })
 }
 
-/// What `device` is called: `cpu`, or the card's number and name.
+/// What `device` is called: `cpu` and the instruction set that its numbers come from, or the card's number and name.
 ///
 /// # Errors
 ///
@@ -332,6 +333,6 @@ pub fn launches(device: &Device) -> Result<u64> {
 pub fn device_name(device: &Device) -> Result<String> {
     Ok(match Gpu::of(device)? {
         Some(gpu) => gpu.0.machine.name(),
-        None => "cpu".to_owned(),
+        None => format!("cpu ({})", Isa::current()),
     })
 }

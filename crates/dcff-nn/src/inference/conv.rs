@@ -223,61 +223,59 @@ mod tests {
     /// that tiles do not fit, lanes without channels, every padding, residual and activation.
     #[test]
     fn algorithms_agree() {
-        for isa in Isa::available() {
-            isa.with(|| {
-                for (n, c_in, c_out, (h, w), padding) in [
-                    (1, 1, 1, (3, 3), 0),
-                    (2, 17, 33, (5, 9), 1),
-                    (3, 40, 20, (8, 8), 2),
-                    (19, 5, 50, (2, 3), 1),
-                    (1, 67, 130, (18, 7), 1),
-                ] {
-                    let tensor = |dims: (usize, usize, usize, usize), seed| {
-                        let count = dims.0 * dims.1 * dims.2 * dims.3;
-                        Tensor::from_vec(numbers(count, seed), dims, &Device::Cpu).unwrap()
+        Isa::each(|_| {
+            for (n, c_in, c_out, (h, w), padding) in [
+                (1, 1, 1, (3, 3), 0),
+                (2, 17, 33, (5, 9), 1),
+                (3, 40, 20, (8, 8), 2),
+                (19, 5, 50, (2, 3), 1),
+                (1, 67, 130, (18, 7), 1),
+            ] {
+                let tensor = |dims: (usize, usize, usize, usize), seed| {
+                    let count = dims.0 * dims.1 * dims.2 * dims.3;
+                    Tensor::from_vec(numbers(count, seed), dims, &Device::Cpu).unwrap()
+                };
+                let cfg = ConvConfig {
+                    padding,
+                    ..ConvConfig::default()
+                };
+                let bias = Tensor::new(numbers(c_out, 0.5), &Device::Cpu).unwrap();
+                let conv = Conv::new(
+                    &tensor((c_out, c_in, 3, 3), 0.1),
+                    Some(&bias),
+                    cfg,
+                    &Channels::new(c_in),
+                    (h, w),
+                    Activation::Relu,
+                )
+                .unwrap();
+                let (oh, ow) = conv.sizes.output;
+                let x = Blocks::from_nchw(&tensor((n, c_in, h, w), 0.2)).unwrap();
+                let residual = Blocks::from_nchw(&tensor((n, c_out, oh, ow), 0.3)).unwrap();
+                let by = |algorithm| {
+                    let mut y = Blocks::uninit(n, conv.channels(), (oh, ow));
+                    let epilogue = Epilogue {
+                        bias: Bias::Lanes(&conv.blocks),
+                        residual: Some(residual.numbers()),
+                        relu: true,
                     };
-                    let cfg = ConvConfig {
-                        padding,
-                        ..ConvConfig::default()
-                    };
-                    let bias = Tensor::new(numbers(c_out, 0.5), &Device::Cpu).unwrap();
-                    let conv = Conv::new(
-                        &tensor((c_out, c_in, 3, 3), 0.1),
-                        Some(&bias),
-                        cfg,
-                        &Channels::new(c_in),
-                        (h, w),
-                        Activation::Relu,
-                    )
+                    args::with_any("test", "a weight", &conv.weight, |w| {
+                        conv.run(algorithm, w, &x, &mut y, epilogue);
+                    })
                     .unwrap();
-                    let (oh, ow) = conv.sizes.output;
-                    let x = Blocks::from_nchw(&tensor((n, c_in, h, w), 0.2)).unwrap();
-                    let residual = Blocks::from_nchw(&tensor((n, c_out, oh, ow), 0.3)).unwrap();
-                    let by = |algorithm| {
-                        let mut y = Blocks::uninit(n, conv.channels(), (oh, ow));
-                        let epilogue = Epilogue {
-                            bias: Bias::Lanes(&conv.blocks),
-                            residual: Some(residual.numbers()),
-                            relu: true,
-                        };
-                        args::with_any("test", "a weight", &conv.weight, |w| {
-                            conv.run(algorithm, w, &x, &mut y, epilogue);
-                        })
-                        .unwrap();
-                        let y = y.to_nchw().unwrap().flatten_all().unwrap();
-                        y.to_vec1::<f32>().unwrap()
-                    };
-                    let direct = by(Algorithm::Direct);
-                    let scale = (c_in as f32 * 9.0).sqrt();
-                    for algorithm in [Algorithm::Two, Algorithm::Four] {
-                        for (a, b) in direct.iter().zip(by(algorithm)) {
-                            let error = (a - b).abs() / scale;
-                            assert!(error < 1e-5, "{algorithm:?} {n} {c_in} {c_out}: {a} {b}");
-                        }
+                    let y = y.to_nchw().unwrap().flatten_all().unwrap();
+                    y.to_vec1::<f32>().unwrap()
+                };
+                let direct = by(Algorithm::Direct);
+                let scale = (c_in as f32 * 9.0).sqrt();
+                for algorithm in [Algorithm::Two, Algorithm::Four] {
+                    for (a, b) in direct.iter().zip(by(algorithm)) {
+                        let error = (a - b).abs() / scale;
+                        assert!(error < 1e-5, "{algorithm:?} {n} {c_in} {c_out}: {a} {b}");
                     }
                 }
-            });
-        }
+            }
+        });
     }
 
     /// The choice itself: small maps of many channels are summed directly for one image, since the

@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 use candle_core::{Device, Tensor};
-use dcff_nn::{ConvConfig, Features};
+use dcff_nn::{ConvConfig, Features, Isa};
 
 /// A linear congruential generator: the same numbers everywhere.
 pub struct Random(pub u64);
@@ -159,10 +159,12 @@ pub fn product(dims: &[usize]) -> usize {
     dims.iter().product()
 }
 
+/// Runs `f` on a pool of `threads`, with the instruction set of this thread.
 pub fn in_pool<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+    let isa = Isa::current();
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build()
         .unwrap()
-        .install(f)
+        .install(|| isa.with(f).unwrap())
 }
