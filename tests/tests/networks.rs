@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing};
 use dcff_models::{Architecture, Mode, Network, Views};
-use dcff_train::{EpochStart, MethodConfig, Precision, Recipe, Sgd, cross_entropy_step};
+use dcff_train::{EpochStart, MethodConfig, Optimizer, Precision, Recipe, cross_entropy_step};
 
 /// Images and labels that depend on nothing but their indices.
 fn batch(architecture: &Architecture, n: usize) -> (Tensor, Tensor) {
@@ -24,6 +24,10 @@ fn batch(architecture: &Architecture, n: usize) -> (Tensor, Tensor) {
     (images, labels)
 }
 
+fn optimizer(network: &Network, recipe: &Recipe) -> Optimizer {
+    Optimizer::new(network, &[], recipe.groups(network.parameters())).unwrap()
+}
+
 fn check(name: &str, n: usize) {
     let mut full = dcff_models::by_name(name).unwrap();
     if name == "resnet50" {
@@ -35,9 +39,9 @@ fn check(name: &str, n: usize) {
     let mut method = config.build(1).unwrap();
     let compact = method.compact(&full).unwrap();
     let mut network = Network::new(&full, &compact, 3, &Device::Cpu).unwrap();
-    let mut optimizer = Sgd::new(&network).unwrap();
-    let (images, labels) = batch(&full, n);
     let recipe = Recipe::quick(2);
+    let mut optimizer = optimizer(&network, &recipe);
+    let (images, labels) = batch(&full, n);
     let mut views = Views::dense();
     for epoch in 0..2 {
         let start = EpochStart {
@@ -52,7 +56,7 @@ fn check(name: &str, n: usize) {
         let output = cross_entropy_step(&mut network, &views, &images, &labels, 0.0).unwrap();
         assert!(output.loss.read().unwrap().mean.is_finite());
         optimizer
-            .step(&network, &output.gradients, &recipe.sgd(0, 0, 1))
+            .step(&network, &output.gradients, recipe.rate(0, 0, 1))
             .unwrap();
     }
     // The statistics of two images are too few for a gradient to be compared, and these are large.
@@ -201,9 +205,9 @@ fn a_collapsed_network_stays_as_it_was() {
     };
     let before = logits(&plain);
     let output = cross_entropy_step(&mut network, &views, &images, &labels, 0.0).unwrap();
-    let mut optimizer = Sgd::new(&network).unwrap();
-    optimizer
-        .step(&network, &output.gradients, &Recipe::quick(2).sgd(0, 0, 1))
+    let recipe = Recipe::quick(2);
+    optimizer(&network, &recipe)
+        .step(&network, &output.gradients, recipe.rate(0, 0, 1))
         .unwrap();
     assert_eq!(logits(&plain), before);
     assert_ne!(logits(&network), before);
@@ -224,9 +228,9 @@ fn a_deep_copy_stays_as_it_was() {
     let (images, labels) = batch(&full, 4);
     let views = Views::dense();
     let output = cross_entropy_step(&mut network, &views, &images, &labels, 0.0).unwrap();
-    let mut optimizer = Sgd::new(&network).unwrap();
-    optimizer
-        .step(&network, &output.gradients, &Recipe::quick(2).sgd(0, 0, 1))
+    let recipe = Recipe::quick(2);
+    optimizer(&network, &recipe)
+        .step(&network, &output.gradients, recipe.rate(0, 0, 1))
         .unwrap();
     assert_eq!(numbers(&copy), before);
     assert_eq!(copy.batches_tracked(), 0);

@@ -2,14 +2,15 @@
 
 use candle_core::Device;
 use dcff_data::Augmentation;
-use dcff_models::{Architecture, Initialisation};
-use dcff_nn::{DeviceSettings, Precision, SgdConfig};
+use dcff_models::{Architecture, Initialisation, Parameter};
+use dcff_nn::{DeviceSettings, Precision};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::dense::DenseFrom;
 use crate::methods::{Dense, FilterFusion, FilterFusionConfig, Prune, PruneConfig};
+use crate::optimizers::Sgd;
 use crate::schedule::Schedule;
-use crate::{Error, Method, Result};
+use crate::{Error, Group, Method, Result};
 
 /// The layout of `config.toml` this version writes.
 const VERSION: u32 = 1;
@@ -209,7 +210,7 @@ impl Recipe {
             epochs,
             batch_size: 128,
             learning_rate: 0.05,
-            schedule: Schedule::Cosine,
+            schedule: Schedule::cosine(),
             ..Self::published_cifar()
         }
     }
@@ -253,17 +254,22 @@ impl Recipe {
             .map_err(|error| Error::setting("recipe.tf32", crate::error::first_line(&error)))
     }
 
-    /// The optimiser's settings at `step` of `steps` in `epoch`.
-    pub fn sgd(&self, epoch: usize, step: usize, steps: usize) -> SgdConfig {
-        SgdConfig {
-            lr: self.learning_rate
-                * self
-                    .schedule
-                    .factor(epoch, self.epochs, step, steps, self.warmup_epochs),
+    /// The learning rate at `step` of `steps` in `epoch`.
+    pub fn rate(&self, epoch: usize, step: usize, steps: usize) -> f64 {
+        self.learning_rate
+            * self
+                .schedule
+                .factor(epoch, self.epochs, step, steps, self.warmup_epochs)
+    }
+
+    /// A network's parameters in one group: weight decay reaches all of them, batch norm's included, as in the published
+    /// recipe.
+    pub fn groups(&self, parameters: &[Parameter]) -> Vec<Group> {
+        let rule = Sgd {
             momentum: self.momentum,
-            weight_decay: self.weight_decay,
             nesterov: self.nesterov,
-        }
+        };
+        vec![Group::whole(parameters, rule, self.weight_decay)]
     }
 }
 
@@ -414,7 +420,7 @@ mod tests {
                 let mut config = config();
                 config.method = method.clone();
                 config.recipe.schedule = match schedule {
-                    "cosine" => Schedule::Cosine,
+                    "cosine" => Schedule::cosine(),
                     _ => Schedule::Constant,
                 };
                 let text = toml::to_string(&config).unwrap();

@@ -10,11 +10,11 @@ use candle_core::{Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing};
 use dcff_data::{Augmentation, Batch, Dataset, Loader, LoaderOptions, Normalisation, Splits};
 use dcff_models::{Architecture, Network, Views};
-use dcff_nn::{Convolution, LossValue, RepeatedStep, SgdConfig};
+use dcff_nn::{Convolution, LossValue, RepeatedStep};
 
 use crate::checkpoint::{
-    Best, CHECKPOINT, CHOSEN, Checkpoint, NETWORK, OpenEpoch, Position, State, VELOCITY,
-    tensor_name, view_tensors,
+    Best, CHECKPOINT, CHOSEN, Checkpoint, NETWORK, OpenEpoch, Position, State, tensor_name,
+    view_tensors,
 };
 use crate::collect::Probe;
 use crate::dense::DenseStage;
@@ -26,8 +26,8 @@ use crate::stage::{DENSE, Stage, StageCost};
 use crate::summary::{Outcome, Summary, costs, macs};
 use crate::tensorboard::EventFile;
 use crate::{
-    EpochStart, EpochViews, Error, Event, Method, Metrics, Observer, Place, Result, RunConfig,
-    RunFolder, Sgd, Timing,
+    EpochStart, EpochViews, Error, Event, Method, Metrics, Observer, Optimizer, Place, Recipe,
+    Result, RunConfig, RunFolder, Timing,
 };
 
 /// The artefact's folder in a run folder.
@@ -124,7 +124,7 @@ pub struct Trainer {
     _lock: File,
     full: Architecture,
     network: Network,
-    optimizer: Sgd,
+    optimizer: Optimizer,
     method: Box<dyn Method>,
     train: Loader,
     validation: Option<Loader>,
@@ -136,8 +136,6 @@ pub struct Trainer {
     /// The compact tensors of the best epoch so far.
     chosen: BTreeMap<String, Tensor>,
     repeated: RepeatedStep,
-    /// What the steps before this one descended with.
-    descent: Option<SgdConfig>,
 }
 
 impl Trainer {
@@ -214,15 +212,19 @@ impl Trainer {
         let mut views = Views::dense();
         let mut chosen = BTreeMap::new();
         let weights_seed = derive_seed(config.seed, Purpose::Weights, 0);
+        let recipe_at = |epoch: usize| {
+            let stage = stages.iter().find(|stage| stage.epochs.contains(&epoch));
+            stage.map_or(&config.recipe, |stage| &stage.recipe)
+        };
         let (state, mut network, optimizer) = match checkpoint {
             Some(checkpoint) => {
                 let mut network = checkpoint
                     .state
                     .network(&*method, full, weights_seed, device)?;
                 network.load(&checkpoint.section(NETWORK))?;
-                let mut optimizer = Sgd::new(&network)?;
-                let velocities = checkpoint.section(VELOCITY);
-                optimizer.load(&network, |name| velocities.get(name).cloned())?;
+                let recipe = recipe_at(checkpoint.state.position.epoch);
+                let mut optimizer = optimizer_for(&network, recipe)?;
+                optimizer.load(&network, |name| checkpoint.tensor(name))?;
                 method.load(&checkpoint.state.method)?;
                 views = checkpoint.views(device)?;
                 chosen = checkpoint.section(CHOSEN).into_iter().collect();
@@ -267,7 +269,7 @@ impl Trainer {
                     });
                 }
                 folder.check_rows(state.metrics.len())?;
-                let optimizer = Sgd::new(&network)?;
+                let optimizer = optimizer_for(&network, recipe_at(state.position.epoch))?;
                 (state, network, optimizer)
             }
         };
@@ -293,7 +295,6 @@ impl Trainer {
             state,
             chosen,
             repeated: RepeatedStep::default(),
-            descent: None,
         })
     }
 
@@ -329,7 +330,7 @@ impl Trainer {
         }
         self.state.tally = Tally::default();
         if let Some(network) = start.network {
-            self.optimizer = Sgd::new(&network)?;
+            self.optimizer = optimizer_for(&network, &stage.recipe)?;
             self.state.widths = Some(network.compact().widths());
             self.network = network;
         }
@@ -419,7 +420,7 @@ impl Trainer {
         // The first step warms caches and buffers up and is not counted.
         for batch in self.train.epoch(Some(0), 0).take(steps + 1) {
             let (batch, start) = (batch?, Instant::now());
-            self.step(&batch, &recipe.sgd(0, 0, all))?;
+            self.step(&batch, recipe.rate(0, 0, all))?;
             dcff_nn::synchronize(self.network.device())?;
             step_seconds.push(start.elapsed().as_secs_f64());
         }
@@ -451,17 +452,12 @@ impl Trainer {
     }
 
     /// The method's passes over one batch, on the network's device, and the optimizer's step.
-    fn step(&mut self, batch: &Batch, sgd: &SgdConfig) -> Result<LossValue> {
+    fn step(&mut self, batch: &Batch, rate: f64) -> Result<LossValue> {
         let device = self.network.device().clone();
         let images = batch.images.to_device(&device)?;
         let smoothing = self.config.recipe.label_smoothing;
         let batches = self.network.batches_tracked();
-        // Of these only the rate may change between steps that are repeated.
-        let descent = SgdConfig { lr: 0.0, ..*sgd };
-        if self.descent != Some(descent) {
-            self.repeated.reset();
-            self.descent = Some(descent);
-        }
+        let rates = self.optimizer.begin(rate);
         let Self {
             repeated,
             method,
@@ -473,12 +469,12 @@ impl Trainer {
         let repeats = method.repeats();
         let mut step = |images: &Tensor, labels: &Tensor| {
             let output = method.step(network, views, images, labels, smoothing)?;
-            optimizer.step(network, &output.gradients, sgd)?;
+            optimizer.apply(network, &output.gradients, &[])?;
             Ok(output.loss)
         };
         let loss = dcff_nn::awake(&device, || match repeats {
             true => repeated
-                .run(&images, &batch.labels, sgd.lr, step)
+                .run(&images, &batch.labels, &rates, step)
                 .map(|(loss, _)| loss),
             false => step(&images, &batch.labels.to_device(&device)?),
         })
@@ -546,6 +542,10 @@ impl Trainer {
             self.start_epoch(&stage)?;
         }
         self.state.open.method_seconds += method_start.elapsed().as_secs_f64();
+        let groups = stage.recipe.groups(self.network.parameters());
+        if self.optimizer.regroup(&self.network, groups)? {
+            self.repeated.reset();
+        }
         let mut train_start = Instant::now();
         let order = derive_seed(self.config.seed, Purpose::Order, epoch as u64);
         let augment = derive_seed(self.config.seed, Purpose::Augmentation, epoch as u64);
@@ -558,9 +558,8 @@ impl Trainer {
                 train_start = Instant::now();
                 continue;
             }
-            let sgd = stage.recipe.sgd(epoch - stage.schedule_from, step, steps);
-            learning_rate = sgd.lr;
-            let loss = self.step(&batch, &sgd)?;
+            learning_rate = stage.recipe.rate(epoch - stage.schedule_from, step, steps);
+            let loss = self.step(&batch, learning_rate)?;
             // Only between two steps of an epoch: its start and its end are never half done.
             let may_stop = step + 1 < steps;
             let wait = may_stop && !loss.is_known() && !stop.load(Ordering::Relaxed);
@@ -773,9 +772,7 @@ impl Trainer {
         for (name, tensor) in self.network.state()? {
             tensors.insert(tensor_name(NETWORK, &name), tensor);
         }
-        for (name, tensor) in self.optimizer.state(&self.network) {
-            tensors.insert(tensor_name(VELOCITY, name), tensor.clone());
-        }
+        tensors.extend(self.optimizer.state(&self.network)?);
         for (name, tensor) in &self.chosen {
             tensors.insert(tensor_name(CHOSEN, name), tensor.clone());
         }
@@ -796,6 +793,11 @@ impl Trainer {
             kept,
         }
     }
+}
+
+/// The optimiser of `network` before its first step under `recipe`.
+fn optimizer_for(network: &Network, recipe: &Recipe) -> Result<Optimizer> {
+    Optimizer::new(network, &[], recipe.groups(network.parameters()))
 }
 
 /// What the artefact says of its making: only what a rerun of the configuration repeats exactly.

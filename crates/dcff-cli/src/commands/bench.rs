@@ -13,7 +13,7 @@ use candle_core::{Device, Tensor};
 use dcff_flops::Convention;
 use dcff_models::{Architecture, InferenceNetwork, Network, Profile, Views};
 use dcff_train::methods::FilterFusionConfig;
-use dcff_train::{EpochStart, MethodConfig, Precision, Recipe, Sgd};
+use dcff_train::{EpochStart, MethodConfig, Optimizer, Precision, Recipe};
 use serde_json::json;
 
 use crate::Ended;
@@ -133,8 +133,9 @@ fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
     let mut method = subject.method.build(SEED)?;
     let (mut network, views) = subject.fused(&Device::Cpu)?;
     network.set_precision(precision);
-    let mut optimizer = Sgd::new(&network)?;
-    let sgd = Recipe::published_cifar().sgd(0, 0, 1);
+    let recipe = Recipe::published_cifar();
+    let mut optimizer = Optimizer::new(&network, &[], recipe.groups(network.parameters()))?;
+    let rate = recipe.rate(0, 0, 1);
     let images = noise(args.batch, subject.full.input)?;
     let labels = labels(args.batch, subject.compact.shapes()?.classes())?;
     let profile = args.layers.then(Arc::<Profile>::default);
@@ -152,7 +153,7 @@ fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
             let loss = output.loss.read()?.mean;
             ensure!(loss.is_finite(), "the loss of step {step} is {loss}");
             let start = Instant::now();
-            optimizer.step(&network, &output.gradients, &sgd)?;
+            optimizer.step(&network, &output.gradients, rate)?;
             sgd_seconds += start.elapsed().as_secs_f64();
             anyhow::Ok(())
         })?;

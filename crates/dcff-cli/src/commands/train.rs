@@ -230,7 +230,7 @@ fn configure(
     match args.schedule.as_deref() {
         None => {}
         Some("constant") => recipe.schedule = Schedule::Constant,
-        Some("cosine") => recipe.schedule = Schedule::Cosine,
+        Some("cosine") => recipe.schedule = Schedule::cosine(),
         Some("multi-step") => recipe.schedule = halves_and_quarters(recipe.epochs),
         Some(other) => bail!("--schedule: expected multi-step, cosine or constant, got '{other}'"),
     }
@@ -466,7 +466,7 @@ mod tests {
     #[test]
     fn the_stages_of_pruning_move_with_epochs_and_rate() {
         let stages = |flags: &str| {
-            let (config, moved) = from(Schedule::Cosine, pruned(), flags).unwrap();
+            let (config, moved) = from(Schedule::cosine(), pruned(), flags).unwrap();
             let MethodConfig::Prune(prune) = config.method else {
                 panic!("{:?}", config.method);
             };
@@ -486,7 +486,7 @@ mod tests {
         if let MethodConfig::Prune(prune) = &mut chosen {
             (prune.dense_epochs, prune.finetune_learning_rate) = (15, 0.05);
         }
-        let (config, _) = from(Schedule::Cosine, chosen, "--epochs 4 --lr 0.2").unwrap();
+        let (config, _) = from(Schedule::cosine(), chosen, "--epochs 4 --lr 0.2").unwrap();
         let MethodConfig::Prune(prune) = config.method else {
             panic!("{:?}", config.method);
         };
@@ -495,13 +495,13 @@ mod tests {
 
     #[test]
     fn a_criterion_goes_with_its_run_to_the_other_pipeline() {
-        let (config, _) = from(Schedule::Cosine, pruned(), "--pipeline scratch").unwrap();
+        let (config, _) = from(Schedule::cosine(), pruned(), "--pipeline scratch").unwrap();
         let MethodConfig::Dcff(scratch) = &config.method else {
             panic!("{:?}", config.method);
         };
         assert_eq!(scratch.criterion, "l1-norm");
         let flags = "--pipeline prune";
-        let (config, _) = from(Schedule::Cosine, config.method, flags).unwrap();
+        let (config, _) = from(Schedule::cosine(), config.method, flags).unwrap();
         assert_eq!(config.method, pruned());
     }
 }
