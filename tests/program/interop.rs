@@ -13,7 +13,7 @@ use candle_core::{Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing, file, tensors_to_bytes};
 use dcff_models::{Architecture, Mode, Network, Views};
 use dcff_train::methods::{FilterFusion, FilterFusionConfig, narrowed};
-use dcff_train::{Context as Seeds, EpochStart, Method, Recipe, Sgd, cross_entropy_step};
+use dcff_train::{Context as Seeds, EpochStart, Method, Optimizer, Recipe, cross_entropy_step};
 
 /// Network, rates, steps of training and images a step. ResNet-50's images are 49 times as large.
 const NETWORKS: [(&str, &str, usize, usize); 4] = [
@@ -71,15 +71,15 @@ fn write(dir: &Path, name: &str, rates: &str, steps: usize, batch: usize) -> Res
     let classes = compact.shapes()?.classes();
     let mut network = Network::new(&full, &compact, SEED, &Device::Cpu)?;
     let mut method = FilterFusion::new(FilterFusionConfig::new(rates), &Seeds::seeded(SEED))?;
-    let mut optimizer = Sgd::new(&network)?;
     let recipe = Recipe::quick(1);
+    let mut optimizer = Optimizer::new(&network, &[], recipe.groups(network.parameters()))?;
     for step in 0..steps {
         let views = views_of(&mut method, step, steps, &full, &network)?;
         let (images, labels) = waves(batch, step * batch, classes, full.input)?;
         let output = cross_entropy_step(&mut network, &views, &images, &labels, 0.0)?;
         let loss = output.loss.read()?.mean;
         ensure!(loss.is_finite(), "the loss of step {step} is {loss}");
-        optimizer.step(&network, &output.gradients, &recipe.sgd(0, step, steps))?;
+        optimizer.step(&network, &output.gradients, recipe.rate(0, step, steps))?;
     }
     let views = views_of(&mut method, steps - 1, steps, &full, &network)?;
     let preprocessing = Preprocessing {

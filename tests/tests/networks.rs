@@ -5,7 +5,7 @@ use dcff_compact::{Artefact, Preprocessing};
 use dcff_models::{Architecture, Mode, Network, Views};
 use dcff_nn::Isa;
 use dcff_train::{
-    Context, EpochStart, MethodConfig, Precision, Recipe, Sgd, cross_entropy_step, methods,
+    Context, EpochStart, MethodConfig, Optimizer, Precision, Recipe, cross_entropy_step, methods,
 };
 
 /// Images and labels that depend on nothing but their indices.
@@ -27,6 +27,10 @@ fn batch(architecture: &Architecture, n: usize) -> (Tensor, Tensor) {
     (images, labels)
 }
 
+fn optimizer(network: &Network, recipe: &Recipe) -> Optimizer {
+    Optimizer::new(network, &[], recipe.groups(network.parameters())).unwrap()
+}
+
 fn check(name: &str, n: usize) {
     let mut full = dcff_models::by_name(name).unwrap();
     if name == "resnet50" {
@@ -39,9 +43,9 @@ fn check(name: &str, n: usize) {
     let plan = method.plan(&full, &Recipe::quick(2)).unwrap();
     let compact = plan.compact.unwrap();
     let mut network = Network::new(&full, &compact, 3, &Device::Cpu).unwrap();
-    let mut optimizer = Sgd::new(&network).unwrap();
-    let (images, labels) = batch(&full, n);
     let recipe = Recipe::quick(2);
+    let mut optimizer = optimizer(&network, &recipe);
+    let (images, labels) = batch(&full, n);
     let mut views = Views::dense();
     for epoch in 0..2 {
         let start = EpochStart {
@@ -56,7 +60,7 @@ fn check(name: &str, n: usize) {
         let output = cross_entropy_step(&mut network, &views, &images, &labels, 0.0).unwrap();
         assert!(output.loss.read().unwrap().mean.is_finite());
         optimizer
-            .step(&network, &output.gradients, &recipe.sgd(0, 0, 1))
+            .step(&network, &output.gradients, recipe.rate(0, 0, 1))
             .unwrap();
     }
     // The statistics of two images are too few for a gradient to be compared, and these are large.
@@ -187,9 +191,9 @@ fn a_collapsed_network_stays_as_it_was() {
     };
     let before = logits(&plain);
     let output = cross_entropy_step(&mut network, &views, &images, &labels, 0.0).unwrap();
-    let mut optimizer = Sgd::new(&network).unwrap();
-    optimizer
-        .step(&network, &output.gradients, &Recipe::quick(2).sgd(0, 0, 1))
+    let recipe = Recipe::quick(2);
+    optimizer(&network, &recipe)
+        .step(&network, &output.gradients, recipe.rate(0, 0, 1))
         .unwrap();
     assert_eq!(logits(&plain), before);
     assert_ne!(logits(&network), before);
@@ -210,9 +214,9 @@ fn a_deep_copy_stays_as_it_was() {
     let (images, labels) = batch(&full, 4);
     let views = Views::dense();
     let output = cross_entropy_step(&mut network, &views, &images, &labels, 0.0).unwrap();
-    let mut optimizer = Sgd::new(&network).unwrap();
+    let mut optimizer = optimizer(&network, &Recipe::quick(2));
     optimizer
-        .step(&network, &output.gradients, &Recipe::quick(2).sgd(0, 0, 1))
+        .step(&network, &output.gradients, Recipe::quick(2).rate(0, 0, 1))
         .unwrap();
     assert_eq!(numbers(&copy), before);
     assert_eq!(copy.batches_tracked(), 0);

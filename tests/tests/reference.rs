@@ -10,10 +10,18 @@ fn every_record_is_within_its_tolerance() {
         println!("skipped: DCFF_FIXTURES_DIR is not set");
         return;
     };
-    let mut lines = Vec::new();
-    let sound = dcff_tests::fixtures::check(&dir.join("dcff"), &Device::Cpu, &mut |line| {
-        lines.push(line.to_owned())
-    })
-    .unwrap();
-    assert!(sound, "{}", lines.join("\n"));
+    for records in ["dcff", "kdfs", "pss-net"] {
+        let dir = dir.join(records);
+        if !dir.exists() {
+            println!("skipped: there is no {}", dir.display());
+            continue;
+        }
+        let mut lines = Vec::new();
+        let sound = dcff_tests::fixtures::check(&dir, &Device::Cpu, &mut |line| {
+            lines.push(line.to_owned())
+        })
+        .unwrap();
+        assert!(sound, "{}", lines.join("\n"));
+        println!("{}", lines.join("\n"));
+    }
 }

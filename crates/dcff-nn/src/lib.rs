@@ -1,9 +1,10 @@
 //! Training layers for Candle with their own kernels, on the CPU and on NVIDIA cards.
 //!
 //! Convolution, batch norm with activation and residual, pooling, the parameter-free shortcut,
-//! linear, softmax cross-entropy and SGD with momentum, each with a forward and an explicit
+//! linear and softmax cross-entropy, each with a forward and an explicit
 //! backward function, so that a caller can run a reverse sweep over a network it knows. The same
 //! layers wait in [`tape`] as candle custom operations for who uses candle's autograd.
+//! The optimisers SGD with momentum, Adamax and AdamW change many tensors in one sweep.
 //!
 //! Feature maps travel as [`Features`], whose layout belongs to the device: on the CPU, sixteen
 //! images lie side by side, `[ceil(N / 16), C, H, W, 16]`, so that every kernel works on whole
@@ -37,6 +38,8 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 
+mod adamax;
+mod adamw;
 mod args;
 mod buffer;
 mod conv;
@@ -58,9 +61,12 @@ mod norm;
 mod pool;
 mod sgd;
 mod shortcut;
+mod sweep;
 pub mod tape;
 mod threads;
 
+pub use adamax::{AdamaxConfig, adamax_steps};
+pub use adamw::{AdamWConfig, adamw_steps};
 pub use buffer::release_memory;
 pub use conv::{
     ConvConfig, ConvGrads, Convolution, InputGradient, conv2d, conv2d_backward,

@@ -9,8 +9,8 @@ use candle_core::{Device, Result, Tensor};
 use common::{Conv, Random, close, features, maps, numbers, product, tensor};
 use dcff_nn::inference::{Channels, Conv as Prepared, Load, Maps};
 use dcff_nn::{
-    Activation, Blend, ByteImages, Change, ConvConfig, DeviceSettings, Features, FilterSource,
-    Filters, PoolConfig, Precision, SgdConfig, emulator,
+    Activation, AdamWConfig, AdamaxConfig, Blend, ByteImages, Change, ConvConfig, DeviceSettings,
+    Features, FilterSource, Filters, PoolConfig, Precision, SgdConfig, emulator,
 };
 
 /// Runs `test` with both types of maps and the tolerance of each.
@@ -408,7 +408,7 @@ fn gradient_descent_and_running_statistics_over_many_tensors() {
                     weight_decay: 5e-4,
                     nesterov,
                 };
-                dcff_nn::sgd_steps(&triples, &cfg)?;
+                dcff_nn::sgd_steps(&triples, &cfg, 0)?;
                 let blends: Vec<_> = (0..p.len())
                     .map(|i| Blend {
                         old: &p[i],
@@ -427,6 +427,79 @@ fn gradient_descent_and_running_statistics_over_many_tensors() {
                 same("step", got, expected, 1e-6);
             }
         }
+    });
+}
+
+#[test]
+fn steps_of_adam_and_its_rates_in_cells() {
+    on_cards(|_, _| {
+        // More tensors than one launch takes, some longer than a block.
+        let lengths: Vec<usize> = (0..107).map(|i| 1 + i * i % 5000).collect();
+        let mut random = Random(9);
+        let data: Vec<[Vec<f32>; 2]> = lengths
+            .iter()
+            .map(|&length| [random.numbers(length), random.numbers(length)])
+            .collect();
+        let run = |kind: usize| -> Result<Vec<f32>> {
+            let rows: Vec<[Tensor; 4]> = data
+                .iter()
+                .map(|[p, g]| {
+                    let [p, g] = [p, g].map(|data| tensor(data, &[data.len()]));
+                    Ok([p.clone(), p.zeros_like()?, p.zeros_like()?, g])
+                })
+                .collect::<Result<_>>()?;
+            let (beta1, beta2, weight_decay) = (0.9, 0.99, 0.01);
+            for step in 1..=3 {
+                // Two groups with rates of their own, next to each other.
+                for (group, rows) in rows.chunks(rows.len().div_ceil(2)).enumerate() {
+                    let rows: Vec<[&Tensor; 4]> = rows.iter().map(|row| row.each_ref()).collect();
+                    let lr = [0.01, 0.002][group];
+                    if kind == 0 {
+                        let cfg = AdamaxConfig {
+                            lr,
+                            beta1,
+                            beta2,
+                            eps: 1e-7,
+                            weight_decay,
+                            step,
+                        };
+                        dcff_nn::adamax_steps(&rows, &cfg, group)?;
+                    } else {
+                        let cfg = AdamWConfig {
+                            lr,
+                            beta1,
+                            beta2,
+                            eps: 1e-8,
+                            weight_decay,
+                            step,
+                        };
+                        dcff_nn::adamw_steps(&rows, &cfg, 60 * group)?;
+                    }
+                }
+            }
+            Ok(rows
+                .iter()
+                .flat_map(|row| row[..3].iter().flat_map(numbers))
+                .collect())
+        };
+        for kind in 0..2 {
+            let (got, expected) = (run(kind).unwrap(), on_cpu(|| run(kind).unwrap()));
+            same("step", &got, &expected, 1e-6);
+        }
+        let [p, v, g] = [0; 3].map(|_| tensor(&[1.0], &[1]));
+        let cfg = SgdConfig {
+            lr: 0.1,
+            momentum: 0.9,
+            weight_decay: 0.0,
+            nesterov: false,
+        };
+        let error = dcff_nn::sgd_steps(&[[&p, &v, &g]], &cfg, 64)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("expected rates in cells below 64, got 64 to 65"),
+            "{error}"
+        );
     });
 }
 

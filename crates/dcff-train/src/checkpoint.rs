@@ -1,7 +1,7 @@
 //! Checkpoints: the state from which a run continues bit for bit.
 //!
 //! A checkpoint is a folder that appears whole or not at all: `state.safetensors` holds the parameters, the
-//! running statistics, the velocities, the epoch's views and the chosen epoch's compact weights; `state.json` the position, the
+//! running statistics, what the optimiser remembers, the epoch's views and the chosen epoch's compact weights; `state.json` the position, the
 //! tallies, the method's memory, the configuration and the hash of the tensors.
 
 use std::collections::{BTreeMap, HashMap};
@@ -210,6 +210,11 @@ impl Checkpoint {
         self.tensors.get(&tensor_name(MIX, layer))
     }
 
+    /// The tensor of this name in `state.safetensors`.
+    pub(crate) fn tensor(&self, name: &str) -> Option<Tensor> {
+        self.tensors.get(name).cloned()
+    }
+
     /// The tensors of `section`, named as they were given.
     pub(crate) fn section(&self, section: &str) -> HashMap<String, Tensor> {
         let named = self.tensors.iter();
@@ -244,7 +249,6 @@ impl Checkpoint {
 }
 
 pub(crate) const NETWORK: &str = "network";
-pub(crate) const VELOCITY: &str = "velocity";
 pub(crate) const CHOSEN: &str = "chosen";
 pub(crate) const METHOD: &str = "method";
 /// The section of the coefficients that mix filters: what [`View::parts`] calls them.

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
-use dcff_models::{Architecture, Network, Views};
+use candle_core::{Tensor, Var};
+use dcff_models::{Architecture, Network, Parameter, Views};
 use dcff_nn::LossValue;
 use serde_json::Value;
 
@@ -11,6 +11,7 @@ use crate::collect::Probe;
 use crate::config::DenseFrom;
 use crate::entry::Description;
 use crate::error::{Error, Result};
+use crate::optimizer::Group;
 use crate::recipe::Recipe;
 use crate::selection::LayerSelection;
 use crate::stage::Stage;
@@ -204,6 +205,18 @@ pub trait Method {
     fn setup(&mut self, setup: &Setup<'_>) -> Result<()> {
         let _ = setup;
         Ok(())
+    }
+
+    /// The method's own variables by name, in an order that stays.
+    fn variables(&self) -> Vec<(String, Var)> {
+        Vec::new()
+    }
+
+    /// How everything that is trained is moved in `stage`: each of `parameters` that is trained and each of the method's own
+    /// variables is in exactly one group. Unless said otherwise one group holds the network's parameters, as the stage's recipe
+    /// moves them.
+    fn groups(&self, parameters: &[Parameter], stage: &Stage) -> Vec<Group> {
+        stage.recipe.groups(parameters)
     }
 
     /// Called before the first step of an epoch.

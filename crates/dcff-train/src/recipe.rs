@@ -1,11 +1,13 @@
 //! How a network is trained: epochs, batches, the optimiser and its schedule.
 
 use candle_core::Device;
-use dcff_models::{Architecture, Initialisation};
-use dcff_nn::{DeviceSettings, Precision, SgdConfig};
+use dcff_models::{Architecture, Initialisation, Parameter};
+use dcff_nn::{DeviceSettings, Precision};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, first_line};
+use crate::optimizer::Group;
+use crate::optimizers::Sgd;
 use crate::schedule::Schedule;
 
 /// How a network is trained.
@@ -79,7 +81,7 @@ impl Recipe {
             epochs,
             batch_size: 128,
             learning_rate: 0.05,
-            schedule: Schedule::Cosine,
+            schedule: Schedule::cosine(),
             ..Self::published_cifar()
         }
     }
@@ -120,20 +122,25 @@ impl Recipe {
             deterministic: self.deterministic,
         };
         dcff_nn::configure(device, settings)
-            .map_err(|error| Error::setting("recipe.tf32", crate::error::first_line(&error)))
+            .map_err(|error| Error::setting("recipe.tf32", first_line(&error)))
     }
 
-    /// The optimiser's settings at `step` of `steps` in `epoch`.
-    pub fn sgd(&self, epoch: usize, step: usize, steps: usize) -> SgdConfig {
-        SgdConfig {
-            lr: self.learning_rate
-                * self
-                    .schedule
-                    .factor(epoch, self.epochs, step, steps, self.warmup_epochs),
+    /// The learning rate at `step` of `steps` in `epoch`.
+    pub fn rate(&self, epoch: usize, step: usize, steps: usize) -> f64 {
+        self.learning_rate
+            * self
+                .schedule
+                .factor(epoch, self.epochs, step, steps, self.warmup_epochs)
+    }
+
+    /// A network's parameters in one group: weight decay reaches all of them, batch norm's included, as in the published
+    /// recipe.
+    pub fn groups(&self, parameters: &[Parameter]) -> Vec<Group> {
+        let rule = Sgd {
             momentum: self.momentum,
-            weight_decay: self.weight_decay,
             nesterov: self.nesterov,
-        }
+        };
+        vec![Group::whole(parameters, rule, self.weight_decay)]
     }
 }
 

@@ -18,13 +18,75 @@ pub enum Schedule {
         /// The factor.
         gamma: f64,
     },
-    /// Half a cosine from the full rate to 0 over the run, `(1 + cos(pi * t)) / 2` at the share `t` of it, step by
-    /// step (Loshchilov and Hutter, ICLR 2017, <https://arxiv.org/abs/1608.03983>, without restarts).
-    #[serde(deserialize_with = "nothing_else")]
-    Cosine,
+    /// It falls along half a cosine.
+    Cosine(Cosine),
+}
+
+/// Half a cosine from the full rate to the floor over the run, `(1 + cos(pi * t)) / 2` at the share `t` of it (Loshchilov
+/// and Hutter, ICLR 2017, <https://arxiv.org/abs/1608.03983>, without restarts).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cosine {
+    /// Where it ends, as a share of the full rate.
+    #[serde(skip_serializing_if = "is_default")]
+    pub floor: f64,
+    /// Whether the rate stays for an epoch; otherwise it falls from step to step.
+    #[serde(skip_serializing_if = "is_default")]
+    pub by_epoch: bool,
+    /// What comes before: the cosine then takes the rest of the run.
+    #[serde(skip_serializing_if = "is_default")]
+    pub warmup: Option<GeometricWarmup>,
+}
+
+/// A rise by equal factors.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GeometricWarmup {
+    /// How long it takes.
+    pub epochs: usize,
+    /// The rate that it starts from, as a share of the full rate.
+    pub start: f64,
+    /// Whether the first epoch runs at the full rate all the same. The program of KDFS does so: its schedule takes the warm-up
+    /// up after the first epoch.
+    #[serde(default)]
+    pub first_epoch_full_rate: bool,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// The value at the share `done` of the way from `from` to `to`, by equal factors: `from * (to / from)^done`.
+pub fn geometric(from: f64, to: f64, done: f64) -> f64 {
+    from * (to / from).powf(done)
+}
+
+impl Cosine {
+    /// The factor when `done` epochs of `epochs` are behind, all steps counted.
+    fn factor(&self, done: f64, epochs: usize) -> f64 {
+        let done = if self.by_epoch { done.floor() } else { done };
+        let mut before = 0;
+        if let Some(warmup) = self.warmup {
+            if warmup.first_epoch_full_rate && done < 1.0 {
+                return 1.0;
+            }
+            if done < warmup.epochs as f64 {
+                return geometric(warmup.start, 1.0, done / warmup.epochs as f64);
+            }
+            before = warmup.epochs;
+        }
+        let share = (done - before as f64) / epochs.saturating_sub(before).max(1) as f64;
+        let half = 0.5 * (1.0 + (std::f64::consts::PI * share).cos());
+        self.floor + (1.0 - self.floor) * half
+    }
 }
 
 impl Schedule {
+    /// Half a cosine from the full rate to 0, step by step.
+    pub fn cosine() -> Self {
+        Self::Cosine(Cosine::default())
+    }
+
     /// The factor on the learning rate at `step` of `steps` in `epoch` of `epochs`, with a linear warm-up over the
     /// first `warmup` epochs that starts at one step's share instead of 0.
     pub fn factor(
@@ -42,9 +104,7 @@ impl Schedule {
             Self::MultiStep { milestones, gamma } => {
                 gamma.powi(milestones.iter().filter(|&&m| m <= epoch).count() as i32)
             }
-            Self::Cosine => {
-                0.5 * (1.0 + (std::f64::consts::PI * done / epochs.max(1) as f64).cos())
-            }
+            Self::Cosine(cosine) => cosine.factor(done, epochs),
         };
         let ramp = if epoch < warmup {
             (done + 1.0 / steps as f64) / warmup as f64
@@ -54,8 +114,8 @@ impl Schedule {
         base * ramp.min(1.0)
     }
 
-    /// The same schedule for a run of `to` epochs instead of `from`: milestones move in proportion, those that fall on the
-    /// first epoch are dropped, and of several that fall on one epoch one stays.
+    /// The same schedule for a run of `to` epochs instead of `from`: milestones and the end of a warm-up move in proportion, those
+    /// that fall on the first epoch are dropped, and of several that fall on one epoch one stays.
     pub fn scaled(&self, from: usize, to: usize) -> Self {
         match self {
             Self::MultiStep { milestones, gamma } => {
@@ -68,15 +128,38 @@ impl Schedule {
                     gamma: *gamma,
                 }
             }
-            other => other.clone(),
+            Self::Cosine(cosine) => Self::Cosine(Cosine {
+                warmup: cosine.warmup.and_then(|warmup| {
+                    let epochs = warmup.epochs * to / from.max(1);
+                    (epochs > 0).then_some(GeometricWarmup { epochs, ..warmup })
+                }),
+                ..*cosine
+            }),
+            Self::Constant => Self::Constant,
         }
     }
 
     /// Checks the settings.
     ///
     /// # Errors
-    /// When milestones do not ascend or `gamma` is not in 0..=1.
+    /// When milestones do not ascend, `gamma` or a floor is not in 0..=1, or a warm-up has no rate to start from.
     pub fn validate(&self) -> Result<()> {
+        if let Self::Cosine(cosine) = self {
+            if !(0.0..=1.0).contains(&cosine.floor) {
+                return Err(Error::setting(
+                    "recipe.schedule.floor",
+                    format!("expected 0 to 1, got {}", cosine.floor),
+                ));
+            }
+            if let Some(GeometricWarmup { start, .. }) = cosine.warmup
+                && !(start > 0.0 && start <= 1.0)
+            {
+                return Err(Error::setting(
+                    "recipe.schedule.warmup.start",
+                    format!("expected more than 0 and up to 1, got {start}"),
+                ));
+            }
+        }
         if let Self::MultiStep { milestones, gamma } = self {
             if !(0.0..=1.0).contains(gamma) {
                 return Err(Error::setting(
@@ -120,7 +203,7 @@ mod tests {
 
     #[test]
     fn cosine_starts_full_is_half_in_the_middle_and_ends_near_zero() {
-        let at = |epoch, step| Schedule::Cosine.factor(epoch, 10, step, 4, 0);
+        let at = |epoch, step| Schedule::cosine().factor(epoch, 10, step, 4, 0);
         assert_eq!(at(0, 0), 1.0);
         assert!((at(5, 0) - 0.5).abs() < 1e-15);
         // The last of 40 steps: (1 + cos(39 pi / 40)) / 2.
@@ -149,7 +232,57 @@ mod tests {
         );
         assert_eq!(schedule(&[150, 225]).scaled(300, 2), schedule(&[1]));
         assert_eq!(schedule(&[150, 225]).scaled(300, 1), schedule(&[]));
-        assert_eq!(Schedule::Cosine.scaled(300, 7), Schedule::Cosine);
+        assert_eq!(Schedule::cosine().scaled(300, 7), Schedule::cosine());
+    }
+
+    /// By hand: four epochs of warm-up from a hundredth, then a cosine to a tenth over four epochs.
+    #[test]
+    fn a_geometric_warm_up_comes_before_the_cosine() {
+        let schedule = |first_epoch_full_rate| {
+            Schedule::Cosine(Cosine {
+                floor: 0.1,
+                by_epoch: true,
+                warmup: Some(GeometricWarmup {
+                    epochs: 4,
+                    start: 0.01,
+                    first_epoch_full_rate,
+                }),
+            })
+        };
+        let at = |full, epoch| schedule(full).factor(epoch, 8, 3, 5, 0);
+        let close = |got: f64, expected: f64| {
+            assert!((got - expected).abs() < 1e-15, "{got} is not {expected}");
+        };
+        close(at(false, 0), 0.01);
+        close(at(true, 0), 1.0);
+        for full in [false, true] {
+            close(at(full, 2), 0.1);
+            close(at(full, 4), 1.0);
+            close(at(full, 6), 0.55);
+            close(at(full, 7), 0.1 + 0.9 * (0.5 - 0.5f64.sqrt() / 2.0));
+        }
+        // Half as many epochs have half the warm-up.
+        let halved = schedule(false).scaled(8, 4);
+        close(halved.factor(1, 4, 0, 5, 0), 0.1);
+        close(halved.factor(3, 4, 0, 5, 0), 0.55);
+    }
+
+    #[test]
+    fn a_cosine_to_zero_by_steps_needs_no_key() {
+        let text = toml::to_string(&Schedule::cosine()).unwrap();
+        assert_eq!(text, "kind = \"cosine\"\n");
+        let full: Schedule = toml::from_str(
+            "kind = \"cosine\"\nfloor = 0.01\nby_epoch = true\nwarmup = { epochs = 20, start = 0.01 }",
+        )
+        .unwrap();
+        let again: Schedule = toml::from_str(&toml::to_string(&full).unwrap()).unwrap();
+        assert_eq!(again, full);
+        let wrong = "kind = \"cosine\"\nwarmup = { epochs = 2, start = 0.0 }";
+        let wrong: Schedule = toml::from_str(wrong).unwrap();
+        assert_eq!(
+            wrong.validate().unwrap_err().to_string(),
+            "recipe.schedule.warmup.start: expected more than 0 and up to 1, got 0"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Module, Tensor};
 use candle_nn::{Conv2dConfig, VarBuilder, VarMap, conv2d_no_bias};
 use dcff::fusion::{FusedConv2d, Fuser, KeepMode};
 
+#[allow(unreachable_pub, missing_docs, reason = "the tests run it, too")]
 pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (vars, device) = (VarMap::new(), Device::Cpu);
     let vb = VarBuilder::from_varmap(&vars, DType::F32, &device);

@@ -45,6 +45,7 @@ impl Criterion for LInfinityNorm {
     }
 }
 
+#[allow(unreachable_pub, missing_docs, reason = "the tests run it, too")]
 pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     dcff::criteria::testing::conformance(&LInfinityNorm);
 

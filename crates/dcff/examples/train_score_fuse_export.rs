@@ -15,6 +15,7 @@ use dcff::train::{
     Trainer,
 };
 
+#[allow(unreachable_pub, missing_docs, reason = "the tests run it, too")]
 pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let info = find("synthetic")?;
     let splits = synthetic(&SyntheticConfig {

@@ -14,7 +14,7 @@ use dcff_flops::Convention;
 use dcff_models::{Architecture, InferenceNetwork, Network, Profile, Views};
 use dcff_train::methods::{FilterFusion, FilterFusionConfig, narrowed};
 use dcff_train::{
-    Context as Seeds, EpochStart, Method, Precision, Recipe, Sgd, cross_entropy_step,
+    Context as Seeds, EpochStart, Method, Optimizer, Precision, Recipe, cross_entropy_step,
 };
 use serde_json::json;
 
@@ -128,8 +128,9 @@ fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
     let precision = args.precision.parse().context("--precision")?;
     let (mut network, views) = subject.fused(&Device::Cpu)?;
     network.set_precision(precision);
-    let mut optimizer = Sgd::new(&network)?;
-    let sgd = Recipe::published_cifar().sgd(0, 0, 1);
+    let recipe = Recipe::published_cifar();
+    let mut optimizer = Optimizer::new(&network, &[], recipe.groups(network.parameters()))?;
+    let rate = recipe.rate(0, 0, 1);
     let images = noise(args.batch, subject.full.input)?;
     let labels = labels(args.batch, subject.compact.shapes()?.classes())?;
     let profile = args.layers.then(Arc::<Profile>::default);
@@ -147,7 +148,7 @@ fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
             let loss = output.loss.read()?.mean;
             ensure!(loss.is_finite(), "the loss of step {step} is {loss}");
             let start = Instant::now();
-            optimizer.step(&network, &output.gradients, &sgd)?;
+            optimizer.step(&network, &output.gradients, rate)?;
             sgd_seconds += start.elapsed().as_secs_f64();
             anyhow::Ok(())
         })?;

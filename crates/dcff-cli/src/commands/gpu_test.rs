@@ -15,7 +15,7 @@ use dcff_nn::{
     Activation, ConvConfig, DeviceSettings, Features, LossValue, PoolConfig, Precision,
     RepeatedStep, SgdConfig,
 };
-use dcff_train::{Recipe, Sgd, cross_entropy_step};
+use dcff_train::{Optimizer, Recipe, cross_entropy_step};
 use serde_json::{Map, Value, json};
 
 use super::bench::{Subject, labels, macs, median, noise};
@@ -327,20 +327,19 @@ fn recorded_steps(device: &Device) -> anyhow::Result<Value> {
     let mut repeated = RepeatedStep::default();
     for record in [false, true] {
         let (mut network, views) = subject.fused(device)?;
-        let mut optimizer = Sgd::new(&network)?;
+        let recipe = Recipe::published_cifar();
+        let mut optimizer = Optimizer::new(&network, &[], recipe.groups(network.parameters()))?;
         for i in 0..STEPS {
             // Every step has a batch and a rate of its own.
             let images = images.affine(1.0, i as f64 / 8.0)?;
-            let sgd = Recipe::published_cifar().sgd(0, 0, 1);
-            let lr = sgd.lr / (i + 1) as f64;
+            let rates = optimizer.begin(recipe.rate(0, 0, 1) / (i + 1) as f64);
             let mut step = |images: &Tensor, labels: &Tensor| -> anyhow::Result<LossValue> {
-                let sgd = SgdConfig { lr, ..sgd };
                 let output = cross_entropy_step(&mut network, &views, images, labels, 0.0)?;
-                optimizer.step(&network, &output.gradients, &sgd)?;
+                optimizer.apply(&network, &output.gradients, &[])?;
                 Ok(output.loss)
             };
             if record {
-                repeated.run(&images, &labels, lr, &mut step)?;
+                repeated.run(&images, &labels, &rates, &mut step)?;
             } else {
                 step(&images, &labels)?;
             }
@@ -374,19 +373,20 @@ fn speed(
     dcff_nn::configure(device, settings)?;
     let (mut network, views) = subject.fused(device)?;
     network.set_precision(precision);
-    let mut optimizer = Sgd::new(&network)?;
-    let sgd = Recipe::published_cifar().sgd(0, 0, 1);
+    let recipe = Recipe::published_cifar();
+    let mut optimizer = Optimizer::new(&network, &[], recipe.groups(network.parameters()))?;
+    let rates = optimizer.begin(recipe.rate(0, 0, 1));
     let (images, labels) = batch_of(&subject, batch, device)?;
     let mut step = |images: &Tensor, labels: &Tensor| -> anyhow::Result<LossValue> {
         let output = cross_entropy_step(&mut network, &views, images, labels, 0.0)?;
-        optimizer.step(&network, &output.gradients, &sgd)?;
+        optimizer.apply(&network, &output.gradients, &[])?;
         Ok(output.loss)
     };
     // Every launch on its own, and then as in training: recorded and launched at once.
     let called = time_steps(device, || step(&images, &labels))?;
     let mut repeated = RepeatedStep::default();
     let repeated_time = time_steps(device, || {
-        let (loss, _) = repeated.run(&images, &labels, sgd.lr, &mut step)?;
+        let (loss, _) = repeated.run(&images, &labels, &rates, &mut step)?;
         Ok(loss)
     })?;
     let recorded = json!({ "nodes": repeated.recorded(), "refused": repeated.refused() });

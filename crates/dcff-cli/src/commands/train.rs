@@ -229,7 +229,7 @@ fn configure(
     match args.schedule.as_deref() {
         None => {}
         Some("constant") => recipe.schedule = Schedule::Constant,
-        Some("cosine") => recipe.schedule = Schedule::Cosine,
+        Some("cosine") => recipe.schedule = Schedule::cosine(),
         Some("multi-step") => recipe.schedule = halves_and_quarters(recipe.epochs),
         Some(other) => bail!("--schedule: expected multi-step, cosine or constant, got '{other}'"),
     }
@@ -488,7 +488,7 @@ mod tests {
     #[test]
     fn the_stages_of_pruning_move_with_epochs_and_rate() {
         let stages = |flags: &str| {
-            let (config, moved) = from(Schedule::Cosine, pruned(), flags).unwrap();
+            let (config, moved) = from(Schedule::cosine(), pruned(), flags).unwrap();
             let prune: PruneConfig = config.method.read().unwrap();
             (prune.dense_epochs, prune.finetune_learning_rate, moved)
         };
@@ -507,7 +507,7 @@ mod tests {
         chosen
             .settings
             .insert("finetune_learning_rate".into(), 0.05.into());
-        let (config, _) = from(Schedule::Cosine, chosen, "--epochs 4 --lr 0.2").unwrap();
+        let (config, _) = from(Schedule::cosine(), chosen, "--epochs 4 --lr 0.2").unwrap();
         let prune: PruneConfig = config.method.read().unwrap();
         assert_eq!((prune.dense_epochs, prune.finetune_learning_rate), (3, 0.1));
     }
@@ -515,21 +515,21 @@ mod tests {
     #[test]
     fn a_criterion_goes_with_its_run_to_another_method() {
         for flags in ["--method dcff", "--method select", "--pipeline scratch"] {
-            let (config, _) = from(Schedule::Cosine, pruned(), flags).unwrap();
+            let (config, _) = from(Schedule::cosine(), pruned(), flags).unwrap();
             assert_eq!(config.method.text("criterion"), Some("l1-norm"), "{flags}");
             let name = flags.trim_start_matches("--method ");
             assert_eq!(
                 config.method.name,
                 name.replace("--pipeline scratch", "dcff")
             );
-            let (config, _) = from(Schedule::Cosine, config.method, "--method prune").unwrap();
+            let (config, _) = from(Schedule::cosine(), config.method, "--method prune").unwrap();
             assert_eq!(config.method, pruned());
         }
     }
 
     #[test]
     fn any_setting_of_a_method_can_be_set() {
-        let of = |flags: &str| from(Schedule::Cosine, pruned(), flags);
+        let of = |flags: &str| from(Schedule::cosine(), pruned(), flags);
         let (config, _) = of("--set steps=3 --set keep=fuse").unwrap();
         assert_eq!(config.method.settings["steps"], 3);
         assert_eq!(config.method.text("keep"), Some("fuse"));

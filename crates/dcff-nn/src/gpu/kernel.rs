@@ -7,8 +7,9 @@ use std::marker::PhantomData;
 use crate::element::Precision;
 
 use super::parameters::{
-    AddBias, Apply, Backward, Blend, Conv, CopyChannels, CrossEntropy, Distances, Elementwise,
-    FiltersIn, FiltersOut, Images, Join, Measure, Permute, Pool, Scale, Sgd, Shortcut, Sums,
+    Adam, AddBias, Apply, Backward, Blend, Conv, CopyChannels, CrossEntropy, Distances,
+    Elementwise, FiltersIn, FiltersOut, Images, Join, Measure, Permute, Pool, Scale, Sgd, Shortcut,
+    Sums,
 };
 
 /// A kernel that takes a `P`.
@@ -73,6 +74,8 @@ kernels! {
     32 FILTER_DISTANCES "filter_distances" Distances,
     33 FILTERS_IN "filters_in" FiltersIn,
     34 FILTERS_OUT "filters_out" FiltersOut,
+    35 ADAMAX "adamax" Adam,
+    36 ADAMW "adamw" Adam,
 }
 
 /// The kernels' text for maps of `precision`; `host` comes first where a processor runs them.
@@ -91,6 +94,7 @@ pub(super) fn source(precision: Precision, host: &str) -> String {
         include_str!("kernels/pool.cu"),
         include_str!("kernels/conv.cu"),
         include_str!("kernels/train.cu"),
+        include_str!("kernels/descent.cu"),
         include_str!("kernels/distances.cu"),
         include_str!("kernels/filters.cu"),
     ]

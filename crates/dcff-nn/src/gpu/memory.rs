@@ -71,6 +71,11 @@ fn pool(gpu: &Gpu) -> MutexGuard<'_, Pool> {
     gpu.0.pool.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether what is launched is recorded.
+pub(crate) fn is_recording(gpu: &Gpu) -> bool {
+    pool(gpu).recording.is_some()
+}
+
 /// Blocks that a recording uses; nobody else gets them until it is dropped.
 pub(crate) struct Reserved {
     gpu: Gpu,

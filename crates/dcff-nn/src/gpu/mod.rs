@@ -11,6 +11,7 @@
 mod conv;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod descent;
 mod distances;
 #[cfg(feature = "emulator")]
 pub mod emulator;
@@ -41,6 +42,7 @@ use memory::{Block, Pool};
 pub(crate) use conv::{conv2d, conv2d_backward};
 #[cfg(feature = "cuda")]
 pub(crate) use cuda::open as open_cuda;
+pub(crate) use descent::{adamax, adamw, sgd};
 pub(crate) use distances::filter_distances;
 pub(crate) use filters::{FiltersOnCard, prepare_filters};
 pub(crate) use maps::{
@@ -55,13 +57,15 @@ pub use repeat::{RepeatedStep, Step};
 pub use settings::{DeviceSettings, configure};
 pub use train::{ByteImages, Change};
 pub(crate) use train::{
-    LossOnCard, blend, cross_entropy, linear, linear_backward, mix, mix_backward, sgd,
+    LossOnCard, blend, cross_entropy, linear, linear_backward, mix, mix_backward,
 };
 
 /// Threads of a block, in every launch.
 const THREADS: u32 = 256;
 /// Tiles of channels that a reduction may have.
 const COUNTERS: usize = 4096;
+/// Numbers that may change between launches of a recorded step: learning rates and what goes with them.
+const CELLS: usize = 64;
 
 /// A card, with its memory, kernels and settings. Clones are the same card.
 #[derive(Clone)]
@@ -73,8 +77,8 @@ struct Inner {
     settings: Mutex<DeviceSettings>,
     /// Zeros between launches, see `comes_last` in the kernels' text.
     counters: u64,
-    /// Where the learning rate of the next step is, and what it is.
-    rate: (u64, Mutex<Option<f32>>),
+    /// Where the rates of the next step are, and what they are.
+    cells: (u64, Mutex<[Option<f32>; CELLS]>),
     launched: AtomicU64,
 }
 
@@ -94,13 +98,13 @@ impl Gpu {
         let counters = machine.allocate(bytes)?;
         // SAFETY: that many bytes were just allocated.
         unsafe { machine.zero(counters, bytes) }?;
-        let rate = (machine.allocate(size_of::<f32>())?, Mutex::default());
+        let cells = machine.allocate(CELLS * size_of::<f32>())?;
         Ok(Self(Arc::new(Inner {
             machine,
             pool: Mutex::default(),
             settings: Mutex::default(),
             counters,
-            rate,
+            cells: (cells, Mutex::new([None; CELLS])),
             launched: AtomicU64::new(0),
         })))
     }
@@ -232,16 +236,30 @@ impl Gpu {
         self.0.launched.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Where `rate` is on the card for what is launched from now on.
-    fn rate_at(&self, rate: f32) -> Result<u64> {
-        let (address, last) = &self.0.rate;
-        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.map(f32::to_bits) != Some(rate.to_bits()) {
-            // SAFETY: a number's bytes are allocated there.
-            unsafe { self.0.machine.upload(*address, &rate.to_le_bytes()) }?;
-            *last = Some(rate);
+    /// Where `rates` are on the card, in the cells from `first` on, for what is launched from now on.
+    fn cells(&self, first: usize, rates: &[f64]) -> Result<u64> {
+        let (address, known) = &self.0.cells;
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = first.saturating_add(rates.len());
+        let Some(known) = known.get_mut(first..end) else {
+            bail!("expected rates in cells below {CELLS}, got {first} to {end}");
+        };
+        let address = address + (first * size_of::<f32>()) as u64;
+        let rates: Vec<f32> = rates.iter().map(|&rate| rate as f32).collect();
+        let same =
+            |(known, rate): (&Option<f32>, &f32)| known.map(f32::to_bits) == Some(rate.to_bits());
+        if !known.iter().zip(&rates).all(same) {
+            if memory::is_recording(self) {
+                bail!("expected a recorded step to use the rates that it was given, got {rates:?}");
+            }
+            let bytes: Vec<u8> = rates.iter().flat_map(|rate| rate.to_le_bytes()).collect();
+            // SAFETY: all cells are allocated.
+            unsafe { self.0.machine.upload(address, &bytes) }?;
+            for (known, rate) in known.iter_mut().zip(rates) {
+                *known = Some(rate);
+            }
         }
-        Ok(*address)
+        Ok(address)
     }
 
     /// Blocks for `count` numbers that threads take in strides.

@@ -59,6 +59,8 @@ parameters! {
     Tensors { a: [u64; TENSORS], b: [u64; TENSORS], c: [u64; TENSORS], length: [u32; TENSORS], first: [u32; TENSORS], count: i32, }
     /// A step of gradient descent.
     Sgd { tensors: Tensors, rate: u64, momentum: f32, decay: f32, nesterov: i32, }
+    /// A step of Adamax or AdamW.
+    Adam { tensors: Tensors, d: [u64; TENSORS], rates: u64, take: f32, keep: f32, add: f32, eps: f32, decay: f32, }
     /// Running statistics.
     Blend { tensors: Tensors, keep: [f32; TENSORS], add: [f32; TENSORS], }
     /// Up to [`FILTERS`] layers' filters, made ready for convolutions.
@@ -70,7 +72,10 @@ parameters! {
 }
 
 const _: () = assert!(
-    size_of::<Sgd>() <= 4096 && size_of::<Blend>() <= 4096 && size_of::<FiltersIn>() <= 4096
+    size_of::<Sgd>() <= 4096
+        && size_of::<Adam>() <= 4096
+        && size_of::<Blend>() <= 4096
+        && size_of::<FiltersIn>() <= 4096
 );
 
 // SAFETY (of all): `repr(C)`, and field by field the structure of that name in the kernels' text.
@@ -90,6 +95,7 @@ unsafe impl Parameters for AddBias {}
 unsafe impl Parameters for Images {}
 unsafe impl Parameters for CrossEntropy {}
 unsafe impl Parameters for Sgd {}
+unsafe impl Parameters for Adam {}
 unsafe impl Parameters for Blend {}
 unsafe impl Parameters for Distances {}
 unsafe impl Parameters for FiltersIn {}

@@ -11,7 +11,7 @@ use super::memory::Reserved;
 use crate::args::first_line;
 use crate::loss::LossValue;
 
-/// Runs a step over and over: on a card, and while nothing changes but the batch and the learning rate, what it launched
+/// Runs a step over and over: on a card, and while nothing changes but the batch and the learning rates, what it launched
 /// once is launched again. Everywhere else the step is called every time.
 #[derive(Debug, Default)]
 pub struct RepeatedStep(State);
@@ -72,9 +72,10 @@ impl RepeatedStep {
     }
 
     /// Does `step` for a batch of `images` `[N, C, H, W]` on a device and `labels` `[N]` (`u32`), there or on the CPU,
-    /// with gradient descent at the rate `lr`.
+    /// with optimisers at `rates`: those of all sweeps of the step, in the cells from 0 on ([`crate::SgdConfig::rates`] and its
+    /// like).
     ///
-    /// `step` is given the batch on the device. What it launches must depend on nothing but the batch, the rate and what
+    /// `step` is given the batch on the device. What it launches must depend on nothing but the batch, the rates and what
     /// it changes on the card itself; it may be called once more than it takes effect, where a card refuses to record.
     ///
     /// # Errors
@@ -84,7 +85,7 @@ impl RepeatedStep {
         &mut self,
         images: &Tensor,
         labels: &Tensor,
-        lr: f64,
+        rates: &[f64],
         mut step: impl FnMut(&Tensor, &Tensor) -> std::result::Result<LossValue, E>,
     ) -> std::result::Result<(LossValue, Step), E> {
         let device = images.device();
@@ -94,14 +95,14 @@ impl RepeatedStep {
             if let State::Rehearsed(size) = self.0
                 && size == batch
             {
-                self.0 = match Recording::new(gpu, images, labels, lr, &mut step) {
+                self.0 = match Recording::new(gpu, images, labels, rates, &mut step) {
                     Ok(recording) => State::Recorded(recording),
                     Err(message) => State::Refused(message),
                 };
             }
             match &self.0 {
                 State::Recorded(recording) if recording.images.dims() == images.dims() => {
-                    let loss = recording.launch(images, labels, lr)?;
+                    let loss = recording.launch(images, labels, rates)?;
                     return Ok((loss, Step::Repeated));
                 }
                 // The last, smaller batch of an epoch.
@@ -152,14 +153,14 @@ impl Recording {
         gpu: &Gpu,
         images: &Tensor,
         labels: &Tensor,
-        lr: f64,
+        rates: &[f64],
         step: &mut impl FnMut(&Tensor, &Tensor) -> std::result::Result<LossValue, E>,
     ) -> std::result::Result<Self, String> {
         let prepare = || -> Result<(Tensor, Tensor)> {
             let images = images.contiguous()?.copy()?;
             let labels = labels.to_device(&gpu.device())?.copy()?;
-            // It is there before recording begins, and is then left alone.
-            gpu.rate_at(lr as f32)?;
+            // They are there before recording begins, and are then left alone.
+            gpu.cells(0, rates)?;
             Ok((images, labels))
         };
         let (images, labels) = prepare().map_err(|error| first_line(&error))?;
@@ -189,9 +190,9 @@ impl Recording {
     }
 
     /// Launches everything for another batch.
-    fn launch(&self, images: &Tensor, labels: &Tensor, lr: f64) -> Result<LossValue> {
+    fn launch(&self, images: &Tensor, labels: &Tensor, rates: &[f64]) -> Result<LossValue> {
         let gpu = &self.gpu;
-        gpu.rate_at(lr as f32)?;
+        gpu.cells(0, rates)?;
         self.fill(&self.images, images, "images", DType::F32)?;
         self.fill(&self.labels, labels, "labels", DType::U32)?;
         // SAFETY: tensors, loss and blocks are held here; parameters and whatever else lay on the card before are what
@@ -244,7 +245,7 @@ mod tests {
         let labels = Tensor::zeros(2, DType::U32, &Device::Cpu)?;
         let mut calls = 0;
         for _ in 0..3 {
-            let (loss, step) = repeated.run(&images, &labels, 0.1, |x, y| {
+            let (loss, step) = repeated.run(&images, &labels, &[0.1], |x, y| {
                 assert_eq!((x.dims(), y.dims()), (&[2, 1, 1, 1][..], &[2][..]));
                 calls += 1;
                 let (mean, correct) = (f64::from(calls), 1);

@@ -1,16 +1,14 @@
-//! The ends of a training step on a card: images from bytes, products of small matrices, the loss, running
-//! statistics, and gradient descent over all parameters at once.
+//! The ends of a training step on a card: images from bytes, products of small matrices, the loss and running statistics.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::kernel::{BLEND, CROSS_ENTROPY, IMAGES, Kernel, Parameters, SGD};
+use super::kernel::{BLEND, CROSS_ENTROPY, IMAGES, Kernel, Parameters};
 use super::memory::Block;
 use super::parameters::{self, NUMBERS, TENSORS};
 use super::{Gpu, int, ints};
 use crate::element::Precision;
 use crate::linear::LinearGrads;
 use crate::loss::{Loss, LossNumbers, LossValue};
-use crate::sgd::SgdConfig;
 
 /// See [`crate::linear()`].
 pub(crate) fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
@@ -122,64 +120,52 @@ impl LossOnCard {
 }
 
 /// Runs `kernel` over all `triples` of tensors of equal shapes, as many at once as a launch takes.
-fn over_tensors<P: Parameters>(
+pub(super) fn over_tensors<P: Parameters>(
     gpu: &Gpu,
     op: &str,
     kernel: fn() -> Kernel<P>,
     triples: &[[&Tensor; 3]],
     parameters: impl Fn(parameters::Tensors, usize) -> P,
 ) -> Result<()> {
-    for (chunk, triples) in triples.chunks(TENSORS).enumerate() {
+    over_rows(gpu, op, kernel, triples, |tensors, _, start| {
+        parameters(tensors, start)
+    })
+}
+
+/// As [`over_tensors`], for rows of three or four tensors; `parameters` is given the addresses of the fourth.
+pub(super) fn over_rows<P: Parameters, const K: usize>(
+    gpu: &Gpu,
+    op: &str,
+    kernel: fn() -> Kernel<P>,
+    rows: &[[&Tensor; K]],
+    parameters: impl Fn(parameters::Tensors, [u64; TENSORS], usize) -> P,
+) -> Result<()> {
+    for (chunk, rows) in rows.chunks(TENSORS).enumerate() {
         let mut tensors = parameters::Tensors {
             a: [0; TENSORS],
             b: [0; TENSORS],
             c: [0; TENSORS],
             length: [0; TENSORS],
             first: [0; TENSORS],
-            count: int(triples.len())?,
+            count: int(rows.len())?,
         };
+        let mut d = [0; TENSORS];
         let mut blocks = 0u32;
-        for (i, [a, b, c]) in triples.iter().enumerate() {
-            tensors.a[i] = gpu.numbers(op, "a tensor", a, a.dims())?;
-            tensors.b[i] = gpu.numbers(op, "a tensor", b, a.dims())?;
-            tensors.c[i] = gpu.numbers(op, "a tensor", c, a.dims())?;
+        for (i, row) in rows.iter().enumerate() {
+            let addresses = [&mut tensors.a, &mut tensors.b, &mut tensors.c, &mut d];
+            for (to, tensor) in addresses.into_iter().zip(row) {
+                to[i] = gpu.numbers(op, "a tensor", tensor, row[0].dims())?;
+            }
             tensors.first[i] = blocks;
-            tensors.length[i] = int(a.elem_count())?.unsigned_abs();
+            tensors.length[i] = int(row[0].elem_count())?.unsigned_abs();
             blocks += tensors.length[i].div_ceil(NUMBERS as u32);
         }
         let grid = [blocks.max(1) as usize, 1, 1];
-        let parameters = parameters(tensors, chunk * TENSORS);
+        let parameters = parameters(tensors, d, chunk * TENSORS);
         // SAFETY: the tensors are contiguous and of the lengths given.
         unsafe { gpu.launch(kernel(), Precision::F32, grid, &parameters) }?;
     }
     Ok(())
-}
-
-/// See [`crate::sgd_steps`]: triples of parameter, velocity and gradient.
-pub(crate) fn sgd(gpu: &Gpu, triples: &[[&Tensor; 3]], cfg: &SgdConfig) -> Result<()> {
-    let gradients = triples
-        .iter()
-        .map(|[_, _, gradient]| gradient.contiguous())
-        .collect::<Result<Vec<_>>>()?;
-    let triples: Vec<[&Tensor; 3]> = triples
-        .iter()
-        .zip(&gradients)
-        .map(|(&[parameter, velocity, _], gradient)| [parameter, velocity, gradient])
-        .collect();
-    let rate = gpu.rate_at(cfg.lr as f32)?;
-    over_tensors(
-        gpu,
-        "sgd_step",
-        || SGD,
-        &triples,
-        |tensors, _| parameters::Sgd {
-            tensors,
-            rate,
-            momentum: cfg.momentum as f32,
-            decay: cfg.weight_decay as f32,
-            nesterov: i32::from(cfg.nesterov),
-        },
-    )
 }
 
 /// See [`crate::blend`].

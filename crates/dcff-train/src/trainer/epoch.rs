@@ -6,16 +6,15 @@ use std::time::Instant;
 use candle_core::Tensor;
 use dcff_compact::Artefact;
 use dcff_data::Batch;
-use dcff_nn::{LossValue, SgdConfig};
+use dcff_nn::LossValue;
 
-use super::Trainer;
+use super::{Trainer, setup};
 use crate::checkpoint::{Best, OpenEpoch, Position};
 use crate::clock::Clock;
 use crate::dense::DenseStage;
 use crate::error::{Error, Place, Result};
 use crate::evaluate::{Tally, evaluate};
 use crate::event::{Event, Metrics, Observer, Timing};
-use crate::optimizer::Sgd;
 use crate::seed::{Purpose, derive_seed};
 use crate::selection::{self, SELECTION, SelectionRow};
 use crate::stage::{DENSE, Stage, StageCost};
@@ -30,6 +29,7 @@ const STEPS_AHEAD: usize = 16;
 impl Trainer {
     /// Starts the current epoch: takes over what the method decides.
     fn start_epoch(&mut self, stage: &Stage) -> Result<()> {
+        let epoch = self.state.position.epoch;
         let start = self.ask()?;
         self.state.diagnostics = start.diagnostics;
         // What a card recorded stays good while all convolutions use the filters that they used.
@@ -39,7 +39,7 @@ impl Trainer {
         }
         self.state.tally = Tally::default();
         if let Some(network) = start.network {
-            self.optimizer = Sgd::new(&network)?;
+            self.optimizer = setup::optimizer(&*self.method, &network, &self.plan, epoch)?;
             self.state.widths = network.compact().widths();
             self.network = network;
         }
@@ -69,23 +69,14 @@ impl Trainer {
     }
 
     /// The method's passes over one batch, on the network's device, and the optimizer's step.
-    pub(super) fn step(
-        &mut self,
-        batch: &Batch,
-        sgd: &SgdConfig,
-        at: Progress,
-    ) -> Result<LossValue> {
+    pub(super) fn step(&mut self, batch: &Batch, rate: f64, at: Progress) -> Result<LossValue> {
         let device = self.network.device().clone();
         let images = batch.images.to_device(&device)?;
         let smoothing = self.config.recipe.label_smoothing;
         let seed = derive_seed(self.config.seed, Purpose::Method, 0);
         let batches = self.network.batches_tracked();
-        // Of these only the rate may change between steps that are repeated.
-        let descent = SgdConfig { lr: 0.0, ..*sgd };
-        if self.descent != Some(descent) {
-            self.repeated.reset();
-            self.descent = Some(descent);
-        }
+        let rates = self.optimizer.begin(rate);
+        let variables = self.method.variables();
         let Self {
             repeated,
             method,
@@ -99,12 +90,16 @@ impl Trainer {
             let mut step = Step::new(network, views, (images, labels), smoothing, at, seed);
             let loss = method.step(&mut step)?;
             let gradients = step.into_gradients();
-            optimizer.step(network, &gradients.network, sgd)?;
+            let own: Vec<_> = variables
+                .iter()
+                .map(|(name, _)| gradients.own.get(name).cloned())
+                .collect();
+            optimizer.apply(network, &gradients.network, &own)?;
             Ok(loss)
         };
         let loss = dcff_nn::awake(&device, || match repeats {
             true => repeated
-                .run(&images, &batch.labels, sgd.lr, step)
+                .run(&images, &batch.labels, &rates, step)
                 .map(|(loss, _)| loss),
             false => step(&images, &batch.labels.to_device(&device)?),
         })
@@ -172,6 +167,10 @@ impl Trainer {
             self.start_epoch(&stage)?;
         }
         self.state.open.method_seconds += method_start.elapsed().as_secs_f64();
+        let groups = self.method.groups(self.network.parameters(), &stage);
+        if self.optimizer.regroup(&self.network, groups)? {
+            self.repeated.reset();
+        }
         let mut train_start = Instant::now();
         let order = derive_seed(self.config.seed, Purpose::Order, epoch as u64);
         let augment = derive_seed(self.config.seed, Purpose::Augmentation, epoch as u64);
@@ -184,15 +183,14 @@ impl Trainer {
                 train_start = Instant::now();
                 continue;
             }
-            let sgd = stage.recipe.sgd(epoch - stage.schedule_from, step, steps);
-            learning_rate = sgd.lr;
+            learning_rate = stage.recipe.rate(epoch - stage.schedule_from, step, steps);
             let at = Progress {
                 epoch,
                 epochs,
                 step,
                 steps,
             };
-            let loss = self.step(&batch, &sgd, at)?;
+            let loss = self.step(&batch, learning_rate, at)?;
             // Only between two steps of an epoch: its start and its end are never half done.
             let may_stop = step + 1 < steps;
             let wait = may_stop && !loss.is_known() && !stop.load(Ordering::Relaxed);

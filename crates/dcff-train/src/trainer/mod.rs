@@ -12,12 +12,12 @@ use std::time::Instant;
 use candle_core::Tensor;
 use dcff_data::Loader;
 use dcff_models::{Architecture, Network, Views};
-use dcff_nn::{RepeatedStep, SgdConfig};
+use dcff_nn::RepeatedStep;
 
 pub use setup::Builder;
 
 use crate::checkpoint::{
-    CHOSEN, Checkpoint, METHOD, NETWORK, Position, State, VELOCITY, tensor_name, view_tensors,
+    CHOSEN, Checkpoint, METHOD, NETWORK, Position, State, tensor_name, view_tensors,
 };
 use crate::clock::Clock;
 use crate::collect::Probe;
@@ -25,7 +25,7 @@ use crate::config::RunConfig;
 use crate::error::{Error, Place, Result};
 use crate::event::{Event, Observer};
 use crate::method::{Decision, EpochStart, Method, Plan};
-use crate::optimizer::Sgd;
+use crate::optimizer::Optimizer;
 use crate::run::{CHECKPOINT, RunFolder};
 use crate::selection::{self, SELECTION};
 use crate::stage::Stage;
@@ -50,7 +50,7 @@ pub struct Trainer {
     _lock: File,
     full: Architecture,
     network: Network,
-    optimizer: Sgd,
+    optimizer: Optimizer,
     method: Box<dyn Method>,
     train: Loader,
     validation: Option<Loader>,
@@ -62,8 +62,6 @@ pub struct Trainer {
     /// The compact tensors of the best epoch so far.
     chosen: BTreeMap<String, Tensor>,
     repeated: RepeatedStep,
-    /// What the steps before this one descended with.
-    descent: Option<SgdConfig>,
 }
 
 impl Trainer {
@@ -163,7 +161,7 @@ impl Trainer {
                 steps: all,
                 ..Progress::default()
             };
-            self.step(&batch, &recipe.sgd(0, 0, all), at)?;
+            self.step(&batch, recipe.rate(0, 0, all), at)?;
             dcff_nn::synchronize(self.network.device())?;
             step_seconds.push(start.elapsed().as_secs_f64());
         }
@@ -207,9 +205,7 @@ impl Trainer {
         for (name, tensor) in self.network.state()? {
             tensors.insert(tensor_name(NETWORK, &name), tensor);
         }
-        for (name, tensor) in self.optimizer.state(&self.network) {
-            tensors.insert(tensor_name(VELOCITY, name), tensor.clone());
-        }
+        tensors.extend(self.optimizer.state(&self.network)?);
         for (name, tensor) in &self.chosen {
             tensors.insert(tensor_name(CHOSEN, name), tensor.clone());
         }

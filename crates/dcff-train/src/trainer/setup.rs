@@ -6,22 +6,22 @@ use candle_core::Device;
 use dcff_compact::Preprocessing;
 use dcff_criteria::Criterion;
 use dcff_data::{Augmentation, Loader, LoaderOptions};
-use dcff_models::{Architecture, Views};
+use dcff_models::{Architecture, Network, Views};
 use dcff_nn::{Convolution, RepeatedStep};
 
 use super::Trainer;
-use crate::checkpoint::{CHOSEN, Checkpoint, NETWORK, OpenEpoch, Position, State, VELOCITY};
+use crate::checkpoint::{CHOSEN, Checkpoint, NETWORK, OpenEpoch, Position, State};
 use crate::collect::Probe;
 use crate::config::RunConfig;
 use crate::data::Data;
 use crate::dense::DenseStage;
 use crate::entry::Context;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::evaluate::Tally;
-use crate::method::{Method, Setup};
+use crate::method::{Method, Plan, Setup};
 use crate::methods;
 use crate::on_card::on_device;
-use crate::optimizer::Sgd;
+use crate::optimizer::Optimizer;
 use crate::run::{CHECKPOINT, RunFolder};
 use crate::seed::{Purpose, derive_seed};
 use crate::stage::{DENSE, StageCost};
@@ -161,11 +161,11 @@ impl Builder<'_> {
                 let state = &checkpoint.state;
                 let mut network = state.network(plan.filters, full, weights_seed, device)?;
                 network.load(&checkpoint.section(NETWORK))?;
-                let mut optimizer = Sgd::new(&network)?;
-                let velocities = checkpoint.section(VELOCITY);
-                optimizer.load(&network, |name| velocities.get(name).cloned())?;
                 method.setup(&setup(&network))?;
                 method.load(&checkpoint.saved())?;
+                let epoch = checkpoint.state.position.epoch;
+                let mut optimizer = optimizer(&*method, &network, &plan, epoch)?;
+                optimizer.load(&network, |name| checkpoint.tensor(name))?;
                 views = checkpoint.views(device)?;
                 chosen = checkpoint.section(CHOSEN).into_iter().collect();
                 (checkpoint.state, network, optimizer)
@@ -210,7 +210,7 @@ impl Builder<'_> {
                     });
                 }
                 folder.check_rows(state.metrics.len())?;
-                let optimizer = Sgd::new(&network)?;
+                let optimizer = optimizer(&*method, &network, &plan, state.position.epoch)?;
                 (state, network, optimizer)
             }
         };
@@ -236,7 +236,25 @@ impl Builder<'_> {
             state,
             chosen,
             repeated: RepeatedStep::default(),
-            descent: None,
         })
     }
+}
+
+/// The optimiser of `network` and the method's own variables before its first step in `epoch`.
+pub(super) fn optimizer(
+    method: &dyn Method,
+    network: &Network,
+    plan: &Plan,
+    epoch: usize,
+) -> Result<Optimizer> {
+    let stages = plan.stages.iter();
+    // A finished run is in none; its optimiser makes no step.
+    let stage = stages
+        .rev()
+        .find(|stage| stage.epochs.start <= epoch)
+        .ok_or_else(|| Error::setting("recipe.epochs", "the method has no stages"))?;
+    let own = method.variables();
+    let named: Vec<_> = own.iter().map(|(name, var)| (name.as_str(), var)).collect();
+    let groups = method.groups(network.parameters(), stage);
+    Optimizer::new(network, &named, groups)
 }

@@ -1,4 +1,4 @@
-// The ends of a training step: images from bytes, the loss, running statistics, and gradient descent.
+// The ends of a training step: images from bytes, the loss, running statistics.
 
 // Images of a batch from the whole data set [images, C, H, W] of bytes: cropped, mirrored, normalised by table.
 struct Images {
@@ -91,28 +91,6 @@ struct Tensors {
 };
 
 DEVICE int tensor_of(const Tensors& t) { return owner_of_block(t.first, t.count); }
-
-// a: parameter, b: velocity, c: gradient. The rate changes between launches of a recorded step.
-struct Sgd {
-  Tensors tensors;
-  const float* rate;
-  float momentum, decay;
-  int nesterov;
-};
-
-KERNEL_FLAT(sgd, Sgd) {
-  const int t = tensor_of(p.tensors);
-  float* parameter = p.tensors.a[t];
-  float* velocity = p.tensors.b[t];
-  const float* gradient = p.tensors.c[t];
-  const u32 start = (blockIdx.x - p.tensors.first[t]) * NUMBERS;
-  for (u32 i = start + threadIdx.x; i < start + NUMBERS && i < p.tensors.length[t]; i += blockDim.x) {
-    const float g = gradient[i] + p.decay * parameter[i];
-    const float v = p.momentum * velocity[i] + g;
-    velocity[i] = v;
-    parameter[i] -= *p.rate * (p.nesterov ? g + p.momentum * v : v);
-  }
-}
 
 // a = keep b + add[t] c: running statistics.
 struct Blend {

@@ -1,0 +1,65 @@
+//! Adam with decoupled weight decay.
+
+use candle_core::Tensor;
+use dcff_nn::AdamWConfig;
+use serde::{Deserialize, Serialize};
+
+use super::{Descent, Pace, rows, validate_adam};
+use crate::error::Result;
+
+/// AdamW as `torch.optim.AdamW` computes it, weight decay apart from the gradient.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdamW {
+    /// How much of the mean gradient stays in a step, 0 up to but not including 1.
+    pub beta1: f64,
+    /// How much of the mean square stays, likewise.
+    pub beta2: f64,
+    /// What keeps the division finite, more than 0.
+    pub eps: f64,
+}
+
+impl Default for AdamW {
+    fn default() -> Self {
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+        }
+    }
+}
+
+impl AdamW {
+    fn config(&self, pace: &Pace) -> AdamWConfig {
+        AdamWConfig {
+            lr: pace.lr,
+            beta1: self.beta1,
+            beta2: self.beta2,
+            eps: self.eps,
+            weight_decay: pace.decay,
+            step: pace.step,
+        }
+    }
+}
+
+impl Descent for AdamW {
+    fn slots(&self) -> &'static [&'static str] {
+        &["exp_avg", "exp_avg_sq"]
+    }
+
+    fn counts(&self) -> bool {
+        true
+    }
+
+    fn rates(&self, pace: &Pace) -> Vec<f64> {
+        self.config(pace).rates().into()
+    }
+
+    fn sweep(&self, all: &[Vec<&Tensor>], pace: &Pace, cell: usize) -> Result<()> {
+        Ok(dcff_nn::adamw_steps(&rows(all)?, &self.config(pace), cell)?)
+    }
+
+    fn validate(&self) -> Result<()> {
+        validate_adam(self.beta1, self.beta2, self.eps)
+    }
+}
