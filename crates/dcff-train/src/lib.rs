@@ -50,7 +50,7 @@ pub use evaluate::{Score, evaluate, evaluate_finished};
 pub use event::{Event, Metrics, Observer, Timing};
 pub use method::{EpochStart, EpochViews, Method, StepOutput, cross_entropy_step};
 pub use optimizer::Sgd;
-pub use run::{CONFIG, METRICS, RunFolder, SUMMARY, TIMING};
+pub use run::{CONFIG, MAX_TABLE_BYTES, METRICS, RunFolder, SUMMARY, TIMING};
 pub use schedule::Schedule;
 pub use seed::{Purpose, derive_seed};
 pub use selection::{LayerSelection, SELECTION, SelectionRow, read_selection};

@@ -1,7 +1,6 @@
 //! The loop.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -9,6 +8,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing};
 use dcff_data::{Augmentation, Batch, Dataset, Loader, LoaderOptions, Normalisation, Splits};
+use dcff_file::FolderLock;
 use dcff_models::{Architecture, Network, Views};
 use dcff_nn::{Convolution, LossValue, RepeatedStep, SgdConfig};
 
@@ -121,7 +121,7 @@ pub struct Trainer {
     config: RunConfig,
     folder: RunFolder,
     /// Keeps others from training in the folder.
-    _lock: File,
+    _lock: Arc<FolderLock>,
     full: Architecture,
     network: Network,
     optimizer: Sgd,
@@ -164,7 +164,7 @@ impl Trainer {
         let stages = method.stages(&config.recipe);
         let checkpoint = Checkpoint::load(&folder.join(CHECKPOINT), &config)?;
 
-        dcff_compact::file::sweep(folder.path())?;
+        dcff_file::sweep(folder.path())?;
 
         let train_set = Arc::new(data.splits.train.clone());
         let (kept, held_out) = data.held_out(&config)?;
@@ -216,6 +216,7 @@ impl Trainer {
         let weights_seed = derive_seed(config.seed, Purpose::Weights, 0);
         let (state, mut network, optimizer) = match checkpoint {
             Some(checkpoint) => {
+                checkpoint.check_steps(&folder.join(CHECKPOINT), train.batches())?;
                 let mut network = checkpoint
                     .state
                     .network(&*method, full, weights_seed, device)?;
@@ -245,6 +246,7 @@ impl Trainer {
                     widths: Some(first_widths),
                     stages: Vec::new(),
                     tensors_sha256: String::new(),
+                    layout: 0,
                 };
                 let mut network = state.network(&*method, full, weights_seed, device)?;
                 let mut state = state;
@@ -439,13 +441,17 @@ impl Trainer {
         // Epochs of stages with other widths take time in proportion to their operations.
         let now = macs(self.network.compact())? as f64;
         let compact = macs(&self.method.compact(&self.full)?)? as f64;
-        let epochs: f64 = (first..recipe.epochs)
-            .map(
-                |epoch| match self.stages.iter().find(|s| s.epochs.contains(&epoch)) {
-                    Some(stage) if stage.compact => compact / now,
-                    _ => 1.0,
-                },
-            )
+        // Stage by stage, however many epochs there are.
+        let epochs: f64 = self
+            .stages
+            .iter()
+            .map(|stage| {
+                let epochs = stage
+                    .epochs
+                    .end
+                    .saturating_sub(stage.epochs.start.max(first));
+                epochs as f64 * if stage.compact { compact / now } else { 1.0 }
+            })
             .sum();
         Ok(epochs * (overhead + step * (all as f64 + evaluated as f64 / 3.0)))
     }
