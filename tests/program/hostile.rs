@@ -6,7 +6,7 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use dcff_tests::program::{dcff_within, outcome, run, succeeded, write_images};
+use dcff_tests::program::{copy_folder, dcff_within, outcome, run, succeeded, write_images};
 use serde_json::{Value, json};
 
 /// Address space for every command, in KiB. Training's own libraries are mapped too.
@@ -38,7 +38,7 @@ struct Victim {
 impl Victim {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        copy(&workshop().join("run"), &folder.path().join("run"));
+        copy_folder(&workshop().join("run"), &folder.path().join("run"));
         Self { folder }
     }
 
@@ -135,19 +135,6 @@ fn header(bytes: &[u8]) -> (Value, &[u8]) {
     let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
     let (header, data) = bytes[8..].split_at(length);
     (serde_json::from_slice(header).unwrap(), data)
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &target);
-        } else {
-            std::fs::copy(&path, &target).unwrap();
-        }
-    }
 }
 
 /// All that is below `folder`: paths and sizes.

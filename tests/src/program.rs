@@ -135,6 +135,23 @@ pub fn ended_after_a_checkpoint(
     status.code()
 }
 
+/// Copies a folder and all that is below it.
+///
+/// # Panics
+/// When a file cannot be read or written.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("folder");
+    for entry in std::fs::read_dir(from).expect("folder") {
+        let path = entry.expect("entry").path();
+        let target = to.join(path.file_name().expect("name"));
+        if path.is_dir() {
+            copy_folder(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).expect("file");
+        }
+    }
+}
+
 /// A folder with a small data set in `images`.
 ///
 /// # Panics

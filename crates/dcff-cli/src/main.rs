@@ -34,6 +34,7 @@ pub(crate) enum Ended {
 }
 
 fn main() -> ExitCode {
+    report_full_files();
     let ended = match Cli::read(std::env::args_os()) {
         Ok(cli) => run(cli),
         Err(error) if args::is_help(&error) => {
@@ -53,6 +54,15 @@ fn main() -> ExitCode {
             eprintln!("error: {}", text::one_line(&format!("{error:#}")));
             ExitCode::from(2)
         }
+    }
+}
+
+/// A file that may grow no further (`ulimit -f`) is an error like a full disk; without this, a signal ends the program.
+fn report_full_files() {
+    #[cfg(unix)]
+    // SAFETY: no other thread runs yet, and no handler is installed.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
 }
 

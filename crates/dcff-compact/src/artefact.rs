@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use dcff_models::{Architecture, LayerKind, Network, ParameterKind, Views, parameters};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result, file, weights};
+use crate::{Error, Result, weights};
 
 /// The name of the weights' file.
 pub const WEIGHTS: &str = "model.safetensors";
@@ -127,14 +127,14 @@ impl Artefact {
     /// Writes the folder `path` whole or not at all, replacing an older one.
     ///
     /// # Errors
-    /// [`Error::Io`] with the path.
+    /// [`Error::File`] with the path.
     pub fn save(&self, path: &Path) -> Result<()> {
         let files = self.to_files()?;
-        file::write_folder(path, |folder| {
+        Ok(dcff_file::write_folder(path, |folder| {
             files
                 .iter()
-                .try_for_each(|(name, bytes)| file::write(&folder.join(name), bytes))
-        })
+                .try_for_each(|(name, bytes)| dcff_file::write(&folder.join(name), bytes))
+        })?)
     }
 
     /// Reads the folder `path`. Nothing in it is trusted: sizes are checked before memory is taken.
@@ -143,7 +143,7 @@ impl Artefact {
     /// When a file is missing or unsound, the tensors are not those of the description, or a weight is not finite.
     pub fn load(path: &Path) -> Result<Self> {
         let config_path = path.join(CONFIG);
-        let text = file::read(&config_path, MAX_CONFIG_BYTES)?;
+        let text = dcff_file::read(&config_path, MAX_CONFIG_BYTES)?;
         let config: Config = serde_json::from_slice(&text)
             .map_err(|error| Error::content(&config_path, error.to_string()))?;
         let count = check(&config, &config_path)?;

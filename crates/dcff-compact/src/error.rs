@@ -10,13 +10,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be read or written.
-    #[error("{path}: {reason}")]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's answer: a part of the message, and therefore not also its source.
-        reason: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] dcff_file::Error),
     /// A file's content is not what it should be.
     #[error("{path}: {message}")]
     Content {
@@ -31,29 +26,10 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(path: &Path, reason: std::io::Error) -> Self {
-        Self::Io {
-            path: path.to_owned(),
-            reason,
-        }
-    }
-
     pub(crate) fn content(path: &Path, message: impl Into<String>) -> Self {
         Self::Content {
             path: path.to_owned(),
             message: message.into(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reason_is_told_once() {
-        let error = Error::io(Path::new("a"), std::io::Error::other("full"));
-        assert_eq!(error.to_string(), "a: full");
-        assert!(std::error::Error::source(&error).is_none());
     }
 }

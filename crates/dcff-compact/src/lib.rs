@@ -18,7 +18,6 @@
 mod artefact;
 mod error;
 pub mod export;
-pub mod file;
 mod fold;
 #[cfg(test)]
 mod testing;
@@ -27,5 +26,6 @@ mod weights;
 pub use artefact::{
     Artefact, CONFIG, Config, MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES, Preprocessing, WEIGHTS,
 };
+pub use dcff_file as file;
 pub use error::{Error, Result};
 pub use weights::{read_tensors, tensors_from_bytes, tensors_to_bytes};

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use crate::{Error, Result, file};
+use crate::{Error, Result};
 
 /// Serialises `tensors` (`f32` and `i64`) with `metadata`.
 ///
@@ -76,7 +76,7 @@ pub fn read_tensors(
     path: &Path,
     limit: u64,
 ) -> Result<(HashMap<String, Tensor>, BTreeMap<String, String>)> {
-    tensors_from_bytes(path, &file::read(path, limit)?)
+    tensors_from_bytes(path, &dcff_file::read(path, limit)?)
 }
 
 /// As [`read_tensors`], from what the file at `path` holds.

@@ -17,6 +17,9 @@ pub enum Error {
         /// The operating system's reason: a part of the message, and therefore not also its source.
         reason: std::io::Error,
     },
+    /// A file could not be read, or is larger than any of its kind.
+    #[error(transparent)]
+    File(#[from] dcff_file::Error),
     /// A dataset name that is neither listed nor a folder.
     #[error("unknown dataset `{name}`: known are {known}, `folder:PATH`, or a path to a folder")]
     UnknownDataset {

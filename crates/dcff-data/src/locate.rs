@@ -365,13 +365,18 @@ impl Located {
             format!("{} test", self.name),
         );
         let classes = &info.classes;
+        // A part of another data set may be cut out of the whole.
+        let most = match (&info.subset_of, self.first_per_class) {
+            (Some(whole), Some(_)) => find(whole)?,
+            _ => info,
+        };
         let (train, test) = match &self.source {
             Source::Synthetic(config) => return synthetic(config),
             Source::CifarTar(archive) => return read_cifar_tar(&self.name, archive, classes),
             Source::ClassFolders(root) => return read_class_folders(&self.name, root),
             Source::Parquet { train, test } => (
-                read_parquet(&train_name, train, info.shape, classes)?,
-                read_parquet(&test_name, test, info.shape, classes)?,
+                read_parquet(&train_name, train, info.shape, classes, most.train_images)?,
+                read_parquet(&test_name, test, info.shape, classes, most.test_images)?,
             ),
             Source::CifarBinary(folder) => {
                 let files = batch_files(folder, ".bin");

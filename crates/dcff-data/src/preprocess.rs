@@ -11,7 +11,7 @@ use std::path::Path;
 use image::imageops::{self, FilterType};
 use image::{ImageBuffer, Luma};
 
-use crate::readers::{Decoded, decode};
+use crate::readers::{Decoded, MAX_FILE_BYTES, decode};
 use crate::{Error, Normalisation, Result};
 
 /// How an image file becomes a network's input.
@@ -27,8 +27,6 @@ pub struct Preprocess {
     pub normalisation: Normalisation,
 }
 
-/// Files larger than this are not photographs.
-const MAX_FILE_BYTES: u64 = 256 << 20;
 /// The longest side an image is enlarged to.
 const LONGEST_SIDE: usize = 1 << 14;
 
@@ -42,13 +40,7 @@ impl Preprocess {
         let [channels, height, width] = self.input_size;
         let filter = self.filter()?;
         let tables = self.normalisation.tables(channels)?;
-        let io = |error| Error::io(path, error);
-        let size = std::fs::metadata(path).map_err(io)?.len();
-        if size > MAX_FILE_BYTES {
-            let detail = format!("expected at most {MAX_FILE_BYTES} bytes, got {size}");
-            return Err(Error::image(path, detail));
-        }
-        let bytes = std::fs::read(path).map_err(io)?;
+        let bytes = dcff_file::read(path, MAX_FILE_BYTES)?;
         let image = decode(&bytes, None).map_err(|detail| Error::image(path, detail))?;
         let image = with_channels(image, channels).map_err(|detail| Error::image(path, detail))?;
 

@@ -5,6 +5,35 @@ use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, ba
 use crate::element::Precision;
 use crate::features::Features;
 
+/// Numbers that any memory here may hold: far more than there is, and so few that no offset in bytes wraps around.
+const MOST: usize = isize::MAX as usize / 64;
+
+/// Pixels of padding, and from one window to the next.
+pub(crate) const LONGEST_STEP: usize = 1 << 16;
+
+/// How many numbers `dims` hold: the one product of sizes that callers choose, for every constructor and operation.
+pub(crate) fn count(op: &str, dims: &[usize]) -> Result<usize> {
+    let product = dims.iter().try_fold(1usize, |product, &n| {
+        // An empty dimension hides none that is too large.
+        product.max(1).checked_mul(n.max(1)).filter(|&p| p <= MOST)
+    });
+    match product {
+        Some(_) => Ok(dims.iter().product()),
+        None => bail!("{op}: expected at most {MOST} numbers, got dimensions {dims:?}"),
+    }
+}
+
+/// Zeros of the dimensions `dims`.
+pub(crate) fn zeros<T: Copy + Default>(op: &str, dims: &[usize]) -> Result<Vec<T>> {
+    let count = count(op, dims)?;
+    let mut zeros = Vec::new();
+    if zeros.try_reserve_exact(count).is_err() {
+        bail!("{op}: no memory for {count} numbers");
+    }
+    zeros.resize(count, T::default());
+    Ok(zeros)
+}
+
 /// Calls `f` with the numbers of `t` in row-major order, after checking type, device and shape.
 pub(crate) fn with<R>(
     op: &str,
@@ -35,6 +64,7 @@ pub(crate) fn with_any<R>(
             t.dtype().as_str()
         );
     }
+    count(op, t.dims())?;
     let t = t.contiguous()?;
     let (storage, layout) = t.storage_and_layout();
     let Storage::Cpu(CpuStorage::F32(data)) = &*storage else {

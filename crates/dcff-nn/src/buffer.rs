@@ -82,84 +82,103 @@ fn pool() -> MutexGuard<'static, Pool> {
 }
 
 impl Block {
-    fn layout(capacity: usize) -> Layout {
-        Layout::array::<f32>(capacity)
-            .and_then(|layout| layout.align_to(ALIGN))
-            .expect("a feature map fits the address space")
+    fn layout(capacity: usize) -> Option<Layout> {
+        let layout = Layout::array::<f32>(capacity).ok()?;
+        layout.align_to(ALIGN).ok()
     }
 
-    fn new(capacity: usize) -> Self {
+    /// `None` where the system has no such memory.
+    fn new(capacity: usize) -> Option<Self> {
         let capacity = capacity.max(16);
-        if let Some(start) = huge::map(capacity) {
-            return Self { start, capacity };
-        }
-        let layout = Self::layout(capacity);
-        // SAFETY: the layout's size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start.cast()) else {
-            handle_alloc_error(layout)
+        let layout = Self::layout(capacity)?;
+        let start = match huge::is_worth_it(capacity) {
+            true => huge::map(capacity)?,
+            // SAFETY: the layout's size is not zero.
+            false => NonNull::new(unsafe { alloc_zeroed(layout) }.cast())?,
         };
-        Self { start, capacity }
+        Some(Self { start, capacity })
     }
 
     fn free(self) {
         // SAFETY: made in `new` the same way; `self` is gone afterwards.
         unsafe {
-            if !huge::unmap(self.start, self.capacity) {
-                dealloc(self.start.as_ptr().cast(), Self::layout(self.capacity));
+            if huge::is_worth_it(self.capacity) {
+                huge::unmap(self.start, self.capacity);
+            } else if let Some(layout) = Self::layout(self.capacity) {
+                dealloc(self.start.as_ptr().cast(), layout);
             }
         }
     }
 }
 
 impl<T: Plain> Buffer<T> {
-    /// `len` numbers of unspecified value.
+    /// `len` numbers of unspecified value, for what is no larger than maps that are there.
     pub(crate) fn new(len: usize) -> Self {
-        let capacity = (len * size_of::<T>()).div_ceil(size_of::<f32>());
+        Self::try_new(len).unwrap_or_else(|| refuse::<T>(len))
+    }
+
+    /// `len` numbers of unspecified value; `None` where there is no memory for them.
+    pub(crate) fn try_new(len: usize) -> Option<Self> {
+        let capacity = len.checked_mul(size_of::<T>())?.div_ceil(size_of::<f32>());
         if capacity < POOLED {
-            return Self::apart(len);
+            return Self::try_apart(len);
         }
-        Self {
-            block: pool().take(capacity.next_multiple_of(GRAIN)),
+        Some(Self {
+            block: pool().take(capacity.checked_next_multiple_of(GRAIN)?)?,
             len,
             pooled: true,
             numbers: PhantomData,
-        }
+        })
     }
 
     /// As [`Buffer::new`], from the system. What is kept for long would part the chunks.
     fn apart(len: usize) -> Self {
-        let capacity = (len * size_of::<T>()).div_ceil(size_of::<f32>());
-        Self {
-            block: Block::new(capacity),
+        Self::try_apart(len).unwrap_or_else(|| refuse::<T>(len))
+    }
+
+    fn try_apart(len: usize) -> Option<Self> {
+        let capacity = len.checked_mul(size_of::<T>())?.div_ceil(size_of::<f32>());
+        Some(Self {
+            block: Block::new(capacity)?,
             len,
             pooled: false,
             numbers: PhantomData,
-        }
+        })
+    }
+}
+
+/// Ends the program as any failed allocation does.
+fn refuse<T>(len: usize) -> ! {
+    match Layout::array::<T>(len) {
+        Ok(layout) => handle_alloc_error(layout),
+        Err(_) => panic!("no memory for {len} numbers"),
     }
 }
 
 impl Pool {
     /// A block of `len` numbers: the front of the smallest free range that holds them, of several the first in memory.
-    fn take(&mut self, len: usize) -> Block {
+    fn take(&mut self, len: usize) -> Option<Block> {
         let fitting = self.free.iter().filter(|&(_, &free)| free >= len);
         let best = fitting.min_by_key(|&(_, &free)| free).map(|(&at, _)| at);
-        let at = best.unwrap_or_else(|| self.begin(len));
+        let at = match best {
+            Some(at) => at,
+            None => self.begin(len)?,
+        };
         let free = self.free.remove(&at).unwrap_or(len);
         let chunk = self.chunk_of(at);
         if free > len {
             self.free.insert(end(at, len), free - len);
         }
         let offset = (at - chunk.as_ptr() as usize) / size_of::<f32>();
-        Block {
+        Some(Block {
             // SAFETY: the range lies within its chunk.
             start: unsafe { chunk.add(offset) },
             capacity: len,
-        }
+        })
     }
 
     /// Begins as much more of the first chunk with room as makes a free range of `len` numbers, or a new chunk.
-    fn begin(&mut self, len: usize) -> usize {
+    fn begin(&mut self, len: usize) -> Option<usize> {
         for chunk in &mut self.chunks {
             let start = chunk.block.start.as_ptr() as usize;
             let limit = end(start, chunk.begun);
@@ -172,14 +191,14 @@ impl Pool {
             if chunk.begun - free + len <= chunk.block.capacity {
                 chunk.begun += len - free;
                 self.free.insert(at, len);
-                return at;
+                return Some(at);
             }
         }
-        let block = Block::new(CHUNK.max(len));
+        let block = Block::new(CHUNK.max(len))?;
         let at = block.start.as_ptr() as usize;
         self.free.insert(at, len);
         self.chunks.push(Chunk { block, begun: len });
-        at
+        Some(at)
     }
 
     /// Takes a block back.
@@ -320,7 +339,7 @@ mod tests {
             free: BTreeMap::new(),
         };
         let sizes = |pool: &Pool| pool.free.values().copied().collect::<Vec<_>>();
-        let blocks = [3, 2, 4, 1].map(|pages| pool.take(pages * GRAIN));
+        let blocks = [3, 2, 4, 1].map(|pages| pool.take(pages * GRAIN).unwrap());
         let begun = |pool: &Pool| pool.chunks[0].begun;
         assert_eq!((sizes(&pool), begun(&pool)), (vec![], 10 * GRAIN));
         let [a, b, c, d] = blocks;
@@ -328,19 +347,19 @@ mod tests {
         pool.give(&c);
         assert_eq!(sizes(&pool), [3 * GRAIN, 4 * GRAIN]);
         // Three pages fit where three were; two do not go there any more, but where four were.
-        let three = pool.take(3 * GRAIN);
+        let three = pool.take(3 * GRAIN).unwrap();
         assert_eq!(three.start, a.start);
-        let two = pool.take(2 * GRAIN);
+        let two = pool.take(2 * GRAIN).unwrap();
         assert_eq!(two.start, c.start);
         assert_eq!((sizes(&pool), begun(&pool)), (vec![2 * GRAIN], 10 * GRAIN));
         // What fits nowhere takes the free end with it when more of the chunk is begun.
         pool.give(&d);
-        let five = pool.take(5 * GRAIN);
+        let five = pool.take(5 * GRAIN).unwrap();
         // SAFETY: four pages are `c`'s.
         assert_eq!(five.start, unsafe { c.start.add(2 * GRAIN) });
         assert_eq!((sizes(&pool), begun(&pool)), (vec![], 12 * GRAIN));
         // More than a chunk has one of its own, and two chunks never grow together.
-        let large = pool.take(CHUNK + GRAIN);
+        let large = pool.take(CHUNK + GRAIN).unwrap();
         assert_eq!(pool.chunks.len(), 2);
         pool.give(&large);
         assert_eq!(pool.free.len(), 1);

@@ -42,15 +42,15 @@ pub fn filter_distances(w: &Tensor) -> Result<Tensor> {
     if let Some(gpu) = Gpu::of(w.device())? {
         return gpu::filter_distances(&gpu, OP, w, filters, w.elem_count() / filters);
     }
-    let distances = args::with_any(OP, "filters", w, |w| distances(w, filters))?;
+    let distances = args::with_any(OP, "filters", w, |w| distances(OP, w, filters))??;
     args::tensor(distances, &[filters, filters])
 }
 
-fn distances(rows: &[f32], filters: usize) -> Vec<f32> {
+fn distances(op: &str, rows: &[f32], filters: usize) -> Result<Vec<f32>> {
     let length = rows.len() / filters;
     // Rows padded with zeros to whole lanes: a difference of two zeros adds exactly nothing.
     let padded = length.next_multiple_of(SUMS);
-    let mut wide = vec![0.0_f64; filters * padded];
+    let mut wide = args::zeros::<f64>(op, &[filters, padded])?;
     for (to, from) in wide
         .chunks_exact_mut(padded.max(1))
         .zip(rows.chunks_exact(length.max(1)))
@@ -61,7 +61,7 @@ fn distances(rows: &[f32], filters: usize) -> Vec<f32> {
     }
     let row = |j: usize| &wide[j * padded..][..padded];
 
-    let mut distances = vec![0.0_f32; filters * filters];
+    let mut distances = args::zeros::<f32>(op, &[filters, filters])?;
     // Two rows against two at a time, so that each loaded weight serves two differences.
     distances
         .par_chunks_mut(2 * filters)
@@ -86,7 +86,7 @@ fn distances(rows: &[f32], filters: usize) -> Vec<f32> {
             distances[j * filters + k] = distances[k * filters + j];
         }
     }
-    distances
+    Ok(distances)
 }
 
 /// `[‖a−c‖², ‖a−d‖², ‖b−c‖², ‖b−d‖²]` of rows of equal length, a multiple of [`SUMS`].

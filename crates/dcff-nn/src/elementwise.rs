@@ -61,7 +61,7 @@ fn apply(rule: Rule, a: &Features, b: &Features) -> Result<Features> {
     if let Some(gpu) = a.card() {
         return gpu::elementwise(&gpu, rule, a, b);
     }
-    let mut out = Features::uninit(a.dims(), a.precision());
+    let mut out = Features::uninit(a.dims(), a.precision())?;
     by_element!(a.precision(), E => apply_to::<E>(rule, a, b, &mut out));
     Ok(out)
 }
@@ -218,7 +218,7 @@ pub fn concat(parts: &[&Features]) -> Result<Features> {
     if let Some(gpu) = first.card() {
         return gpu::concat(&gpu, parts, (n, channels, h, w));
     }
-    let mut out = Features::uninit((n, channels, h, w), precision);
+    let mut out = Features::uninit((n, channels, h, w), precision)?;
     by_element!(precision, E => concat_to::<E>(parts, &mut out));
     Ok(out)
 }
@@ -247,23 +247,25 @@ fn concat_to<E: Element>(parts: &[&Features], out: &mut Features) {
 /// Numbers of channels that are zero or do not add up to those of `dy`.
 pub fn split_channels(dy: &Features, channels: &[usize]) -> Result<Vec<Features>> {
     let (n, c, h, w) = dy.dims();
-    let sum: usize = channels.iter().sum();
-    if sum != c || channels.contains(&0) {
+    let sum = channels
+        .iter()
+        .try_fold(0usize, |sum, &count| sum.checked_add(count));
+    if sum != Some(c) || channels.contains(&0) {
         bail!("split_channels: expected numbers of channels that add up to {c}, got {channels:?}");
     }
     if let Some(gpu) = dy.card() {
         return gpu::split_channels(&gpu, dy, channels);
     }
     let mut at = 0;
-    Ok(channels
+    channels
         .iter()
         .map(|&count| {
-            let mut part = Features::uninit((n, count, h, w), dy.precision());
+            let mut part = Features::uninit((n, count, h, w), dy.precision())?;
             by_element!(dy.precision(), E => cut::<E>(dy, at, &mut part));
             at += part.group_len();
-            part
+            Ok(part)
         })
-        .collect())
+        .collect()
 }
 
 /// Copies a part of every group, from the number `start` on.

@@ -64,17 +64,18 @@ impl Features {
             );
         };
         let dims = (n, c, h, w);
-        if n * c * h * w == 0 {
+        if t.dims().contains(&0) {
             bail!("features: expected a tensor without empty dimensions, got {dims:?}");
         }
+        Self::count(dims)?;
         if let Some(gpu) = Gpu::of(t.device())? {
             return Ok(Self::from_gpu(Maps::from_nchw(&gpu, t, dims)?, dims));
         }
         args::with_any("features", "the tensor", t, |x| {
-            let mut out = Self::uninit(dims, Precision::F32);
+            let mut out = Self::uninit(dims, Precision::F32)?;
             pack(x, out.cpu_mut::<f32>(), dims);
-            out
-        })
+            Ok(out)
+        })?
     }
 
     /// The feature maps as a tensor `[N, C, H, W]` (`f32`).
@@ -87,7 +88,7 @@ impl Features {
             return maps.to_nchw(self.dims);
         }
         let (n, c, h, w) = self.dims;
-        let mut out = vec![0f32; n * c * h * w];
+        let mut out = args::zeros::<f32>("features", &[n, c, h, w])?;
         by_element!(self.precision(), E => unpack::<E>(self.cpu(), &mut out, self.dims));
         args::tensor(out, &[n, c, h, w])
     }
@@ -104,7 +105,7 @@ impl Features {
         if let Storage::Gpu(maps) = &self.storage {
             return Ok(Self::from_gpu(maps.cast(precision)?, self.dims));
         }
-        let mut out = Self::uninit(self.dims, precision);
+        let mut out = Self::uninit(self.dims, precision)?;
         by_element!(self.precision(), A => by_element!(precision, B => {
             convert::<A, B>(self.cpu(), out.cpu_mut());
         }));
@@ -118,16 +119,17 @@ impl Features {
     /// An empty dimension, or a device without kernels.
     pub fn zeros(dims: (usize, usize, usize, usize), device: &Device) -> Result<Self> {
         let (n, c, h, w) = dims;
-        if n * c * h * w == 0 {
+        if [n, c, h, w].contains(&0) {
             bail!("features: expected dimensions other than zero, got {dims:?}");
         }
+        Self::count(dims)?;
         if let Some(gpu) = Gpu::of(device)? {
             return Ok(Self::from_gpu(
                 Maps::zeros(&gpu, Precision::F32, dims)?,
                 dims,
             ));
         }
-        let mut out = Self::uninit(dims, Precision::F32);
+        let mut out = Self::uninit(dims, Precision::F32)?;
         out.cpu_mut::<f32>().fill(0.0);
         Ok(out)
     }
@@ -195,15 +197,28 @@ impl Features {
         }
     }
 
+    /// Numbers of maps of the dimensions `dims`, lanes without an image included; an error where no memory holds them.
+    pub(crate) fn count((n, c, h, w): (usize, usize, usize, usize)) -> Result<usize> {
+        args::count("features", &[n.div_ceil(LANES), c, h, w, LANES])
+    }
+
     /// Feature maps with arbitrary contents on the CPU.
-    pub(crate) fn uninit(dims: (usize, usize, usize, usize), precision: Precision) -> Self {
-        let (n, c, h, w) = dims;
-        let len = n.div_ceil(LANES) * c * h * w * LANES;
+    ///
+    /// # Errors
+    ///
+    /// More than there is memory for.
+    pub(crate) fn uninit(dims: (usize, usize, usize, usize), precision: Precision) -> Result<Self> {
+        let len = Self::count(dims)?;
         let storage = match precision {
-            Precision::F32 => Storage::Cpu(Arc::new(Buffer::new(len))),
-            Precision::Bf16 => Storage::CpuBf16(Arc::new(Buffer::new(len))),
+            Precision::F32 => Buffer::try_new(len).map(|buffer| Storage::Cpu(Arc::new(buffer))),
+            Precision::Bf16 => {
+                Buffer::try_new(len).map(|buffer| Storage::CpuBf16(Arc::new(buffer)))
+            }
         };
-        Self { storage, dims }
+        match storage {
+            Some(storage) => Ok(Self { storage, dims }),
+            None => bail!("features: no memory for maps of dimensions {dims:?}"),
+        }
     }
 
     /// Groups of sixteen images.
@@ -362,7 +377,8 @@ pub fn flatten(x: &Features) -> Result<Tensor> {
 /// A shape other than `dims` gives.
 pub fn unflatten(dy: &Tensor, dims: (usize, usize, usize, usize)) -> Result<Features> {
     let (n, c, h, w) = dims;
-    args::same("unflatten", "shape", &[n, c * h * w][..], dy.dims())?;
+    let row = args::count("unflatten", &[c, h, w])?;
+    args::same("unflatten", "shape", &[n, row][..], dy.dims())?;
     Features::from_nchw(&dy.reshape(dims)?)
 }
 

@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+use candle_core::{Result, bail};
+
+use crate::args;
 use crate::buffer::Buffer;
 use crate::conv::kernel::{FILTERS, Products, Start};
 use crate::cpu::Isa;
@@ -56,9 +59,17 @@ fn by_rows(m: usize, k: usize, a: Matrix<'_>) -> Vec<f32> {
 }
 
 /// `C = A B` with `A` `[m, k]`, `B` `[k, n]` and `C` `[m, n]`, row-major.
-pub(crate) fn product(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
-    if k == 0 || m * n == 0 {
-        return vec![0f32; m * n];
+pub(crate) fn product(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+) -> Result<Vec<f32>> {
+    const OP: &str = "product";
+    let size = args::count(OP, &[m, n])?;
+    if k == 0 || size == 0 {
+        return args::zeros(OP, &[m, n]);
     }
     let isa = Isa::current();
     let tile = isa.tile_pixels();
@@ -75,7 +86,10 @@ pub(crate) fn product(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>
     let panels = n.div_ceil(width);
     let splits = threads::parts(panels, m.div_ceil(FILTERS));
     let per_split = m.div_ceil(FILTERS).div_ceil(splits) * FILTERS;
-    let mut c = Vec::with_capacity(m * n);
+    let mut c = Vec::new();
+    if c.try_reserve_exact(size).is_err() {
+        bail!("{OP}: no memory for {m} rows of {n} numbers");
+    }
     let out = Out::new(c.spare_capacity_mut());
     threads::each(panels * splits, |task| {
         let (panel, first_row) = (task / splits, task % splits * per_split);
@@ -126,8 +140,8 @@ pub(crate) fn product(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>
         }
     });
     // SAFETY: the tasks have written every row and column.
-    unsafe { c.set_len(m * n) };
-    c
+    unsafe { c.set_len(size) };
+    Ok(c)
 }
 
 /// The processor's limit for plain multiplication, in operations per second: what one thread reaches in the
@@ -190,9 +204,9 @@ mod tests {
                     .map(|i| (0..k).map(|j| a[i / n * k + j] * b[j * n + i % n]).sum())
                     .collect();
                 let (a_matrix, b_matrix) = (Matrix::new(&a, k), Matrix::new(&b, n));
-                assert_eq!(product(m, n, k, a_matrix, b_matrix), expected);
+                assert_eq!(product(m, n, k, a_matrix, b_matrix).unwrap(), expected);
                 // (Bᵀ Aᵀ)ᵀ = A B; small integers are exact.
-                let swapped = product(n, m, k, b_matrix.t(), a_matrix.t());
+                let swapped = product(n, m, k, b_matrix.t(), a_matrix.t()).unwrap();
                 let back: Vec<f32> = (0..m * n).map(|i| swapped[i % n * m + i / n]).collect();
                 assert_eq!(back, expected);
             }

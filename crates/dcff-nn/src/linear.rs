@@ -53,7 +53,7 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
         args::with_any(OP, "a weight", w, |w| {
             product(n, k, f, Matrix::new(x, f), Matrix::new(w, f).t())
         })
-    })??;
+    })???;
     if let Some(b) = b {
         let b = args::numbers(OP, "a bias", b, &[k])?;
         for row in y.chunks_exact_mut(k.max(1)) {
@@ -83,14 +83,14 @@ pub fn linear_backward(
         let input = if need_input {
             let dx = args::with_any(OP, "a weight", w, |w| {
                 product(n, f, k, Matrix::new(dy, k), Matrix::new(w, f))
-            })?;
+            })??;
             Some(args::tensor(dx, &[n, f])?)
         } else {
             None
         };
         let weight = args::with_any(OP, "an input", x, |x| {
             product(k, f, n, Matrix::new(dy, k).t(), Matrix::new(x, f))
-        })?;
+        })??;
         let bias = (0..k)
             .map(|j| (0..n).map(|i| f64::from(dy[i * k + j])).sum::<f64>() as f32)
             .collect();

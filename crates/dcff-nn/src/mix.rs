@@ -22,7 +22,7 @@ fn rows(op: &str, p: &Tensor, w: &Tensor, transposed: bool) -> Result<(usize, us
     };
     let filters = if transposed { m } else { c };
     match w.dims() {
-        [first, rest @ ..] if *first == filters => Ok((m, c, rest.iter().product())),
+        [first, rest @ ..] if *first == filters => Ok((m, c, args::count(op, rest)?)),
         dims => bail!("{op}: expected {filters} filters for coefficients [{m}, {c}], got {dims:?}"),
     }
 }
@@ -48,7 +48,7 @@ pub fn mix(p: &Tensor, w: &Tensor) -> Result<Tensor> {
         args::with_any(OP, "filters", w, |w| {
             product(m, rest, c, Matrix::new(p, c), Matrix::new(w, rest))
         })
-    })??;
+    })???;
     args::tensor(mixed, &with_rows(w, m))
 }
 
@@ -67,7 +67,7 @@ pub fn mix_backward(p: &Tensor, dw: &Tensor) -> Result<Tensor> {
         args::with_any(OP, "a gradient", dw, |dw| {
             product(c, rest, m, Matrix::new(p, c).t(), Matrix::new(dw, rest))
         })
-    })??;
+    })???;
     args::tensor(gradient, &with_rows(dw, c))
 }
 

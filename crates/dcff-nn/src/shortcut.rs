@@ -37,11 +37,12 @@ pub fn shortcut(x: &Features, stride: usize, out_channels: usize) -> Result<Feat
     check("shortcut", stride, out_channels)?;
     let (n, c, h, w) = x.dims();
     let (oh, ow) = (h.div_ceil(stride), w.div_ceil(stride));
+    Features::count((n, out_channels, oh, ow))?;
     if let Some(gpu) = x.card() {
         let before = before(c, out_channels);
         return gpu::shortcut(&gpu, x, (n, out_channels, oh, ow), stride, before);
     }
-    let mut y = Features::uninit((n, out_channels, oh, ow), x.precision());
+    let mut y = Features::uninit((n, out_channels, oh, ow), x.precision())?;
     by_element!(x.precision(), E => take::<E>(x, stride, &mut y));
     Ok(y)
 }
@@ -83,6 +84,7 @@ pub fn shortcut_backward(
     const OP: &str = "shortcut_backward";
     let (n, c, h, w) = dims;
     check(OP, stride, c)?;
+    Features::count(dims)?;
     let (dn, out_channels, oh, ow) = dy.dims();
     let expected = (n, h.div_ceil(stride), w.div_ceil(stride));
     args::same(
@@ -94,7 +96,7 @@ pub fn shortcut_backward(
     if let Some(gpu) = dy.card() {
         return gpu::shortcut_backward(&gpu, dims, stride, before(c, out_channels), dy);
     }
-    let mut dx = Features::uninit(dims, dy.precision());
+    let mut dx = Features::uninit(dims, dy.precision())?;
     by_element!(dy.precision(), E => put_back::<E>(dy, stride, &mut dx));
     Ok(dx)
 }

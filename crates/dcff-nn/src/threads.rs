@@ -4,6 +4,7 @@
 //! of threads; the order in which a number's terms are added never does.
 
 use std::cell::Cell;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use candle_core::Device;
@@ -111,7 +112,17 @@ pub(crate) fn each(tasks: usize, task: impl Fn(usize) + Send + Sync) {
     });
 }
 
-/// Runs `f` while the other threads of the pool stay awake between the pieces of work that `f` hands out.
+/// Threads beside the calling one that may spin: where there are more of them than processors, they take turns with those
+/// that work.
+fn spinners() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    let processors = *PROCESSORS.get_or_init(|| {
+        std::thread::available_parallelism().map_or(usize::MAX, std::num::NonZero::get)
+    });
+    count().min(processors) - 1
+}
+
+/// Runs `f` while the other threads of the pool, no more than there are processors, stay awake between the pieces of work that `f` hands out.
 ///
 /// A step of training splits its work hundreds of times, with a moment on one thread between. A thread that sleeps
 /// through that moment takes longer to wake (50 µs and more on virtual machines) than a small layer takes. Threads that
@@ -120,13 +131,14 @@ pub(crate) fn each(tasks: usize, task: impl Fn(usize) + Send + Sync) {
 pub fn awake<R>(device: &Device, f: impl FnOnce() -> R) -> R {
     /// Set while one call keeps the threads awake: a second would not make them more so.
     static TAKEN: AtomicBool = AtomicBool::new(false);
-    if !device.is_cpu() || count() == 1 || TAKEN.swap(true, Ordering::Acquire) {
+    let spinners = spinners();
+    if !device.is_cpu() || spinners == 0 || TAKEN.swap(true, Ordering::Acquire) {
         return f();
     }
     let _free = OnDrop(|| TAKEN.store(false, Ordering::Release));
     let over = AtomicBool::new(false);
     rayon::in_place_scope(|scope| {
-        for _ in 1..count() {
+        for _ in 0..spinners {
             scope.spawn(|_| {
                 while !over.load(Ordering::Acquire) {
                     if rayon::yield_now() != Some(rayon::Yield::Executed) {
@@ -241,6 +253,14 @@ mod tests {
         assert!(chosen.iter().all(|&(_, isa)| isa == other));
         let best = Isa::available()[0];
         assert!(after.iter().all(|&(_, isa)| isa == best));
+    }
+
+    #[test]
+    fn no_more_threads_spin_than_there_are_processors() {
+        let processors = std::thread::available_parallelism().unwrap().get();
+        assert_eq!(with_threads(1, spinners), 0);
+        assert_eq!(with_threads(2, spinners), processors.min(2) - 1);
+        assert_eq!(with_threads(8 * processors, spinners), processors - 1);
     }
 
     #[test]

@@ -36,9 +36,9 @@ pub enum Error {
     /// A configuration or checkpoint is unsound.
     #[error(transparent)]
     Train(#[from] dcff_train::Error),
-    /// A file cannot be written.
+    /// A file cannot be written or read.
     #[error(transparent)]
-    Write(#[from] dcff_compact::Error),
+    Disk(#[from] dcff_file::Error),
 }
 
 impl Error {

@@ -105,16 +105,12 @@ impl Report {
     pub fn write(&self, out: &Path) -> Result<()> {
         let contents = self.contents();
         std::fs::create_dir_all(out).map_err(|error| Error::file(out, error))?;
-        let file =
-            |name: &str, text: &str| dcff_compact::file::write(&out.join(name), text.as_bytes());
-        dcff_compact::file::write_folder::<Error>(&out.join("figures"), |folder| {
+        let file = |name: &str, text: &str| dcff_file::write(&out.join(name), text.as_bytes());
+        dcff_file::write_folder::<Error>(&out.join("figures"), |folder| {
             for chapter in &contents.chapters {
                 for figure in &chapter.figures.drawn {
                     let name = format!("{}-{}.svg", chapter.id, figure.id);
-                    dcff_compact::file::write(
-                        &folder.join(name),
-                        figure.plot.standalone().as_bytes(),
-                    )?;
+                    dcff_file::write(&folder.join(name), figure.plot.standalone().as_bytes())?;
                 }
             }
             Ok(())

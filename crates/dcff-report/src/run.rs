@@ -1,12 +1,11 @@
 //! What a run folder says.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use dcff_train::{
-    CHECKPOINT, COMPACT, CONFIG, Checkpoint, Description, METRICS, Metrics, RunConfig, RunFolder,
-    SELECTION, SUMMARY, SelectionRow, Summary, methods, read_selection,
+    CHECKPOINT, COMPACT, CONFIG, Checkpoint, Description, MAX_TABLE_BYTES, METRICS, Metrics,
+    RunConfig, RunFolder, SELECTION, SUMMARY, SelectionRow, Summary, methods, read_selection,
 };
 use serde_json::Value;
 
@@ -14,6 +13,7 @@ use crate::{Error, Result};
 
 /// In a run folder: why the run failed, in one line; written by who started it.
 pub const ERROR: &str = "error.txt";
+const MAX_ERROR_BYTES: u64 = 1 << 20;
 
 /// How far a run came.
 #[derive(Clone, Debug)]
@@ -94,8 +94,8 @@ impl Run {
 
     /// Reads everything; what was read before an error stays.
     fn fill(&mut self) -> Result<()> {
-        let failure = std::fs::read(self.folder.join(ERROR)).ok();
-        let failure = failure.map(|text| {
+        let failure = dcff_file::read_if_any(&self.folder.join(ERROR), MAX_ERROR_BYTES);
+        let failure = failure.unwrap_or_default().map(|text| {
             let text = String::from_utf8_lossy(&text);
             text.lines().next().unwrap_or("unknown").to_owned()
         });
@@ -191,7 +191,7 @@ fn check(folder: &Path, summary: &Summary) -> Result<()> {
     if !file.exists() {
         return Ok(());
     }
-    let bytes = dcff_compact::file::read(&file, dcff_compact::MAX_CONFIG_BYTES)?;
+    let bytes = dcff_file::read(&file, dcff_compact::MAX_CONFIG_BYTES)?;
     let artefact: dcff_compact::Config =
         serde_json::from_slice(&bytes).map_err(|error| Error::file(&file, error))?;
     let full = summary.full(&artefact).map_err(unsound)?;
@@ -202,15 +202,10 @@ fn check(folder: &Path, summary: &Summary) -> Result<()> {
 
 /// The rows of a file of JSON lines; none when there is no file.
 fn lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    let file = match std::fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::file(path, error)),
-    };
+    let text = dcff_file::read_text_if_any(path, MAX_TABLE_BYTES)?.unwrap_or_default();
     let mut rows = Vec::new();
-    for (index, line) in BufReader::new(file).lines().enumerate() {
-        let line = line.map_err(|error| Error::file(path, error))?;
-        let row = serde_json::from_str(&line)
+    for (index, line) in text.lines().enumerate() {
+        let row = serde_json::from_str(line)
             .map_err(|error| Error::file(path, format!("line {}: {error}", index + 1)))?;
         rows.push(row);
     }

@@ -1,8 +1,9 @@
 //! Checkpoints: the state from which a run continues bit for bit.
 //!
 //! A checkpoint is a folder that appears whole or not at all: `state.safetensors` holds the parameters, the
-//! running statistics, what the optimiser remembers, the epoch's views and the chosen epoch's compact weights; `state.json` the position, the
-//! tallies, the method's memory, the configuration and the hash of the tensors.
+//! running statistics, what the optimiser remembers, the epoch's views and the chosen epoch's compact weights; `state.json`
+//! the position, the tallies, the method's memory and the configuration; `SHA256SUMS` the hashes of both, as
+//! `sha256sum --check` reads them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -25,9 +26,13 @@ use crate::summary::Outcome;
 
 const STATE: &str = "state.json";
 const TENSORS: &str = "state.safetensors";
+const SUMS: &str = "SHA256SUMS";
 /// More than any network here needs; keeps a broken file from taking all memory.
 const MAX_BYTES: u64 = 16 << 30;
-const MAX_STATE_BYTES: u64 = 1 << 30;
+const MAX_STATE_BYTES: u64 = 256 << 20;
+const MAX_SUMS_BYTES: u64 = 4096;
+/// Checkpoints from this layout on have [`SUMS`]; those before, of layout 0, only the hash of the tensors.
+const LAYOUT: u32 = 1;
 
 /// Where a run stands: `step` steps of `epoch` are done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,9 +86,80 @@ pub(crate) struct State {
     pub(crate) stages: Vec<StageCost>,
     /// SHA-256 of `state.safetensors`.
     pub(crate) tensors_sha256: String,
+    /// Of the checkpoint's folder.
+    #[serde(default)]
+    pub(crate) layout: u32,
 }
 
 impl State {
+    /// Checks the position and the tallies against the configuration and each other.
+    fn check(&self) -> Result<(), String> {
+        let (Position { epoch, step }, epochs) = (self.position, self.config.recipe.epochs);
+        if epoch > epochs || (epoch == epochs && step > 0) {
+            return Err(format!(
+                "position: expected at most {epochs} epochs, got epoch {epoch} and step {step}"
+            ));
+        }
+        // Steps before an epoch's last are whole batches.
+        let trained = step.checked_mul(self.config.recipe.batch_size);
+        if step > 0 && trained != Some(self.tally.images) {
+            let images = self.tally.images;
+            return Err(format!(
+                "position: expected {images} images in its steps, got step {step}"
+            ));
+        }
+        if self.tally.correct > self.tally.images {
+            let Tally {
+                correct, images, ..
+            } = self.tally;
+            return Err(format!(
+                "tally: expected at most {images} correct, got {correct}"
+            ));
+        }
+        let rows = [
+            ("metrics", epochs_of(&self.metrics, |row| row.epoch)),
+            ("timing", epochs_of(&self.timing, |row| row.epoch)),
+        ];
+        for (table, (count, in_order)) in rows {
+            if count != epoch || !in_order {
+                return Err(format!(
+                    "{table}: expected a row for each of {epoch} epochs, got {count}{}",
+                    if in_order { "" } else { " of other epochs" }
+                ));
+            }
+        }
+        let of_epochs = self.metrics.iter().flat_map(|row| {
+            let scores = [Some(row.train), row.validation, row.test];
+            scores.map(|score| ("metrics", row.epoch, score))
+        });
+        let of_last = self.last.iter().flat_map(|last| {
+            [Some(last.test), last.validation].map(|score| ("last", last.epoch, score))
+        });
+        let of_best = self.best.iter().flat_map(|best| {
+            let score = Score {
+                loss: 0.0,
+                accuracy: best.accuracy,
+            };
+            [Some(score), best.validation].map(|score| ("best", best.epoch, score))
+        });
+        for (what, of, score) in of_epochs.chain(of_last).chain(of_best) {
+            if !(1..=epoch).contains(&of) {
+                return Err(format!(
+                    "{what}: expected an epoch of 1 to {epoch}, got {of}"
+                ));
+            }
+            let Some(Score { loss, accuracy }) = score else {
+                continue;
+            };
+            if !(0.0..=1.0).contains(&accuracy) || !loss.is_finite() {
+                return Err(format!(
+                    "{what}: expected a finite loss and an accuracy of 0 to 1, got {loss} and {accuracy}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// A network of the architecture that the tensors of this state belong to, with initial weights drawn from `seed`.
     pub(crate) fn network(
         &self,
@@ -117,11 +193,18 @@ impl Checkpoint {
     ) -> Result<()> {
         let bytes = dcff_compact::tensors_to_bytes(tensors, &BTreeMap::new())?;
         state.tensors_sha256 = sha256(&bytes);
+        state.layout = LAYOUT;
         let text =
             serde_json::to_vec(&state).map_err(|error| Error::file(&path.join(STATE), error))?;
-        dcff_compact::file::write_folder(path, |folder| {
-            dcff_compact::file::write(&folder.join(TENSORS), &bytes)?;
-            dcff_compact::file::write(&folder.join(STATE), &text)
+        let sums = format!(
+            "{}  {STATE}\n{}  {TENSORS}\n",
+            sha256(&text),
+            state.tensors_sha256
+        );
+        dcff_file::write_folder::<dcff_file::Error>(path, |folder| {
+            dcff_file::write(&folder.join(TENSORS), &bytes)?;
+            dcff_file::write(&folder.join(STATE), &text)?;
+            dcff_file::write(&folder.join(SUMS), sums.as_bytes())
         })?;
         Ok(())
     }
@@ -135,27 +218,36 @@ impl Checkpoint {
             return Ok(None);
         }
         let state_path = path.join(STATE);
-        let text = dcff_compact::file::read(&state_path, MAX_STATE_BYTES)?;
+        let text = dcff_file::read(&state_path, MAX_STATE_BYTES)?;
+        let sums_path = path.join(SUMS);
+        let sums = dcff_file::read_text_if_any(&sums_path, MAX_SUMS_BYTES)?;
+        if let Some(sums) = &sums {
+            let expected = sums
+                .lines()
+                .find_map(|line| line.strip_suffix(STATE)?.strip_suffix("  "))
+                .ok_or_else(|| Error::file(&sums_path, format!("expected a line for {STATE}")))?;
+            same_hash(&state_path, expected, &sha256(&text))?;
+        }
         let mut state: State = serde_json::from_slice(&text)
             .map_err(|error| Error::file(&state_path, format!("damaged: {error}")))?;
+        if state.layout > 0 && sums.is_none() {
+            return Err(Error::file(&sums_path, "damaged: no such file"));
+        }
         state.config = methods::complete(state.config)?;
         if let Some(difference) = state.config.difference(config) {
             let message =
                 format!("the configuration has changed since the checkpoint: {difference}");
             return Err(Error::file(&path.with_file_name(CONFIG), message));
         }
+        state
+            .check()
+            .map_err(|message| Error::file(&state_path, format!("damaged: {message}")))?;
         let tensors_path = path.join(TENSORS);
-        let bytes = dcff_compact::file::read(&tensors_path, MAX_BYTES)?;
-        let found = sha256(&bytes);
-        if found != state.tensors_sha256 {
-            return Err(Error::file(
-                &tensors_path,
-                format!(
-                    "damaged: expected SHA-256 {}, got {found}",
-                    state.tensors_sha256
-                ),
-            ));
-        }
+        // Before memory is taken for it.
+        let found = sha256_of(&tensors_path, MAX_BYTES)?
+            .ok_or_else(|| Error::file(&tensors_path, "damaged: no such file"))?;
+        same_hash(&tensors_path, &state.tensors_sha256, &found)?;
+        let bytes = dcff_file::read(&tensors_path, MAX_BYTES)?;
         let (tensors, _) = dcff_compact::tensors_from_bytes(&tensors_path, &bytes)?;
         Ok(Some(Self { state, tensors }))
     }
@@ -163,6 +255,18 @@ impl Checkpoint {
     /// Where the run stands.
     pub fn position(&self) -> Position {
         self.state.position
+    }
+
+    /// Checks that the position lies within epochs of `steps` steps.
+    pub(crate) fn check_steps(&self, folder: &Path, steps: usize) -> Result<()> {
+        let Position { step, .. } = self.state.position;
+        if step >= steps {
+            let message = format!(
+                "damaged: position: expected a step below the {steps} of an epoch, got {step}"
+            );
+            return Err(Error::file(&folder.join(STATE), message));
+        }
+        Ok(())
     }
 
     /// The compact network as it stands at this checkpoint, of a run of `full`.
@@ -270,9 +374,34 @@ pub(crate) fn view_tensors(views: &Views) -> Result<Vec<(String, Tensor)>> {
     Ok(tensors)
 }
 
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
+/// How many rows there are, and whether they are those of the epochs from 1 on.
+fn epochs_of<T>(rows: &[T], epoch: impl Fn(&T) -> usize) -> (usize, bool) {
+    let in_order = rows
         .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+        .zip(1..)
+        .all(|(row, wanted)| epoch(row) == wanted);
+    (rows.len(), in_order)
+}
+
+fn same_hash(path: &Path, expected: &str, found: &str) -> Result<()> {
+    if found != expected {
+        let message = format!("damaged: expected SHA-256 {expected}, got {found}");
+        return Err(Error::file(path, message));
+    }
+    Ok(())
+}
+
+/// SHA-256 of the file `path` of at most `limit` bytes, which is not kept in memory; `None` where there is none.
+pub(crate) fn sha256_of(path: &Path, limit: u64) -> Result<Option<String>> {
+    let mut hash = Sha256::new();
+    let found = dcff_file::read_parts_if_any(path, limit, |part| hash.update(part))?;
+    Ok(found.then(|| hex(&hash.finalize())))
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(hash: &[u8]) -> String {
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -12,14 +12,14 @@ use dcff_compact::Artefact;
 use dcff_models::{Architecture, Network};
 use serde::Serialize;
 
-use crate::checkpoint::sha256;
+use crate::checkpoint::sha256_of;
 use crate::config::{DataConfig, DenseFrom, RunConfig, first_difference};
 use crate::entry::Context;
 use crate::error::{Error, Result};
 use crate::event::{Metrics, Timing};
 use crate::methods;
 use crate::recipe::Recipe;
-use crate::run::{METRICS, TIMING};
+use crate::run::{MAX_TABLE_BYTES, METRICS, TIMING};
 use crate::stage::{DENSE, Stage};
 
 /// The entry of the artefact's provenance that describes the stage.
@@ -79,18 +79,11 @@ impl DenseFrom {
     /// When it has none.
     pub fn of(run: &Path) -> Result<Self> {
         let file = weights(run);
-        let bytes = std::fs::read(&file).map_err(|error| {
-            let message = match error.kind() {
-                std::io::ErrorKind::NotFound => {
-                    "no such file: expected a run whose dense stage is done".to_owned()
-                }
-                _ => error.to_string(),
-            };
-            Error::file(&file, message)
-        })?;
+        let hash = sha256_of(&file, dcff_compact::MAX_WEIGHTS_BYTES)?;
+        let missing = "no such file: expected a run whose dense stage is done";
         Ok(Self {
             run: run.to_owned(),
-            sha256: sha256(&bytes),
+            sha256: hash.ok_or_else(|| Error::file(&file, missing))?,
         })
     }
 
@@ -156,7 +149,7 @@ fn weights(run: &Path) -> PathBuf {
 
 /// The first `count` rows of a file of JSON lines.
 fn read_rows<T: serde::de::DeserializeOwned>(file: &Path, count: usize) -> Result<Vec<T>> {
-    let text = std::fs::read_to_string(file).map_err(|error| Error::file(file, error))?;
+    let text = dcff_file::read_text(file, MAX_TABLE_BYTES)?;
     let rows: Vec<T> = text
         .lines()
         .take(count)

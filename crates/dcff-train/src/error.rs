@@ -74,6 +74,9 @@ pub enum Error {
     /// A budget cannot be met.
     #[error(transparent)]
     Budget(#[from] dcff_flops::BudgetError),
+    /// Writing or reading a file failed.
+    #[error(transparent)]
+    Disk(#[from] dcff_file::Error),
     /// Writing or reading weights failed.
     #[error(transparent)]
     Compact(#[from] dcff_compact::Error),

@@ -59,7 +59,9 @@ pub use event::{Event, Metrics, Observer, Timing};
 pub use method::{Decision, End, EpochStart, Filters, Method, Plan, Product, Saved, Setup};
 pub use optimizer::{Group, Id, Optimizer};
 pub use recipe::Recipe;
-pub use run::{CHECKPOINT, COMPACT, CONFIG, METRICS, PRODUCTS, RunFolder, SUMMARY, TIMING};
+pub use run::{
+    CHECKPOINT, COMPACT, CONFIG, MAX_TABLE_BYTES, METRICS, PRODUCTS, RunFolder, SUMMARY, TIMING,
+};
 pub use schedule::{Cosine, GeometricWarmup, Schedule, geometric};
 pub use seed::{Purpose, derive_seed};
 pub use selection::{LayerSelection, SELECTION, SelectionRow, read_selection};

@@ -1,8 +1,9 @@
 //! The run folder's text files.
 
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use dcff_file::FolderLock;
 use serde::Serialize;
 
 use crate::config::RunConfig;
@@ -27,38 +28,50 @@ pub const TIMING: &str = "timing.jsonl";
 /// The outcome.
 pub const SUMMARY: &str = "summary.json";
 
+/// A table of more than this tells of no run: a row is a few hundred bytes.
+pub const MAX_TABLE_BYTES: u64 = 256 << 20;
+/// The outcome of a run is some kilobytes.
+const MAX_SUMMARY_BYTES: u64 = 16 << 20;
+
 /// A run's folder.
 #[derive(Clone, Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    /// Held from the folder's making on, so that nobody else takes it between that and the first step.
+    lock: Option<Arc<FolderLock>>,
 }
 
 impl RunFolder {
-    /// Makes the folder `path` for a new run and writes `config.toml`.
+    /// Makes the folder `path` for a new run and writes `config.toml`. Nobody else can train there while the folder or a
+    /// clone of it is held.
     ///
     /// # Errors
-    /// When `path` already holds anything, or cannot be written.
+    /// When `path` already holds anything but what a killed program left half written, cannot be written, or another program
+    /// makes a run there.
     pub fn create(path: &Path, config: &RunConfig) -> Result<Self> {
         config.validate()?;
-        let occupied = match std::fs::read_dir(path) {
-            Ok(mut entries) => entries.next().is_some(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-            Err(error) => return Err(Error::file(path, error)),
-        };
-        if occupied {
-            let hint = if path.join(CONFIG).exists() {
-                "holds a run already: continue it with --resume, or name another folder"
-            } else {
-                "expected a new or empty folder"
+        let check = || -> Result<()> {
+            let hint = match (path.join(CONFIG).exists(), dcff_file::is_vacant(path)?) {
+                (true, _) => {
+                    "holds a run already: continue it with --resume, or name another folder"
+                }
+                (false, false) => "expected a new or empty folder",
+                (false, true) => return Ok(()),
             };
-            return Err(Error::file(path, hint));
-        }
+            Err(Error::file(path, hint))
+        };
+        // Before the lock, which leaves a file, and under it, since another program may just have been here.
+        check()?;
         std::fs::create_dir_all(path).map_err(|error| Error::file(path, error))?;
+        let lock = lock(path)?;
+        check()?;
+        dcff_file::sweep(path)?;
         let text =
             toml::to_string(config).map_err(|error| Error::file(&path.join(CONFIG), error))?;
-        dcff_compact::file::write(&path.join(CONFIG), text.as_bytes())?;
+        dcff_file::create(&path.join(CONFIG), text.as_bytes())?;
         Ok(Self {
             path: path.to_owned(),
+            lock: Some(lock),
         })
     }
 
@@ -75,6 +88,7 @@ impl RunFolder {
         Ok((
             Self {
                 path: path.to_owned(),
+                lock: None,
             },
             config,
         ))
@@ -85,6 +99,7 @@ impl RunFolder {
     pub(crate) fn at(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
+            lock: None,
         }
     }
 
@@ -98,20 +113,14 @@ impl RunFolder {
         self.path.join(name)
     }
 
-    /// Keeps other programs from training in this folder until the file that comes back is closed.
+    /// Keeps other programs from training in this folder until what comes back, and this folder, are dropped.
     ///
     /// # Errors
-    /// When one does, or there is no `config.toml`.
-    pub(crate) fn lock(&self) -> Result<File> {
-        let path = self.join(CONFIG);
-        let file = File::open(&path).map_err(|error| Error::file(&path, error))?;
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => Err(Error::file(
-                &self.path,
-                "another program trains in this folder: wait for it, or stop it",
-            )),
-            // Some network file systems know no locks.
-            Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    /// When one does.
+    pub(crate) fn lock(&self) -> Result<Arc<FolderLock>> {
+        match &self.lock {
+            Some(lock) => Ok(Arc::clone(lock)),
+            None => lock(&self.path),
         }
     }
 
@@ -121,11 +130,8 @@ impl RunFolder {
     /// Then, and when the table cannot be read.
     pub(crate) fn check_rows(&self, known: usize) -> Result<()> {
         let path = self.join(METRICS);
-        let rows = match std::fs::read_to_string(&path) {
-            Ok(text) => text.lines().count(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
-            Err(error) => return Err(Error::file(&path, error)),
-        };
+        let text = dcff_file::read_text_if_any(&path, MAX_TABLE_BYTES)?;
+        let rows = text.map_or(0, |text| text.lines().count());
         if rows > known {
             let message = format!(
                 "expected the checkpoint of the {rows} epochs that {METRICS} tells of, got none: \
@@ -138,8 +144,8 @@ impl RunFolder {
 
     /// Writes both tables, a row per epoch so far.
     pub(crate) fn write_tables(&self, metrics: &[Metrics], timing: &[Timing]) -> Result<()> {
-        dcff_compact::file::write(&self.join(METRICS), &lines(metrics, &self.join(METRICS))?)?;
-        Ok(dcff_compact::file::write(
+        dcff_file::write(&self.join(METRICS), &lines(metrics, &self.join(METRICS))?)?;
+        Ok(dcff_file::write(
             &self.join(TIMING),
             &lines(timing, &self.join(TIMING))?,
         )?)
@@ -150,10 +156,7 @@ impl RunFolder {
         let file = self.join(SUMMARY);
         let text =
             serde_json::to_string_pretty(summary).map_err(|error| Error::file(&file, error))?;
-        Ok(dcff_compact::file::write(
-            &file,
-            format!("{text}\n").as_bytes(),
-        )?)
+        Ok(dcff_file::write(&file, format!("{text}\n").as_bytes())?)
     }
 
     /// The outcome, when the run has ended.
@@ -162,18 +165,24 @@ impl RunFolder {
     /// When the file is there but unsound.
     pub fn summary(&self) -> Result<Option<Summary>> {
         let file = self.join(SUMMARY);
-        match std::fs::read(&file) {
-            Ok(text) => {
-                let mut summary: Summary =
-                    serde_json::from_slice(&text).map_err(|error| Error::file(&file, error))?;
-                summary.config =
-                    methods::complete(summary.config).map_err(|error| Error::file(&file, error))?;
-                Ok(Some(summary))
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(Error::file(&file, error)),
-        }
+        let Some(text) = dcff_file::read_if_any(&file, MAX_SUMMARY_BYTES)? else {
+            return Ok(None);
+        };
+        let mut summary: Summary =
+            serde_json::from_slice(&text).map_err(|error| Error::file(&file, error))?;
+        summary.config =
+            methods::complete(summary.config).map_err(|error| Error::file(&file, error))?;
+        Ok(Some(summary))
     }
+}
+
+/// The lock of the run folder `path`.
+fn lock(path: &Path) -> Result<Arc<FolderLock>> {
+    let lock = FolderLock::take(path)?.ok_or_else(|| {
+        let message = "another program trains in this folder: wait for it, or stop it";
+        Error::file(path, message)
+    })?;
+    Ok(Arc::new(lock))
 }
 
 fn lines<T: Serialize>(rows: &[T], file: &Path) -> Result<Vec<u8>> {
@@ -183,4 +192,58 @@ fn lines<T: Serialize>(rows: &[T], file: &Path) -> Result<Vec<u8>> {
         text.push(b'\n');
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Augment, DataConfig, MethodConfig, Recipe};
+
+    fn config() -> RunConfig {
+        let data = DataConfig {
+            name: "synthetic".into(),
+            train_fingerprint: String::new(),
+            test_fingerprint: String::new(),
+            hold_out: 0.0,
+            augment: Augment::Standard,
+        };
+        RunConfig::new(
+            "resnet20",
+            1,
+            data,
+            MethodConfig::Dense,
+            Recipe::published_cifar(),
+        )
+    }
+
+    #[test]
+    fn of_many_that_make_a_run_in_one_folder_at_once_one_does() {
+        let root = tempfile::tempdir().unwrap();
+        for round in 0..10 {
+            let path = root.path().join(round.to_string());
+            let barrier = std::sync::Barrier::new(8);
+            let make = || {
+                barrier.wait();
+                RunFolder::create(&path, &config())
+            };
+            let made: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(make)).collect();
+                threads.into_iter().map(|t| t.join().unwrap()).collect()
+            });
+            let (made, refused): (Vec<_>, Vec<_>) = made.into_iter().partition(Result::is_ok);
+            assert_eq!(made.len(), 1);
+            for error in refused.into_iter().filter_map(Result::err) {
+                let text = error.to_string();
+                assert!(
+                    text.contains("another program trains") || text.contains("holds a run"),
+                    "{text}"
+                );
+            }
+            // Held until the folder goes; also for one that was opened.
+            let (opened, _) = RunFolder::open(&path).unwrap();
+            assert!(opened.lock().is_err());
+            drop(made);
+            assert!(opened.lock().is_ok());
+        }
+    }
 }

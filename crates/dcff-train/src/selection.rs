@@ -20,6 +20,9 @@ use crate::error::{Error, Result};
 /// The file's name in a run folder.
 pub const SELECTION: &str = "selection.jsonl";
 
+/// Rows are some 50 KB; this is room for ten thousand epochs.
+const MAX_BYTES: u64 = 512 << 20;
+
 /// What was selected at the start of one epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SelectionRow {
@@ -75,10 +78,8 @@ pub(crate) fn append(path: &Path, row: &SelectionRow) -> Result<()> {
 
 /// Drops the rows that a run at `position` will write again, and a last row that was cut off.
 pub(crate) fn rewind(path: &Path, position: Position) -> Result<()> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::file(path, error)),
+    let Some(text) = dcff_file::read_text_if_any(path, MAX_BYTES)? else {
+        return Ok(());
     };
     // An epoch's row is written before its first step.
     let done = position.epoch + usize::from(position.step > 0);
@@ -90,17 +91,15 @@ pub(crate) fn rewind(path: &Path, position: Position) -> Result<()> {
         })
         .collect();
     if kept.len() < text.len() {
-        dcff_compact::file::write(path, kept.as_bytes())?;
+        dcff_file::write(path, kept.as_bytes())?;
     }
     Ok(())
 }
 
 /// The last row of the file `path`, if there is one.
 pub(crate) fn last_selection(path: &Path) -> Result<Option<SelectionRow>> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::file(path, error)),
+    let Some(text) = dcff_file::read_text_if_any(path, MAX_BYTES)? else {
+        return Ok(None);
     };
     let last = text.lines().last().map(serde_json::from_str).transpose();
     last.map_err(|error| Error::file(path, error))
@@ -111,10 +110,8 @@ pub(crate) fn last_selection(path: &Path) -> Result<Option<SelectionRow>> {
 /// # Errors
 /// When it cannot be read or a row is unsound.
 pub fn read_selection(path: &Path) -> Result<Vec<SelectionRow>> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::file(path, error)),
+    let Some(text) = dcff_file::read_text_if_any(path, MAX_BYTES)? else {
+        return Ok(Vec::new());
     };
     let rows = text.lines().enumerate().map(|(i, line)| {
         serde_json::from_str(line)

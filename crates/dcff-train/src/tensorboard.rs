@@ -26,6 +26,8 @@ use crate::selection::{SELECTION, SelectionRow, last_selection, read_selection};
 pub const EVENTS: &str = "events.out.tfevents.dcff";
 /// What the first record of every file says.
 const VERSION: &str = "brain.Event:2";
+/// Records are some 20 KB; this is room for ten thousand epochs.
+const MAX_BYTES: u64 = 256 << 20;
 /// Buckets of a histogram.
 const BUCKETS: usize = 30;
 
@@ -48,11 +50,8 @@ impl EventFile {
     pub(crate) fn open(folder: &RunFolder, metrics: &[Metrics], timing: &[Timing]) -> Result<Self> {
         let file = Self::of(folder);
         let done = metrics.last().map_or(0, |row| row.epoch);
-        let (sound, last) = match std::fs::read(&file.path) {
-            Ok(bytes) => sound_prefix(&bytes, done),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (0, 0),
-            Err(error) => return Err(Error::file(&file.path, error)),
-        };
+        let found = dcff_file::read_if_any(&file.path, MAX_BYTES)?;
+        let (sound, last) = found.map_or((0, 0), |found| sound_prefix(&found, done));
         let cut = || -> std::io::Result<()> {
             let open = OpenOptions::new()
                 .create(true)

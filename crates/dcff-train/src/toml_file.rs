@@ -6,12 +6,15 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
+/// Larger than any table of settings.
+const MAX_BYTES: u64 = 16 << 20;
+
 /// Reads the TOML file at `path`.
 ///
 /// # Errors
 /// The file, then the key whose value is none, or the line that is no TOML.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::file(path, error))?;
+    let text = dcff_file::read_text(path, MAX_BYTES)?;
     parse(&text).map_err(|message| Error::file(path, message))
 }
 

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
+use dcff_compact::Artefact;
 use dcff_compact::export::{MODELING, ONNX, modeling, onnx};
-use dcff_compact::{Artefact, file};
 
 use crate::args::ExportArgs;
 use crate::{Ended, artefact};
@@ -57,7 +57,7 @@ fn write(out: &Path, files: &[(&str, Vec<u8>)]) -> anyhow::Result<()> {
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
     for (name, bytes) in files {
         let path = out.join(name);
-        file::write(&path, bytes)?;
+        dcff_file::write(&path, bytes)?;
         println!("{}", path.display());
     }
     Ok(())

@@ -127,7 +127,7 @@ impl Report {
     fn set(&mut self, key: &str, value: Value) -> anyhow::Result<()> {
         self.values.insert(key.to_owned(), value);
         let text = serde_json::to_vec_pretty(&self.values)?;
-        dcff_compact::file::write(&self.path, &text)?;
+        dcff_file::write(&self.path, &text)?;
         Ok(())
     }
 }

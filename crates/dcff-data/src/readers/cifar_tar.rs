@@ -7,11 +7,13 @@ use std::path::Path;
 
 use flate2::read::GzDecoder;
 
-use super::{Append, CIFAR_SHAPE, CIFAR_TEST, CIFAR_TRAIN, cifar_binary, cifar_python};
+use super::{
+    Append, CIFAR_SHAPE, CIFAR_TEST, CIFAR_TRAIN, LARGEST_BATCH, cifar_binary, cifar_python,
+};
 use crate::{Dataset, Error, Result, Splits};
 
-/// No batch file is larger (10,000 records are 31 MB): bounds what a damaged archive can ask for.
-const LARGEST_BATCH: u64 = 64 << 20;
+/// No archive is larger when unpacked (it has 186 MB): bounds what a damaged one can ask for.
+const LARGEST_ARCHIVE: u64 = 400 << 20;
 
 /// Reads both splits from an archive that holds the six batch files, `.bin` or pickled, in any folder.
 ///
@@ -57,7 +59,8 @@ fn unpack(archive: &Path) -> Result<HashMap<String, Vec<u8>>> {
         )
     };
     let file = File::open(archive).map_err(|error| Error::io(archive, error))?;
-    let mut archive = tar::Archive::new(GzDecoder::new(BufReader::new(file)));
+    let unpacked = GzDecoder::new(BufReader::new(file)).take(LARGEST_ARCHIVE);
+    let mut archive = tar::Archive::new(unpacked);
     let mut batches = HashMap::new();
     for entry in archive.entries().map_err(damaged)? {
         let entry = entry.map_err(damaged)?;
@@ -81,8 +84,14 @@ fn unpack(archive: &Path) -> Result<HashMap<String, Vec<u8>>> {
         batches.insert(name, bytes);
     }
     // The gzip checksum is at the very end, behind what tar reads.
-    std::io::copy(&mut archive.into_inner(), &mut std::io::sink()).map_err(damaged)?;
-    Ok(batches)
+    let mut rest = archive.into_inner();
+    std::io::copy(&mut rest, &mut std::io::sink()).map_err(damaged)?;
+    match rest.limit() {
+        0 => Err(damaged(std::io::Error::other(format!(
+            "expected at most {LARGEST_ARCHIVE} bytes when unpacked, got more"
+        )))),
+        _ => Ok(batches),
+    }
 }
 
 #[cfg(test)]

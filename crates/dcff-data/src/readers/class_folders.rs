@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::decode::{Decoded, decode};
+use super::decode::{Decoded, MAX_FILE_BYTES, decode};
 use crate::{Dataset, Error, Result, Splits};
 
 const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
@@ -153,7 +153,7 @@ fn decode_all(files: &[(PathBuf, u32)]) -> Result<Vec<Decoded>> {
     files
         .par_iter()
         .map(|(file, _)| {
-            let bytes = std::fs::read(file).map_err(|error| Error::io(file, error))?;
+            let bytes = dcff_file::read(file, MAX_FILE_BYTES)?;
             decode(&bytes, None).map_err(|detail| Error::image(file, detail))
         })
         // The first file in order, so that the message does not depend on the number of threads.

@@ -8,6 +8,9 @@ use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
 /// Longest side in pixels that is decoded: bounds the memory a damaged header can ask for.
 const LONGEST_SIDE: u32 = 8192;
 
+/// Files larger than this are not photographs.
+pub(crate) const MAX_FILE_BYTES: u64 = 256 << 20;
+
 /// A decoded image: `pixels` is `[C, H, W]`, `C` is 1 (grey) or 3.
 pub(crate) struct Decoded {
     pub(crate) shape: [usize; 3],

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Dataset, Error, Result};
+use crate::{Dataset, Result};
 
 mod cifar_binary;
 mod cifar_python;
@@ -18,7 +18,7 @@ pub use cifar_tar::read_cifar_tar;
 pub use class_folders::read_class_folders;
 #[cfg(test)]
 pub(crate) use decode::tests::png;
-pub(crate) use decode::{Decoded, decode};
+pub(crate) use decode::{Decoded, MAX_FILE_BYTES, decode};
 pub use parquet::read_parquet;
 
 /// Names of the batch files that hold CIFAR-10's training images, without extension.
@@ -32,6 +32,9 @@ pub(crate) const CIFAR_TRAIN: [&str; 5] = [
 
 /// Name of the batch file that holds CIFAR-10's test images, without extension.
 pub(crate) const CIFAR_TEST: &str = "test_batch";
+
+/// No batch file is larger (10,000 records are 31 MB): bounds what a damaged one can ask for.
+const LARGEST_BATCH: u64 = 64 << 20;
 
 /// `[C, H, W]` of CIFAR's images in its binary and python versions.
 pub(crate) const CIFAR_SHAPE: [usize; 3] = [3, 32, 32];
@@ -48,7 +51,7 @@ fn read_batches(
 ) -> Result<Dataset> {
     let (mut labels, mut pixels) = (Vec::new(), Vec::new());
     for file in files {
-        let bytes = std::fs::read(file).map_err(|error| Error::io(file, error))?;
+        let bytes = dcff_file::read(file, LARGEST_BATCH)?;
         append(file, &bytes, classes.len(), &mut labels, &mut pixels)?;
     }
     Dataset::new(name, CIFAR_SHAPE, classes.to_vec(), labels, pixels)

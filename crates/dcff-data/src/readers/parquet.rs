@@ -23,22 +23,24 @@ const LABEL_COLUMN: &str = "label";
 /// Rows asked for at once; a page may hold fewer.
 const ROWS_AT_ONCE: usize = 4096;
 
-/// Reads parquet files in the order given into one set of images `shape = [C, H, W]`.
+/// Reads parquet files in the order given into one set of images `shape = [C, H, W]`, of `most` rows in all at most.
 ///
 /// # Errors
-/// If a file cannot be read, is truncated or damaged, lacks a column, or a row holds no image, an image that does not decode or has
+/// If there are more rows (they are counted before any is read), a file cannot be read, is truncated or damaged, lacks a column, or a row holds no image, an image that does not decode or has
 /// another shape, or a label without a class. The message names file and row.
 pub fn read_parquet(
     name: &str,
     files: &[PathBuf],
     shape: [usize; 3],
     classes: &[String],
+    most: usize,
 ) -> Result<Dataset> {
     let (mut labels, mut pixels) = (Vec::new(), Vec::new());
     for file in files {
+        let left = most.saturating_sub(labels.len());
         let handle = File::open(file).map_err(|error| Error::io(file, error))?;
         // Damaged metadata may break an assumption inside the parquet crate; that is a damaged file, not a crash.
-        let columns = catch_unwind(AssertUnwindSafe(|| read_columns(handle)))
+        let columns = catch_unwind(AssertUnwindSafe(|| read_columns(handle, left)))
             .unwrap_or_else(|_| Err(ParquetError::General("unreadable metadata".to_owned())))
             .map_err(|error| Error::damaged(file, format!("expected a parquet file: {error}")))?;
         append_rows(
@@ -60,11 +62,22 @@ struct Columns {
     labels: Vec<Option<i64>>,
 }
 
-fn read_columns(handle: File) -> ParquetResult<Columns> {
+fn read_columns(handle: File, most: usize) -> ParquetResult<Columns> {
     let reader = SerializedFileReader::new(handle)?;
     let schema = reader.metadata().file_metadata().schema_descr();
     let image_column = find_column(schema, &IMAGE_COLUMNS)?;
     let label_column = find_column(schema, &[LABEL_COLUMN])?;
+
+    // Equal rows take no room in the file: three million of them fit 18 KB.
+    let groups = reader.metadata().row_groups().iter();
+    let rows = groups
+        .map(|group| usize::try_from(group.num_rows()).ok())
+        .try_fold(0usize, |sum, rows| sum.checked_add(rows?));
+    if rows.is_none_or(|rows| rows > most) {
+        let got = rows.map_or_else(|| "more".to_owned(), |rows| rows.to_string());
+        let detail = format!("expected at most {most} rows, got {got}");
+        return Err(ParquetError::General(detail));
+    }
 
     let mut columns = Columns::default();
     for group in 0..reader.num_row_groups() {
@@ -136,9 +149,11 @@ fn read_column<T: DataType>(
     }
     let present = description.max_def_level();
     let mut reader = get_typed_column_reader::<T>(group.get_column_reader(column)?);
+    let expected = group.metadata().num_rows();
     let mut column = Vec::new();
     let (mut levels, mut values) = (Vec::new(), Vec::new());
-    loop {
+    // Pages may hold other numbers of rows than the group says.
+    while i64::try_from(column.len()).is_ok_and(|len| len <= expected) {
         levels.clear();
         values.clear();
         let (rows, _, _) =
@@ -159,10 +174,9 @@ fn read_column<T: DataType>(
             }));
         }
     }
-    let expected = group.metadata().num_rows();
     if i64::try_from(column.len()) != Ok(expected) {
         let detail = format!(
-            "truncated: expected {expected} rows in a group, got {}",
+            "damaged: expected {expected} rows in a group, got {}",
             column.len()
         );
         return Err(ParquetError::General(detail));
@@ -288,7 +302,7 @@ mod tests {
     }
 
     fn read(path: &Path) -> Result<Dataset> {
-        read_parquet("toy", &[path.to_owned()], [3, 2, 3], &names())
+        read_parquet("toy", &[path.to_owned()], [3, 2, 3], &names(), 1000)
     }
 
     fn message(path: &Path) -> String {
@@ -296,6 +310,30 @@ mod tests {
             .unwrap_err()
             .to_string()
             .replace(&path.display().to_string(), "FILE")
+    }
+
+    #[test]
+    fn rows_are_counted_before_any_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        // One image over and over takes a few bytes a thousand rows.
+        let row = (png(&planes(0), 2, 3), 1);
+        write(&path, SCHEMA, 400, &vec![row; 1001]);
+        assert!(std::fs::metadata(&path).unwrap().len() < 10_000);
+        assert_eq!(
+            message(&path),
+            "FILE: expected a parquet file: Parquet error: expected at most 1000 rows, got 1001"
+        );
+        // Together the two files have too many.
+        let small = folder.path().join("b.parquet");
+        write(&small, SCHEMA, 400, &rows(600));
+        let both = [small.clone(), small];
+        let error = read_parquet("toy", &both, [3, 2, 3], &names(), 1000).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.ends_with("expected at most 400 rows, got 600"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -322,7 +360,7 @@ mod tests {
         ];
         write(&files[0], &SCHEMA.replace("img", "image"), 4, &rows(2));
         write(&files[1], SCHEMA, 4, &rows(3));
-        let set = read_parquet("toy", &files, [3, 2, 3], &names()).unwrap();
+        let set = read_parquet("toy", &files, [3, 2, 3], &names(), 1000).unwrap();
         assert_eq!(set.labels(), [0, 1, 0, 1, 2]);
         write(&files[0], &SCHEMA.replace("img", "picture"), 4, &rows(2));
         assert!(message(&files[0]).contains(

@@ -2,7 +2,7 @@
 //!
 //! Opcodes of protocol 2 (and the byte strings of protocol 3): Python, `Lib/pickletools.py`. Three names may be referred to, the ones
 //! that make up a numpy array; any other name or opcode is an error. Values live in one arena and refer to each other by position,
-//! so the memory is proportional to the file whatever the file says.
+//! so the memory is proportional to the file whatever the file says, and there are at most [`MOST`] of them.
 
 use std::collections::HashMap;
 
@@ -16,6 +16,9 @@ const NAMES: [&str; 4] = [
     "numpy ndarray",
     "numpy dtype",
 ];
+
+/// Values on the stack, stored under a key, or in all: a batch of 10,000 images has some 20,000.
+const MOST: usize = 1 << 20;
 
 #[derive(Debug)]
 enum Value<'a> {
@@ -135,7 +138,12 @@ impl<'a> Machine<'a> {
         loop {
             let at = bytes.len() - rest.len();
             match self.step(&mut rest) {
-                Ok(None) => {}
+                Ok(None) => {
+                    let most = self.values.len().max(self.stack.len()).max(self.memo.len());
+                    if most > MOST {
+                        return Err(format!("byte {at}: expected at most {MOST} values"));
+                    }
+                }
                 Ok(Some(root)) => {
                     return Ok(Pickle {
                         values: self.values,
@@ -342,4 +350,23 @@ fn line<'a>(rest: &mut &'a [u8]) -> Result<&'a str, String> {
         .ok_or("truncated: expected a line")?;
     let text = take(rest, end + 1)?;
     std::str::from_utf8(&text[..end]).map_err(|_| "expected a name in UTF-8".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_bounded() {
+        // Each of these opcodes is one byte or two and leaves something behind.
+        for (opcodes, file) in [("N", 4 << 20), ("(", 4 << 20), ("h\0", 12 << 20)] {
+            let mut bytes = b"N\x71\0".to_vec();
+            bytes.extend(opcodes.bytes().cycle().take(file));
+            let error = Pickle::parse(&bytes).unwrap_err();
+            assert!(
+                error.ends_with("expected at most 1048576 values"),
+                "{error}"
+            );
+        }
+    }
 }

@@ -12,14 +12,19 @@ mod linux {
 
     const PAGE: usize = 2 * 1024 * 1024;
 
-    /// Bytes to map for a block, if it is large enough to be worth it.
+    /// Whether a block is large enough.
+    pub(in super::super) fn is_worth_it(capacity: usize) -> bool {
+        capacity >= PAGE / size_of::<f32>()
+    }
+
+    /// Bytes to map for a block.
     fn bytes(capacity: usize) -> Option<usize> {
-        let bytes = capacity * size_of::<f32>();
-        (bytes >= PAGE).then(|| bytes.next_multiple_of(PAGE))
+        let bytes = capacity.checked_mul(size_of::<f32>())?;
+        bytes.checked_next_multiple_of(PAGE)
     }
 
     pub(in super::super) fn map(capacity: usize) -> Option<NonNull<f32>> {
-        let bytes = bytes(capacity)?;
+        let bytes = bytes(capacity).filter(|&bytes| bytes <= isize::MAX as usize - PAGE)?;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: new memory, a page more than needed; what lies before and behind the aligned
@@ -41,30 +46,32 @@ mod linux {
         }
     }
 
-    pub(in super::super) unsafe fn unmap(start: NonNull<f32>, capacity: usize) -> bool {
-        let Some(bytes) = bytes(capacity) else {
-            return false;
-        };
-        unsafe { libc::munmap(start.as_ptr().cast(), bytes) };
-        true
+    pub(in super::super) unsafe fn unmap(start: NonNull<f32>, capacity: usize) {
+        if let Some(bytes) = bytes(capacity) {
+            unsafe { libc::munmap(start.as_ptr().cast(), bytes) };
+        }
     }
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{map, unmap};
+pub(super) use linux::{is_worth_it, map, unmap};
 
-/// Zeroed memory for `capacity` numbers, or `None` where the general allocator should serve.
+/// Whether a block of `capacity` numbers is mapped here; otherwise the general allocator serves.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_worth_it(_capacity: usize) -> bool {
+    false
+}
+
+/// Zeroed memory for `capacity` numbers, or `None` where there is none.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn map(_capacity: usize) -> Option<NonNull<f32>> {
     None
 }
 
-/// Gives back what [`map`] made for `capacity` numbers; `false` if it made nothing.
+/// Gives back what [`map`] made for `capacity` numbers.
 ///
 /// # Safety
 ///
 /// Nothing uses the block any more.
 #[cfg(not(target_os = "linux"))]
-pub(super) unsafe fn unmap(_start: NonNull<f32>, _capacity: usize) -> bool {
-    false
-}
+pub(super) unsafe fn unmap(_start: NonNull<f32>, _capacity: usize) {}

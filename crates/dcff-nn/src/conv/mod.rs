@@ -70,6 +70,9 @@ pub struct ConvGrads {
     pub bias: Option<Tensor>,
 }
 
+/// Pixels of a padded map: their places are kept in 32 bits.
+const MOST_PIXELS: usize = 1 << 28;
+
 /// The sizes of one convolution, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Sizes {
@@ -100,12 +103,27 @@ impl Sizes {
         if stride == 0 || groups == 0 {
             bail!("{op}: expected a stride and groups of at least 1, got {stride} and {groups}");
         }
+        if stride.max(padding) > args::LONGEST_STEP {
+            bail!(
+                "{op}: expected a stride and padding of at most {}, got {stride} and {padding}",
+                args::LONGEST_STEP
+            );
+        }
+        args::count(op, &[c_in, h, width])?;
+        args::count(op, w)?;
         if c_in % groups != 0 || c_out % groups != 0 || c_in / groups != depth {
             bail!(
                 "{op}: expected a weight for {c_in} input channels in {groups} groups, got {w:?}"
             );
         }
         let padded = (h + 2 * padding, width + 2 * padding);
+        if args::count(op, &[padded.0, padded.1])? > MOST_PIXELS {
+            bail!(
+                "{op}: expected a padded input of at most {MOST_PIXELS} pixels, got {} x {}",
+                padded.0,
+                padded.1
+            );
+        }
         if c_out == 0 || kh == 0 || kw == 0 || kh > padded.0 || kw > padded.1 {
             bail!(
                 "{op}: expected a kernel that fits the padded input of {} x {}, got weight {w:?}",
@@ -255,7 +273,7 @@ fn forward<E: Element>(
     (residual, act): (Option<&Features>, Activation),
 ) -> Result<Features> {
     let (oh, ow) = sizes.output;
-    let mut y = Features::uninit((x.batch(), sizes.c_out, oh, ow), x.precision());
+    let mut y = Features::uninit((x.batch(), sizes.c_out, oh, ow), x.precision())?;
     if let Some(side) = sizes.winograd(cfg, cfg.padding) {
         let weight = |o: usize, c: usize| nine(&w[(o * sizes.c_in + c) * 9..]);
         let epilogue = Epilogue {
@@ -395,7 +413,7 @@ fn input_gradient<E: Element>(
     sum: Option<&Features>,
 ) -> Result<Features> {
     let (h, width) = sizes.input;
-    let mut dx = Features::uninit((dy.batch(), sizes.c_in, h, width), dy.precision());
+    let mut dx = Features::uninit((dy.batch(), sizes.c_in, h, width), dy.precision())?;
     let turned = sizes.turned();
     // The convolution of dy with the turned kernel, padded by what reaches beyond it.
     let padding = 2usize.wrapping_sub(cfg.padding);

@@ -90,9 +90,16 @@ impl Plan {
             reach_y as isize - first as isize,
             reach_x as isize - first as isize,
         );
-        let mut phases = Vec::with_capacity(s * s);
-        for phase_y in 0..s.min(h + p) {
-            for phase_x in 0..s.min(w + p) {
+        // Of a stride longer than the map only few phases have pixels.
+        let met = |size: usize| {
+            let mut met: Vec<usize> = (0..size.min(s)).map(|i| (i + p) % s).collect();
+            met.sort_unstable();
+            met
+        };
+        let (met_y, met_x) = (met(h), met(w));
+        let mut phases = Vec::with_capacity(met_y.len() * met_x.len());
+        for &phase_y in &met_y {
+            for &phase_x in &met_x {
                 let mut phase = Phase {
                     pixel_x: Vec::new(),
                     pixel_y: Vec::new(),
@@ -111,9 +118,7 @@ impl Plan {
                         phase.taps.push((at as u32, ky * kw + kx));
                     }
                 }
-                if !phase.pixel_x.is_empty() {
-                    phases.push(phase);
-                }
+                phases.push(phase);
             }
         }
         Self {

@@ -129,11 +129,13 @@ impl Conv {
                 x.channels()
             );
         }
-        let mut y = Blocks::uninit(x.batch(), self.channels(), self.sizes.output);
+        let mut y = Blocks::uninit(x.batch(), self.channels(), self.sizes.output)?;
         if let Some(residual) = residual {
             args::same(OP, "a residual of dimensions", y.dims(), residual.dims())?;
         }
-        let residual = residual.map(|residual| residual.arranged(y.channels()));
+        let residual = residual
+            .map(|residual| residual.arranged(y.channels()))
+            .transpose()?;
         let epilogue = Epilogue {
             bias: Bias::Lanes(&self.blocks),
             residual: residual.as_ref().map(Blocks::numbers),
@@ -253,7 +255,7 @@ mod tests {
                 let x = Blocks::from_nchw(&tensor((n, c_in, h, w), 0.2)).unwrap();
                 let residual = Blocks::from_nchw(&tensor((n, c_out, oh, ow), 0.3)).unwrap();
                 let by = |algorithm| {
-                    let mut y = Blocks::uninit(n, conv.channels(), (oh, ow));
+                    let mut y = Blocks::uninit(n, conv.channels(), (oh, ow)).unwrap();
                     let epilogue = Epilogue {
                         bias: Bias::Lanes(&conv.blocks),
                         residual: Some(residual.numbers()),

@@ -92,14 +92,15 @@ impl Blocks {
                 t.dims()
             );
         };
-        if n * c * h * w == 0 {
+        if t.dims().contains(&0) {
             bail!(
                 "{OP}: expected a tensor without empty dimensions, got {:?}",
                 t.dims()
             );
         }
+        args::count(OP, &[n, c.next_multiple_of(LANES), h, w])?;
         args::with_any(OP, "the tensor", t, |x| {
-            let mut maps = Self::uninit(n, Channels::new(c), (h, w));
+            let mut maps = Self::uninit(n, Channels::new(c), (h, w))?;
             let (isa, pixels, blocks) = (Isa::current(), h * w, c.div_ceil(LANES));
             let out = Out::new(maps.numbers_mut());
             threads::each(n * blocks, |task| {
@@ -118,8 +119,8 @@ impl Blocks {
                     },
                 });
             });
-            maps
-        })
+            Ok(maps)
+        })?
     }
 
     pub(super) fn to_nchw(&self) -> Result<Tensor> {
@@ -156,11 +157,12 @@ impl Blocks {
     }
 
     /// Maps with arbitrary contents.
-    pub(super) fn uninit(n: usize, channels: Channels, (h, w): (usize, usize)) -> Self {
-        Self {
-            blocks: Features::uninit((n * LANES, channels.blocks(), h, w), Precision::F32),
+    pub(super) fn uninit(n: usize, channels: Channels, (h, w): (usize, usize)) -> Result<Self> {
+        let images = args::count("inference", &[n, LANES])?;
+        Ok(Self {
+            blocks: Features::uninit((images, channels.blocks(), h, w), Precision::F32)?,
             channels,
-        }
+        })
     }
 
     /// Numbers of a block of channels, and of an image.
@@ -188,10 +190,10 @@ impl Blocks {
         stride: usize,
         channels: Channels,
         from: impl Fn(usize) -> Option<usize>,
-    ) -> Self {
+    ) -> Result<Self> {
         let (h, w) = self.size();
         let (oh, ow) = (h.div_ceil(stride), w.div_ceil(stride));
-        let mut y = Self::uninit(self.batch(), channels.clone(), (oh, ow));
+        let mut y = Self::uninit(self.batch(), channels.clone(), (oh, ow))?;
         let (plane, group) = y.strides();
         let places: Vec<_> = self.channels.places().collect();
         let out = y.numbers_mut();
@@ -213,13 +215,13 @@ impl Blocks {
                 }
             }
         }
-        y
+        Ok(y)
     }
 
     /// The same maps with their channels where `channels` says.
-    pub(super) fn arranged(&self, channels: &Channels) -> Self {
+    pub(super) fn arranged(&self, channels: &Channels) -> Result<Self> {
         if &self.channels == channels {
-            return self.clone();
+            return Ok(self.clone());
         }
         self.gather(1, channels.clone(), Some)
     }
@@ -255,7 +257,7 @@ pub fn add(a: &Maps, b: &Maps, act: Activation) -> Result<Maps> {
             let Layout::Channels(of_a) = &a.0 else {
                 return Err(mixed(OP));
             };
-            let b = b.arranged(&of_a.channels);
+            let b = b.arranged(&of_a.channels)?;
             a.map(|a| elementwise::add(a, &b.blocks, act))
         }
     }
@@ -325,11 +327,15 @@ pub fn shortcut(x: &Maps, stride: usize, out_channels: usize) -> Result<Maps> {
         Layout::Images(x) => Layout::Images(crate::shortcut(x, stride, out_channels)?),
         Layout::Channels(x) => {
             let channels = x.channels.count();
+            let blocks = out_channels.div_ceil(LANES);
+            let (h, w) = x.size();
+            let (oh, ow) = (h.div_ceil(stride), w.div_ceil(stride));
+            args::count("shortcut", &[x.batch(), blocks, oh, ow, LANES])?;
             let before = before(channels, out_channels);
             let from = |i: usize| usize::try_from(i as isize - before).ok();
             let y = x.gather(stride, Channels::new(out_channels), |i| {
                 from(i).filter(|&i| i < channels)
-            });
+            })?;
             Layout::Channels(y)
         }
     }))

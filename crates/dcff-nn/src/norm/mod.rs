@@ -149,7 +149,7 @@ pub fn batch_norm(
     let gamma = args::numbers(OP, "gamma", gamma, &[c])?;
     let beta = args::numbers(OP, "beta", beta, &[c])?;
     let count = n * h * w;
-    let mut y = Features::uninit(x.dims(), x.precision());
+    let mut y = Features::uninit(x.dims(), x.precision())?;
     let (mean, var) = by_element!(x.precision(), E => {
         forward::<E>(x, &gamma, &beta, eps, residual, act, &mut y)
     })
@@ -231,7 +231,7 @@ pub fn batch_norm_inference(
     let beta = args::numbers(OP, "beta", beta, &[c])?;
     let mean = args::numbers(OP, "mean", mean, &[c])?;
     let var = args::numbers(OP, "var", var, &[c])?;
-    let mut y = Features::uninit(x.dims(), x.precision());
+    let mut y = Features::uninit(x.dims(), x.precision())?;
     by_element!(x.precision(), E => {
         let out = Out::new(y.cpu_mut::<E>());
         let (isa, stream, channels) = (Isa::current(), x.streams(), x.channels());
@@ -283,9 +283,11 @@ pub fn batch_norm_backward(
     let mean = args::numbers(OP, "the mean", &stats.mean, &[c])?;
     let var = args::numbers(OP, "the variance", &stats.var, &[c])?;
     let masked = act != Activation::Identity;
-    let mut dx = Features::uninit(x.dims(), precision);
+    let mut dx = Features::uninit(x.dims(), precision)?;
     // Without an activation the residual's gradient is `dy` itself.
-    let mut dr = (has_residual && masked).then(|| Features::uninit(x.dims(), precision));
+    let mut dr = (has_residual && masked)
+        .then(|| Features::uninit(x.dims(), precision))
+        .transpose()?;
     let factors = |ch: usize, (plain, centred): (f64, f64)| {
         let inverse = inverse_deviation(var[ch], eps);
         let (a, count) = (f64::from(gamma[ch]) * inverse, stats.count as f64);

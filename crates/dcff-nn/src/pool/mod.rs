@@ -67,19 +67,21 @@ fn output(op: &str, (h, w): (usize, usize), cfg: PoolConfig) -> Result<(usize, u
         stride,
         padding,
     } = cfg;
-    if kernel == 0 || kernel > 15 || stride == 0 || padding > kernel / 2 {
+    let strides = 1..=args::LONGEST_STEP;
+    if kernel == 0 || kernel > 15 || !strides.contains(&stride) || padding > kernel / 2 {
         bail!(
-            "{op}: expected a kernel of 1 to 15, a stride of at least 1 and padding of at most half \
-             the kernel, got {kernel}, {stride} and {padding}"
+            "{op}: expected a kernel of 1 to 15, a stride of {} to {} and padding of at most half \
+             the kernel, got {kernel}, {stride} and {padding}",
+            strides.start(),
+            strides.end()
         );
     }
-    if h + 2 * padding < kernel || w + 2 * padding < kernel {
-        bail!("{op}: expected a map of at least {kernel} pixels with padding, got {h} x {w}");
+    args::count(op, &[h, w])?;
+    let (h, w) = (h + 2 * padding, w + 2 * padding);
+    if h < kernel || w < kernel {
+        bail!("{op}: expected a map of at least {kernel} pixels, got {h} x {w} with padding");
     }
-    Ok((
-        (h + 2 * padding - kernel) / stride + 1,
-        (w + 2 * padding - kernel) / stride + 1,
-    ))
+    Ok(((h - kernel) / stride + 1, (w - kernel) / stride + 1))
 }
 
 /// Calls `task(source plane, target plane, index of the plane)` for all channels of all groups.
@@ -127,8 +129,9 @@ pub fn max_pool2d(x: &Features, cfg: PoolConfig) -> Result<(Features, MaxIndices
         };
         return Ok((y, indices));
     }
-    let mut y = Features::uninit((n, c, oh, ow), x.precision());
-    let mut taps = Buffer::new(y.groups() * y.group_len());
+    let mut y = Features::uninit((n, c, oh, ow), x.precision())?;
+    let mut taps = Buffer::try_new(y.groups() * y.group_len())
+        .ok_or_else(|| candle_core::Error::msg("max_pool2d: no memory for the maxima's places"))?;
     let (bytes, plane_len) = (Out::new(&mut taps), y.plane());
     let isa = Isa::current();
     let map = Map {
@@ -158,7 +161,7 @@ pub fn max_pool2d(x: &Features, cfg: PoolConfig) -> Result<(Features, MaxIndices
 pub(crate) fn maxima(x: &Features, cfg: PoolConfig) -> Result<Features> {
     let (n, c, h, w) = x.dims();
     let (oh, ow) = output("max_pool2d", (h, w), cfg)?;
-    let mut y = Features::uninit((n, c, oh, ow), Precision::F32);
+    let mut y = Features::uninit((n, c, oh, ow), Precision::F32)?;
     let isa = Isa::current();
     let map = Map {
         input: (h, w),
@@ -199,7 +202,7 @@ pub fn max_pool2d_backward(indices: &MaxIndices, dy: &Features) -> Result<Featur
         output: (oh, ow),
         cfg: indices.cfg,
     };
-    let mut dx = Features::uninit(indices.dims, dy.precision());
+    let mut dx = Features::uninit(indices.dims, dy.precision())?;
     let stream = dx.streams();
     by_element!(dy.precision(), E => planes::<E>(dy, &mut dx, |dy, dx, plane| {
         let taps = all[plane * dy.len()..].as_ptr();
@@ -224,7 +227,7 @@ pub fn avg_pool2d(x: &Features, cfg: PoolConfig) -> Result<Features> {
     if let Some(gpu) = x.card() {
         return gpu::avg_pool2d(&gpu, x, cfg, output);
     }
-    Ok(average(x, cfg, output, n, c, (h, w)))
+    average(x, cfg, output, n, c, (h, w))
 }
 
 fn average(
@@ -234,14 +237,14 @@ fn average(
     n: usize,
     c: usize,
     input: (usize, usize),
-) -> Features {
+) -> Result<Features> {
     let isa = Isa::current();
     let map = Map { input, output, cfg };
-    let mut y = Features::uninit((n, c, output.0, output.1), x.precision());
+    let mut y = Features::uninit((n, c, output.0, output.1), x.precision())?;
     by_element!(x.precision(), E => {
         planes::<E>(x, &mut y, |x, y, _| isa.run(Average { map, x, y }));
     });
-    y
+    Ok(y)
 }
 
 /// The gradient of [`avg_pool2d`] with respect to its input of height and width `input`.
@@ -258,12 +261,13 @@ pub fn avg_pool2d_backward(
     let (n, c, oh, ow) = dy.dims();
     let output = output(OP, input, cfg)?;
     args::same(OP, "a gradient of height and width", output, (oh, ow))?;
+    Features::count((n, c, input.0, input.1))?;
     if let Some(gpu) = dy.card() {
         return gpu::avg_pool2d_backward(&gpu, input, cfg, dy);
     }
     let isa = Isa::current();
     let map = Map { input, output, cfg };
-    let mut dx = Features::uninit((n, c, input.0, input.1), dy.precision());
+    let mut dx = Features::uninit((n, c, input.0, input.1), dy.precision())?;
     by_element!(dy.precision(), E => {
         planes::<E>(dy, &mut dx, |dy, dx, _| {
             through_f32(isa, dx, |dx| isa.run(AverageBackward { map, dy, dx }));
@@ -282,7 +286,7 @@ pub fn global_avg_pool(x: &Features) -> Result<Features> {
         return gpu::global_avg_pool(&gpu, x);
     }
     let isa = Isa::current();
-    let mut y = Features::uninit((x.batch(), x.channels(), 1, 1), x.precision());
+    let mut y = Features::uninit((x.batch(), x.channels(), 1, 1), x.precision())?;
     by_element!(x.precision(), E => planes::<E>(x, &mut y, |x, y, _| isa.run(Mean { x, y })));
     Ok(y)
 }
@@ -300,19 +304,20 @@ pub fn global_avg_pool_backward(input: (usize, usize), dy: &Features) -> Result<
         (1, 1),
         (dy.height(), dy.width()),
     )?;
-    if input.0 * input.1 == 0 {
+    if input.0 == 0 || input.1 == 0 {
         bail!(
             "{OP}: expected an input with pixels, got {} x {}",
             input.0,
             input.1
         );
     }
+    Features::count((dy.batch(), dy.channels(), input.0, input.1))?;
     if let Some(gpu) = dy.card() {
         return gpu::global_avg_pool_backward(&gpu, input, dy);
     }
     let isa = Isa::current();
     let dims = (dy.batch(), dy.channels(), input.0, input.1);
-    let mut dx = Features::uninit(dims, dy.precision());
+    let mut dx = Features::uninit(dims, dy.precision())?;
     by_element!(dy.precision(), E => {
         planes::<E>(dy, &mut dx, |dy, dx, _| isa.run(Spread { dy, dx }));
     });

@@ -5,12 +5,13 @@ mod finish;
 mod setup;
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::Tensor;
 use dcff_data::Loader;
+use dcff_file::FolderLock;
 use dcff_models::{Architecture, Network, Views};
 use dcff_nn::RepeatedStep;
 
@@ -47,7 +48,7 @@ pub struct Trainer {
     config: RunConfig,
     folder: RunFolder,
     /// Keeps others from training in the folder.
-    _lock: File,
+    _lock: Arc<FolderLock>,
     full: Architecture,
     network: Network,
     optimizer: Optimizer,
@@ -184,13 +185,13 @@ impl Trainer {
             Some(compact) => macs(compact)? as f64,
             None => now,
         };
-        let epochs: f64 = (first..recipe.epochs)
-            .map(
-                |epoch| match self.plan.stages.iter().find(|s| s.epochs.contains(&epoch)) {
-                    Some(stage) if stage.compact => compact / now,
-                    _ => 1.0,
-                },
-            )
+        // Stage by stage, however many epochs there are.
+        let stages = self.plan.stages.iter();
+        let epochs: f64 = stages
+            .map(|stage| {
+                let left = stage.epochs.end.saturating_sub(stage.epochs.start.max(first));
+                left as f64 * if stage.compact { compact / now } else { 1.0 }
+            })
             .sum();
         Ok(epochs * (overhead + step * (all as f64 + evaluated as f64 / 3.0)))
     }

@@ -101,7 +101,7 @@ impl Builder<'_> {
         let plan = method.plan(full, &config.recipe)?;
         let checkpoint = Checkpoint::load(&folder.join(CHECKPOINT), &config)?;
 
-        dcff_compact::file::sweep(folder.path())?;
+        dcff_file::sweep(folder.path())?;
 
         let (kept, held_out) = data.held_out(&config)?;
         let options = |augmentation: Augmentation, drop_last: bool| LoaderOptions {
@@ -155,6 +155,7 @@ impl Builder<'_> {
         let weights_seed = derive_seed(config.seed, Purpose::Weights, 0);
         let (state, mut network, optimizer) = match checkpoint {
             Some(mut checkpoint) => {
+                checkpoint.check_steps(&folder.join(CHECKPOINT), train.batches())?;
                 if checkpoint.state.widths.is_empty() {
                     checkpoint.state.widths.clone_from(&plan.first_widths);
                 }
@@ -187,6 +188,7 @@ impl Builder<'_> {
                     widths: plan.first_widths.clone(),
                     stages: Vec::new(),
                     tensors_sha256: String::new(),
+                    layout: 0,
                 };
                 let mut network = state.network(plan.filters, full, weights_seed, device)?;
                 let mut state = state;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use dcff_report::ERROR;
-use dcff_train::{CONFIG, DENSE, METRICS, SUMMARY};
+use dcff_train::{CONFIG, DENSE, MAX_TABLE_BYTES, METRICS, SUMMARY};
 
 use super::matrix::Run;
 use crate::table::duration;
@@ -22,6 +22,8 @@ use crate::table::duration;
 const TICK: Duration = Duration::from_millis(50);
 /// How often a line about a run under way may come.
 const LINE: Duration = Duration::from_secs(30);
+/// Bytes of a log that are looked through for an error.
+const MAX_LOG: u64 = 1 << 20;
 /// How long children may take to write a checkpoint after an interruption.
 const GRACE: Duration = Duration::from_secs(60);
 
@@ -291,7 +293,7 @@ impl Queue<'_> {
             job.run.name
         );
         std::fs::create_dir_all(&job.folder).with_context(|| job.folder.display().to_string())?;
-        dcff_compact::file::write(&job.folder.join(ERROR), format!("{message}\n").as_bytes())?;
+        dcff_file::write(&job.folder.join(ERROR), format!("{message}\n").as_bytes())?;
         job.state = State::Failed;
         Ok(())
     }
@@ -332,36 +334,33 @@ fn running(jobs: &[Job<'_>]) -> usize {
         .count()
 }
 
-/// Takes away what a failure or a kill in the first instant left, so that the run can begin.
+/// Takes away what a failure left, so that the run can begin.
 fn tidy(folder: &Path) -> anyhow::Result<()> {
-    let Ok(entries) = std::fs::read_dir(folder) else {
-        return Ok(());
-    };
-    for entry in entries {
-        let path = entry?.path();
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        if name == ERROR || name.starts_with(".tmp") {
-            std::fs::remove_file(&path).with_context(|| path.display().to_string())?;
+    let path = folder.join(ERROR);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| path.display().to_string())
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Epochs in the run's table; 0 where it has none yet.
 fn epochs_done(folder: &Path) -> usize {
-    std::fs::read(folder.join(METRICS))
-        .map_or(0, |text| text.iter().filter(|&&b| b == b'\n').count())
+    let table = dcff_file::read_if_any(&folder.join(METRICS), MAX_TABLE_BYTES);
+    let table = table.ok().flatten().unwrap_or_default();
+    table.iter().filter(|&&byte| byte == b'\n').count()
 }
 
 /// The last error line of the log from byte `from` on.
 fn last_error(log: &Path, from: u64) -> Option<String> {
     let mut file = File::open(log).ok()?;
-    file.seek(SeekFrom::Start(from)).ok()?;
+    // The end of a long log is enough.
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(from.max(length.saturating_sub(MAX_LOG))))
+        .ok()?;
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).ok()?;
+    file.take(MAX_LOG).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     let line = text
         .lines()

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use candle_core::{Device, Tensor};
-use dcff_compact::{Artefact, file};
+use dcff_compact::Artefact;
 use dcff_models::{Architecture, InferenceNetwork, Network, Views};
 use serde::{Deserialize, Serialize};
 
@@ -36,13 +36,9 @@ pub(super) struct Row {
 /// What an earlier measurement left in the folder `run`.
 pub(super) fn read(run: &Path) -> anyhow::Result<Option<Latency>> {
     let path = run.join(FILE);
-    match std::fs::read(&path) {
-        Ok(text) => Ok(Some(
-            serde_json::from_slice(&text).with_context(|| path.display().to_string())?,
-        )),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| path.display().to_string()),
-    }
+    let text = dcff_file::read_if_any(&path, dcff_compact::MAX_CONFIG_BYTES)?;
+    let rows = text.map(|text| serde_json::from_slice(&text)).transpose();
+    rows.with_context(|| path.display().to_string())
 }
 
 /// Measures the network beside its `full` form and keeps the result in the folder `run`.
@@ -83,7 +79,7 @@ pub(super) fn measure(run: &Path, artefact: &Artefact, full: &Architecture) -> a
         rows,
     };
     let text = serde_json::to_string_pretty(&latency)?;
-    Ok(file::write(
+    Ok(dcff_file::write(
         &run.join(FILE),
         format!("{text}\n").as_bytes(),
     )?)

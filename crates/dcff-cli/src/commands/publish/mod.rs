@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use dcff_compact::export::{MODELING, ONNX, modeling, onnx};
-use dcff_compact::{Artefact, CONFIG, WEIGHTS, file};
+use dcff_compact::{Artefact, CONFIG, WEIGHTS};
 use dcff_hub::RepoId;
 use dcff_report::{PublishedTable, Run};
-use dcff_train::{COMPACT, METRICS, RunFolder, Summary};
+use dcff_train::{COMPACT, MAX_TABLE_BYTES, METRICS, RunFolder, Summary};
 
 use crate::Ended;
 use crate::args::PublishArgs;
@@ -30,8 +30,6 @@ const TRAINING: &str = "training";
 const PYCACHE: &str = "__pycache__";
 /// The report's file among the training's.
 const REPORT: &str = "report.md";
-/// A table of metrics larger than this is not one of ours.
-const MAX_METRICS_BYTES: u64 = 256 << 20;
 
 /// The files of a repository: paths with `/`, bytes.
 type Tree = BTreeMap<String, Vec<u8>>;
@@ -111,7 +109,7 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
     );
     training(
         METRICS,
-        file::read(&folder.join(METRICS), MAX_METRICS_BYTES)?,
+        dcff_file::read(&folder.join(METRICS), MAX_TABLE_BYTES)?,
     );
     let text = serde_json::to_string_pretty(&summary)?;
     training(dcff_train::SUMMARY, format!("{text}\n").into_bytes());
@@ -218,16 +216,16 @@ fn write(out: &Path, tree: &Tree) -> anyhow::Result<()> {
     if let Some(parent) = out.parent().filter(|parent| *parent != Path::new("")) {
         std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
     }
-    Ok(file::write_folder(out, |folder| {
+    Ok(dcff_file::write_folder(out, |folder| {
         tree.iter().try_for_each(|(name, bytes)| {
             let path: PathBuf = folder.join(name);
             if let Some(parent) = path.parent() {
-                std::fs::create_dir_all(parent).map_err(|reason| dcff_compact::Error::Io {
+                std::fs::create_dir_all(parent).map_err(|reason| dcff_file::Error::Io {
                     path: parent.to_owned(),
                     reason,
                 })?;
             }
-            file::write(&path, bytes)
+            dcff_file::write(&path, bytes)
         })
     })?)
 }
