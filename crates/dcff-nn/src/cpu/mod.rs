@@ -4,9 +4,9 @@
 //! instruction set of the target. [`Isa::run`] enters the copy compiled for one of them.
 //!
 //! On one instruction set results are the same to the bit, whatever the processor and the number of
-//! threads. From one to another the last bits differ: wider registers hold larger tiles, so that sums
-//! are cut elsewhere and added in another order, and plain code rounds between a product and a sum.
-//! What only moves, compares or rounds numbers is the same everywhere.
+//! threads. From one to another the last bits may differ: AVX-512 adds the lanes of Winograd's weight
+//! gradient in another order, the tiles of matrix products are cut otherwise, and plain code rounds
+//! between a product and a sum. What only moves, compares or rounds numbers is the same everywhere.
 
 use std::cell::Cell;
 use std::fmt;
