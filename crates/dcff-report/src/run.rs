@@ -111,7 +111,8 @@ impl Run {
 
     /// Reads the files of the run; its outcome, if it has ended.
     fn files(&mut self) -> Result<Option<Summary>> {
-        let (opened, config) = RunFolder::open(&self.folder)?;
+        let (opened, mut config) = RunFolder::open(&self.folder)?;
+        config.data = config.data.without_place();
         flatten(
             "",
             &serde_json::to_value(&config).unwrap_or_default(),
@@ -124,8 +125,9 @@ impl Run {
         for layer in self.selection.iter_mut().flat_map(|row| &mut row.layers) {
             layer.scores = Vec::new();
         }
-        let summary = opened.summary()?;
-        if let Some(summary) = &summary {
+        let mut summary = opened.summary()?;
+        if let Some(summary) = &mut summary {
+            summary.config.data = summary.config.data.without_place();
             check(&self.folder, summary)?;
         }
         Ok(summary)

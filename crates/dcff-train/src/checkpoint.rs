@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::evaluate::Tally;
 use crate::stage::StageCost;
-use crate::{Error, Method, Metrics, Outcome, Result, RunConfig, Timing};
+use crate::{Error, Method, Metrics, Outcome, Result, RunConfig, Timing, forget_places};
 
 /// The checkpoint's folder in a run folder.
 pub const CHECKPOINT: &str = "checkpoint";
@@ -127,7 +127,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Reads the checkpoint `path` of a run with `config`; `None` when there is none.
+    /// Reads the checkpoint `path` of a run with `config`, which may have more epochs than it had then; `None` when there is none.
     ///
     /// # Errors
     /// When it is truncated or damaged, or was written under another configuration.
@@ -137,8 +137,11 @@ impl Checkpoint {
         }
         let state_path = path.join(STATE);
         let text = dcff_compact::file::read(&state_path, MAX_STATE_BYTES)?;
-        let state: State = serde_json::from_slice(&text)
+        let mut state: State = serde_json::from_slice(&text)
             .map_err(|error| Error::file(&state_path, format!("damaged: {error}")))?;
+        // A run may be trained on; nothing that is done depended on its end.
+        let epochs = &mut state.config.recipe.epochs;
+        *epochs = config.recipe.epochs.max(*epochs);
         if let Some(difference) = state.config.difference(config) {
             let message =
                 format!("the configuration has changed since the checkpoint: {difference}");
@@ -171,7 +174,8 @@ impl Checkpoint {
     /// When the checkpoint does not fit the architecture, or was written before the first step.
     pub fn collapse(&self, full: &Architecture, device: &Device) -> Result<Artefact> {
         let state = &self.state;
-        let full = &full.clone().with_classes(state.preprocessing.num_classes);
+        let full = full.clone().with_classes(state.preprocessing.num_classes);
+        let full = &full.with_input(state.preprocessing.input_size);
         let mut network = state.network(&*state.config.method.build(0)?, full, 0, device)?;
         network.load(&self.section(NETWORK))?;
         let mut provenance = BTreeMap::new();
@@ -185,6 +189,7 @@ impl Checkpoint {
                 value.map_err(|error| Error::file(Path::new(STATE), error))?,
             );
         }
+        forget_places(&mut provenance);
         Ok(Artefact::new(
             &network,
             &self.views(device)?,

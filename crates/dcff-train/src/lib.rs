@@ -41,7 +41,7 @@ mod trainer;
 
 pub use checkpoint::{CHECKPOINT, Checkpoint, Position};
 pub use collect::{Collected, Probe};
-pub use config::{Augment, DataConfig, MethodConfig, Recipe, RunConfig};
+pub use config::{Augment, DataConfig, MethodConfig, Recipe, RunConfig, forget_places};
 /// What feature maps are stored in; [`Recipe::precision`].
 pub use dcff_nn::Precision;
 pub use dense::DenseFrom;

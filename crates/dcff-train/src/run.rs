@@ -69,6 +69,25 @@ impl RunFolder {
         ))
     }
 
+    /// Has the run of this folder train on under `config`, which has more epochs: it is unfinished again.
+    ///
+    /// # Errors
+    /// When another program trains in the folder, or it cannot be written.
+    pub fn train_on(&self, config: &RunConfig) -> Result<()> {
+        config.validate()?;
+        let _lock = self.lock()?;
+        let file = self.join(CONFIG);
+        let text = toml::to_string(config).map_err(|error| Error::file(&file, error))?;
+        // In this order: a run without a summary is finished anew from its checkpoint, whichever epochs it has.
+        match std::fs::remove_file(self.join(SUMMARY)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::file(&self.join(SUMMARY), error));
+            }
+            _ => {}
+        }
+        Ok(dcff_compact::file::write(&file, text.as_bytes())?)
+    }
+
     /// A folder that is there already.
     #[cfg(test)]
     pub(crate) fn at(path: &Path) -> Self {

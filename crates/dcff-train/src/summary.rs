@@ -197,15 +197,13 @@ pub(crate) fn costs(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Augment, DataConfig, MethodConfig, Recipe};
+    use crate::{DataConfig, MethodConfig, Recipe};
 
     fn summary(full: &Architecture, compact: &Architecture) -> Summary {
         let data = DataConfig {
-            name: "synthetic".into(),
             train_fingerprint: "a".into(),
             test_fingerprint: "b".into(),
-            hold_out: 0.0,
-            augment: Augment::Standard,
+            ..DataConfig::named("synthetic", 0.0)
         };
         let recipe = Recipe::quick(2);
         let outcome = Outcome {

@@ -27,7 +27,7 @@ use crate::summary::{Outcome, Summary, costs, macs};
 use crate::tensorboard::EventFile;
 use crate::{
     EpochStart, EpochViews, Error, Event, Method, Metrics, Observer, Place, Result, RunConfig,
-    RunFolder, Sgd, Timing,
+    RunFolder, Sgd, Timing, forget_places,
 };
 
 /// The artefact's folder in a run folder.
@@ -77,7 +77,7 @@ impl Data {
         let shape = self.splits.train.shape();
         if shape != full.input {
             let message = format!(
-                "{} expects images of {:?} (channels, height, width), the data has {shape:?}",
+                "{} expects images of {:?} (channels, height, width), got {shape:?}",
                 config.arch, full.input
             );
             return Err(Error::setting("data.name", message));
@@ -202,12 +202,13 @@ impl Trainer {
         )?;
         let (test, _) = on_device(test, None, device)?;
 
+        let fit = data.splits.test.fit();
         let preprocessing = Preprocessing {
             input_size: full.input,
             mean: data.normalisation.mean.clone(),
             std: data.normalisation.std.clone(),
-            interpolation: "bilinear".into(),
-            crop_pct: 1.0,
+            interpolation: fit.interpolation,
+            crop_pct: fit.crop_pct,
             num_classes: data.splits.train.classes().len(),
             label_names: data.splits.train.classes().to_vec(),
         };
@@ -260,7 +261,11 @@ impl Trainer {
                     state.stages.push(StageCost {
                         stage: DENSE.to_owned(),
                         epochs: wanted.recipe.epochs,
-                        training_macs: 3 * macs(full)? * images * wanted.recipe.epochs as u64,
+                        // What weights from elsewhere cost is not known.
+                        training_macs: match dense.metrics_known {
+                            true => 3 * macs(full)? * images * wanted.recipe.epochs as u64,
+                            false => 0,
+                        },
                         scoring_macs: 0,
                         seconds: dense.seconds,
                         reused: true,
@@ -813,6 +818,7 @@ fn provenance(summary: &Summary) -> BTreeMap<String, serde_json::Value> {
     add("macs", serde_json::to_value(summary.macs));
     add("published_ops", serde_json::to_value(summary.published_ops));
     add("params", serde_json::to_value(summary.params));
+    forget_places(&mut provenance);
     provenance
 }
 
