@@ -11,16 +11,9 @@ use candle_core::{DType, Device, Tensor, safetensors};
 use dcff_criteria::by_name;
 use dcff_fusion::{Fuser, KeepMode, TemperatureSchedule};
 use dcff_models::{Network, View, Views};
-use dcff_nn::{Convolution, Isa, SgdConfig};
-use dcff_train::{Sgd, cross_entropy_step};
+use dcff_nn::{Convolution, Isa};
+use dcff_train::{Optimizer, Recipe, cross_entropy_step};
 
-/// As in the published recipe.
-const SGD: SgdConfig = SgdConfig {
-    lr: 0.1,
-    momentum: 0.9,
-    weight_decay: 5e-4,
-    nesterov: false,
-};
 const EPOCHS: usize = 24;
 
 fn main() -> Result<()> {
@@ -63,7 +56,8 @@ fn train(folder: &Path, name: &str, convolution: Convolution) -> Result<()> {
 
     let soft = find("soft".into())?.to_vec1::<i64>()?[0] as usize;
     let mut fuser = Fuser::new(by_name("kl-published")?, KeepMode::Fuse, 0);
-    let mut optimizer = Sgd::new(&network)?;
+    let recipe = Recipe::published_cifar();
+    let mut optimizer = Optimizer::new(&network, &[], recipe.groups(network.parameters()))?;
     let mut views = Views::dense();
     let mut table = String::new();
     for step in (0..).take_while(|step| given.contains_key(&format!("x{step}"))) {
@@ -110,7 +104,7 @@ fn train(folder: &Path, name: &str, convolution: Convolution) -> Result<()> {
         }
         let loss = output.loss.read()?.mean;
         table += &format!("{step},{loss:.9},{:.9e}\n", f64::sqrt(square));
-        optimizer.step(&network, &output.gradients, &SGD)?;
+        optimizer.step(&network, &output.gradients, recipe.learning_rate)?;
     }
     Ok(std::fs::write(folder.join(format!("{name}.csv")), table)?)
 }

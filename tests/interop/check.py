@@ -152,6 +152,27 @@ def check_predict(folder, predictions, images):
             if not abs(theirs - each["probability"]) <= 1e-2:
                 fail(f"{image}: {each['label']}: {each['probability']}, with PyTorch {theirs}")
         print(f"{image}: {ours['classes'][0]['label']}, as with PyTorch")
+    check_border(network)
+
+
+def check_border(network):
+    """Bytes and single images are what they should be, and what is neither is refused."""
+    channels, height, width = network.config["pretrained_cfg"]["input_size"]
+    images = torch.randint(0, 256, (2, channels, height + 9, width + 5), dtype=torch.uint8)
+    expected = network.preprocess(images.float() / 255)
+    if not expected.isfinite().all():
+        fail("preprocess: values that are not finite")
+    if not torch.equal(network.preprocess(images), expected):
+        fail("preprocess: bytes are not bytes over 255")
+    if not torch.equal(network.preprocess(images[0]), expected[:1]):
+        fail("preprocess: one image is not a batch of one")
+    for wrong in (images.long(), images.float(), images[0, 0], images[:, :0], images.float() / 0):
+        try:
+            network.preprocess(wrong)
+        except (TypeError, ValueError):
+            continue
+        fail(f"preprocess: took {wrong.dtype} of {list(wrong.shape)}")
+    print("preprocess: bytes, one image, and what is neither")
 
 
 def read_image(path):

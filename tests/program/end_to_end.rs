@@ -186,7 +186,7 @@ fn a_criterion_that_reads_maps_selects_once_and_its_cost_is_counted() {
     ));
     assert_eq!(refused.code, Some(2));
     assert!(
-        refused.stderr.contains("the pipeline prune"),
+        refused.stderr.contains("the method prune"),
         "{}",
         refused.stderr
     );
@@ -522,9 +522,7 @@ fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
     std::fs::create_dir(&empty).unwrap();
     let odd = dir.path().join("odd");
     write_images(&odd, 2, 1);
-    image::RgbImage::new(32, 31)
-        .save(odd.join("train/checks/odd.png"))
-        .unwrap();
+    std::fs::write(odd.join("train/checks/odd.png"), "<html>").unwrap();
     let short = dir.path().join("short");
     truncated_batches(&short);
     let cut = dir.path().join("cut");
@@ -553,7 +551,10 @@ fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
             with("cifar11", &[]),
             &["cifar11", "cifar10, cifar10-subset, synthetic"],
         ),
-        (with(&odd, &[]), &["odd.png", "32", "31"]),
+        (
+            with(&odd, &[]),
+            &["train/checks/odd.png: expected a PNG", "got 6 bytes"],
+        ),
         (
             with("cifar10", &["--data-dir", &short]),
             &["data_batch_3.bin", "3073"],
@@ -582,7 +583,7 @@ fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
         ),
         (
             with(&images, &["--lr", "-1"]),
-            &["recipe.learning_rate: expected 0 to 1000000, got -1"],
+            &["--lr: expected 0 to 1000000, got -1"],
         ),
         (
             with(&images, &["--epochs", "-1"]),
@@ -624,15 +625,15 @@ fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
         ),
         (
             with(&images, &["--momentum", "2"]),
-            &["recipe.momentum: expected 0 to 1, got 2"],
+            &["--momentum: expected 0 to 1, got 2"],
         ),
         (
             with(&images, &["--hold-out", "0.001"]),
-            &["data.hold_out: ", "holding out 0.001 of", "0 to validate"],
+            &["--hold-out: ", "holding out 0.001 of", "0 to validate"],
         ),
         (
             with(&images, &["--epochs", "0"]),
-            &["recipe.epochs: expected at least 1, got 0"],
+            &["--epochs: expected at least 1, got 0"],
         ),
         (
             vec![
@@ -645,12 +646,39 @@ fn bad_input_is_one_line_exit_code_2_and_nothing_written() {
             &["unknown architecture 'vgg17'", "vgg16"],
         ),
         (
-            [
-                "train", "--arch", "resnet50", "--rates", "0.3", "--data", &images,
-            ]
-            .map(str::to_owned)
-            .to_vec(),
-            &["resnet50 expects images of [3, 224, 224]"],
+            with(&images, &["--input-size", "3,28,28"]),
+            &[
+                "--input-size: vgg16 cannot take images of 3,28,28",
+                "3,32,32",
+            ],
+        ),
+        (
+            with(&images, &["--input-size", "3x0x28"]),
+            &[
+                "--input-size",
+                "expected 1 or 3 channels and sides of 1 to 16384, got 3,0,28",
+            ],
+        ),
+        (
+            with(&images, &["--augment", "mirror"]),
+            &["--augment: expected one of standard, crop, flip, imagenet, none, got 'mirror'"],
+        ),
+        (
+            with(
+                &images,
+                &[
+                    "--rates",
+                    "0.5",
+                    "--pipeline",
+                    "prune",
+                    "--dense-from",
+                    &empty,
+                ],
+            ),
+            &[
+                "--dense-from: ",
+                "expected a run whose dense stage is done, or a folder with config.json",
+            ],
         ),
     ];
     for (mut args, expected) in cases {

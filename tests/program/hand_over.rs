@@ -118,10 +118,25 @@ fn predicts_the_classes_of_images_of_any_size() {
     );
     assert_eq!(plain.lines().count(), 2, "{plain}");
 
-    let missing = refused(["predict", &artefact, &right, "no/such.png"]);
+    // The sound ones are answered for.
+    let partly = run(["predict", &artefact, &right, "no/such.png", &right]);
+    assert_eq!(partly.code, Some(1), "{}", partly.stderr);
+    assert!(
+        partly.stderr.starts_with("error: no/such.png: "),
+        "{}",
+        partly.stderr
+    );
+    assert_eq!(partly.stderr.lines().count(), 1, "{}", partly.stderr);
+    assert_eq!(
+        partly.stdout.matches(&right).count(),
+        2,
+        "{}",
+        partly.stdout
+    );
+    let missing = refused(["predict", &artefact, "no/such.png"]);
     assert!(missing.contains("no/such.png"), "{missing}");
     let text = refused(["predict", &artefact, &text(&folder.join("run/config.toml"))]);
-    assert!(text.contains("expected a PNG or JPEG image"), "{text}");
+    assert!(text.contains("expected a PNG, JPEG, WebP"), "{text}");
 }
 
 #[test]

@@ -117,6 +117,18 @@ pub(crate) enum Command {
     Pull(PullArgs),
 }
 
+/// Three numbers of a size, channels first.
+pub(crate) fn input_size(text: &str) -> Result<[usize; 3], String> {
+    let expected = || format!("expected channels, height and width such as 3,64,64, got '{text}'");
+    let sides: Result<Vec<usize>, _> = text.split([',', 'x']).map(|n| n.trim().parse()).collect();
+    let sides = sides.map_err(|_| expected())?;
+    let size: [usize; 3] = sides.try_into().map_err(|_| expected())?;
+    dcff_data::Fit::whole(size)
+        .check()
+        .map_err(|error| error.to_string())?;
+    Ok(size)
+}
+
 /// Where images are looked for.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DataDir {
@@ -190,8 +202,9 @@ pub(crate) struct MethodArgs {
     /// Weight of the L1 penalty on batch norm's scales before pruning: 1e-4 for bn-scale, otherwise 0
     #[arg(long, value_name = "W")]
     pub(crate) scale_penalty: Option<f64>,
-    /// Take the dense network over from this run, whose dense stage must be the same, instead of training it
-    #[arg(long, value_name = "RUN")]
+    /// Take the dense network over instead of training it: from a run, whose dense stage must be the same, or from a folder with
+    /// config.json and model.safetensors of the whole network, however it was trained
+    #[arg(long, value_name = "FOLDER")]
     pub(crate) dense_from: Option<PathBuf>,
 }
 
@@ -249,14 +262,23 @@ pub(crate) struct TrainArgs {
     pub(crate) arch: Option<String>,
     #[command(flatten)]
     pub(crate) method: MethodArgs,
-    #[arg(long, value_name = "NAME", help = choices("Data set, or a folder with train/CLASS/*.png and test/CLASS/*.png", dcff_data::known().iter().map(|info| info.name.as_str())))]
+    #[arg(long, value_name = "NAME", help = choices("Data set, or a folder of images: train/CLASS and test/CLASS (or val, valid, validation), or CLASS alone, of which a fifth is kept for testing", dcff_data::known().iter().map(|info| info.name.as_str())))]
     pub(crate) data: Option<String>,
     #[command(flatten)]
     pub(crate) data_dir: DataDir,
+    /// Channels, height and width of the network's input, such as 3,64,64: images are resized in their proportions and cut to it.
+    /// Unless given, that of images which all have one size of at most twice the network's own, otherwise the network's own
+    #[arg(long, value_name = "C,H,W", value_parser = input_size)]
+    pub(crate) input_size: Option<[usize; 3]>,
+    /// Leave out images that cannot be read; the run's config.toml says how many
+    #[arg(long)]
+    pub(crate) skip_bad: bool,
     /// Defaults for everything below: 'published' (SGD 0.1, steps at 1/2 and 3/4, batches of 256, 300 epochs) or 'quick' (SGD 0.05, for VGG and GoogLeNet 0.01, cosine, batches of 128, 15 epochs)
     #[arg(long, value_name = "NAME")]
     pub(crate) recipe: Option<String>,
-    /// Passes over the training images
+    /// Passes over the training images. With --resume, more than the run has: it is trained on, the rate being that of a run of so
+    /// many epochs from where it stands: cosine falls to 0 at the new end, and is higher than it was at the old one; the
+    /// milestones of multi-step stay; temperatures are stretched; a dense stage keeps its epochs
     #[arg(long, value_name = "N")]
     pub(crate) epochs: Option<usize>,
     /// Images per step
@@ -317,7 +339,7 @@ pub(crate) struct TrainArgs {
     /// Folder of the run; must be new or empty
     #[arg(long, value_name = "DIR", conflicts_with = "resume", required_unless_present_any = ["resume", "estimate"])]
     pub(crate) out: Option<PathBuf>,
-    /// Continue the run in this folder
+    /// Continue the run in this folder, from anywhere; --data says where its images are now, --epochs trains a finished run on
     #[arg(long, value_name = "DIR")]
     pub(crate) resume: Option<PathBuf>,
     /// Only measure a few steps and print how many seconds the run would take
@@ -375,11 +397,17 @@ pub(crate) struct EvalArgs {
     pub(crate) artefact: PathBuf,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
-    /// Data set whose test images are used
+    /// Data set whose test images are used, or a folder of images; it needs no training images
     #[arg(long, value_name = "NAME")]
     pub(crate) data: String,
     #[command(flatten)]
     pub(crate) data_dir: DataDir,
+    /// Channels, height and width of the network's input instead of those that it was trained with
+    #[arg(long, value_name = "C,H,W", value_parser = input_size)]
+    pub(crate) input_size: Option<[usize; 3]>,
+    /// Leave out images that cannot be read
+    #[arg(long)]
+    pub(crate) skip_bad: bool,
     /// Images per batch
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) batch_size: usize,
@@ -406,6 +434,9 @@ pub(crate) struct FlopsArgs {
     pub(crate) rates: Option<String>,
     #[command(flatten)]
     pub(crate) budget: BudgetArgs,
+    /// Channels, height and width of the input; the network's own unless given
+    #[arg(long, value_name = "C,H,W", value_parser = input_size)]
+    pub(crate) input_size: Option<[usize; 3]>,
     #[arg(long, value_name = "NAME", default_value = "macs", help = choices("What counts as an operation", dcff_flops::Convention::ALL.iter().map(|(_, name, _)| *name)))]
     pub(crate) convention: String,
     /// One JSON object instead of a table
@@ -443,6 +474,12 @@ pub(crate) struct DataArgs {
     pub(crate) name: Option<String>,
     #[command(flatten)]
     pub(crate) data_dir: DataDir,
+    /// Channels, height and width that images are brought to
+    #[arg(long, value_name = "C,H,W", value_parser = input_size, requires = "name")]
+    pub(crate) input_size: Option<[usize; 3]>,
+    /// Leave out images that cannot be read
+    #[arg(long, requires = "name")]
+    pub(crate) skip_bad: bool,
     /// Only look for it and say where it is
     #[arg(long, requires = "name", conflicts_with = "linear")]
     pub(crate) locate: bool,
@@ -563,7 +600,7 @@ pub(crate) struct BenchInferArgs {
 pub(crate) struct PredictArgs {
     /// A folder with model.safetensors and config.json, a run's folder, or `hf://USER/NAME[@REVISION]`
     pub(crate) artefact: PathBuf,
-    /// PNG or JPEG files of any size
+    /// Image files of any size: PNG, JPEG, WebP, BMP, GIF, TIFF or PNM. Exit code 1 when some cannot be read
     #[arg(required = true, value_name = "IMAGE")]
     pub(crate) images: Vec<PathBuf>,
     /// Classes to show of each image

@@ -3,14 +3,36 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use dcff_data::{Loaded, Located};
+use dcff_data::{Dataset, Loaded, Located, Wanted};
 
 use crate::args::DataDir;
 
-/// Finds, or downloads, and reads a data set.
-pub(crate) fn load(name: &str, dir: &DataDir) -> anyhow::Result<Loaded> {
+/// Finds, or downloads, and reads a data set, and says what was left out of it.
+pub(crate) fn load(name: &str, dir: &DataDir, wanted: &Wanted) -> anyhow::Result<Loaded> {
     let located = locate(name, dir, true)?;
-    Ok(located.load()?)
+    let loaded = located.load_as(wanted)?;
+    tell(&loaded.notes);
+    Ok(loaded)
+}
+
+/// As [`load`], only the images to test on, for a network that knows `classes`.
+pub(crate) fn load_test(
+    name: &str,
+    dir: &DataDir,
+    classes: &[String],
+    wanted: &Wanted,
+) -> anyhow::Result<Dataset> {
+    let located = locate(name, dir, true)?;
+    let (test, notes) = located.load_test(classes, wanted)?;
+    tell(&notes);
+    Ok(test)
+}
+
+/// Notes go where errors go: what was left out is nobody's result.
+pub(crate) fn tell(notes: &[String]) {
+    for note in notes {
+        eprintln!("{}", crate::text::one_line(note));
+    }
 }
 
 /// Looks in `--data-dir`, `DCFF_DATA_DIR` and the Hub's cache, then, where `download`, fetches it from the Hub.

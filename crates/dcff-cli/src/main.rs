@@ -1,7 +1,7 @@
 //! The `dcff` program: arguments, wiring, printing. Mathematics lives in the crates it composes.
 //!
 //! Results go to standard output, progress and messages to standard error. Bad input ends with one line and exit
-//! code 2, a comparison some of whose runs failed with 1, an interruption with 130.
+//! code 2, a comparison some of whose runs failed and predictions some of whose images cannot be read with 1, an interruption with 130.
 
 // Printing must not panic: `out` has macros of the same names.
 #![deny(clippy::print_stdout, clippy::print_stderr)]

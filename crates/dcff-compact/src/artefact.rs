@@ -141,6 +141,8 @@ impl Artefact {
     ///
     /// # Errors
     /// When a file is missing or unsound, the tensors are not those of the description, or a weight is not finite.
+    /// Weights in half or double precision become `f32`, and prefixes that PyTorch's wrappers put before every name
+    /// (`module.`, `_orig_mod.`) are taken off.
     pub fn load(path: &Path) -> Result<Self> {
         let config_path = path.join(CONFIG);
         let text = dcff_file::read(&config_path, MAX_CONFIG_BYTES)?;
@@ -149,13 +151,22 @@ impl Artefact {
         let count = check(&config, &config_path)?;
 
         let weights_path = path.join(WEIGHTS);
-        let (tensors, _) = weights::read_tensors(&weights_path, count * 4 + MAX_HEADER_BYTES)?;
-        let artefact = Self {
-            config,
-            tensors: tensors.into_iter().collect(),
-        };
+        // Of double precision they take twice the room.
+        let (tensors, _) = weights::read_tensors(&weights_path, count * 8 + MAX_HEADER_BYTES)?;
+        let tensors = weights::unwrapped(tensors.into_iter().collect());
+        let artefact = Self { config, tensors };
         artefact.check_tensors(&weights_path)?;
         Ok(artefact)
+    }
+
+    /// The same weights for images of another size.
+    ///
+    /// # Errors
+    /// When the network has no such input, or its weights depend on the size.
+    pub fn with_input(mut self, input: [usize; 3]) -> Result<Self> {
+        self.config.architecture = self.config.architecture.with_input(input);
+        self.config.pretrained_cfg.input_size = input;
+        Self::from_parts(self.config, self.tensors, Path::new(WEIGHTS))
     }
 
     /// The tensors under PyTorch's state-dict keys.

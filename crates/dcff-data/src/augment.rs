@@ -10,16 +10,74 @@
 use serde::{Deserialize, Serialize};
 
 use crate::random::Stream;
+use crate::resize::Window;
 use crate::{Dataset, Error, Result};
 
 /// Random changes of a training image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Augmentation {
     /// Black border in pixels on every side, from which a window of the original size is cropped; 0 crops nothing.
     pub pad: usize,
     /// Mirror left and right with probability one half.
     pub flip: bool,
+    /// A random part of the whole image, resized to the set's size, comes first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub area: Option<Area>,
+}
+
+/// A random part of an image, as torchvision's `RandomResizedCrop` draws it: a share of its area and a ratio of its sides; after ten
+/// draws that do not fit, the middle of it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Area {
+    /// Least and greatest share of the area, drawn evenly.
+    pub scale: [f64; 2],
+    /// Least and greatest width over height, drawn evenly in their logarithm.
+    pub ratio: [f64; 2],
+}
+
+impl Area {
+    /// What networks for ImageNet are trained on (Szegedy et al., *Going Deeper with Convolutions*, section 6,
+    /// <https://arxiv.org/abs/1409.4842>).
+    pub const IMAGENET: Self = Self {
+        scale: [0.08, 1.0],
+        ratio: [3.0 / 4.0, 4.0 / 3.0],
+    };
+
+    /// Draws the part of an image of `[h, w]` pixels.
+    pub(crate) fn draw(self, [h, w]: [usize; 2], stream: &mut Stream) -> Window {
+        let area = (h * w) as f64;
+        for _ in 0..10 {
+            let mut between = |low: f64, high: f64| low + (high - low) * f64::from(stream.unit());
+            let [least, greatest] = self.scale;
+            let target = area * between(least, greatest);
+            let [least, greatest] = self.ratio;
+            let ratio = between(least.ln(), greatest.ln()).exp();
+            let width = (target * ratio).sqrt().round() as usize;
+            let height = (target / ratio).sqrt().round() as usize;
+            if (1..=w).contains(&width) && (1..=h).contains(&height) {
+                return Window {
+                    top: stream.below(h - height + 1),
+                    left: stream.below(w - width + 1),
+                    height,
+                    width,
+                };
+            }
+        }
+        let [least, greatest] = self.ratio;
+        let (height, width) = match w as f64 / h as f64 {
+            own if own < least => ((w as f64 / least).round() as usize, w),
+            own if own > greatest => (h, (h as f64 * greatest).round() as usize),
+            _ => (h, w),
+        };
+        Window {
+            top: (h - height) / 2,
+            left: (w - width) / 2,
+            height,
+            width,
+        }
+    }
 }
 
 impl Augmentation {
@@ -27,10 +85,22 @@ impl Augmentation {
     pub const NONE: Self = Self {
         pad: 0,
         flip: false,
+        area: None,
     };
 
     /// What the literature calls standard augmentation of CIFAR: pad by 4, crop, flip.
-    pub const STANDARD: Self = Self { pad: 4, flip: true };
+    pub const STANDARD: Self = Self {
+        pad: 4,
+        flip: true,
+        area: None,
+    };
+
+    /// What networks for ImageNet are trained on: a random part of the image, flip.
+    pub const IMAGENET: Self = Self {
+        pad: 0,
+        flip: true,
+        area: Some(Area::IMAGENET),
+    };
 
     /// Draws the change of one image. The draws do not depend on the image.
     pub(crate) fn draw(self, stream: &mut Stream) -> Change {
@@ -71,10 +141,29 @@ pub struct Normalisation {
 }
 
 impl Normalisation {
+    /// ImageNet's, which are used for photographs of all kinds; for grey images, the mean over the colours.
+    pub fn imagenet(channels: usize) -> Self {
+        let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+        match channels {
+            3 => Self {
+                mean: mean.to_vec(),
+                std: std.to_vec(),
+            },
+            _ => Self {
+                mean: vec![mean.iter().sum::<f32>() / 3.0; channels],
+                std: vec![std.iter().sum::<f32>() / 3.0; channels],
+            },
+        }
+    }
+
     /// Measures a dataset: mean and population deviation over all pixels of each channel, exact integer sums.
     ///
-    /// A channel that is constant gets deviation 1, so that it normalises to 0.
+    /// A channel that is constant gets deviation 1, so that it normalises to 0. A set whose images stay in their files is not
+    /// measured but gets [`Normalisation::imagenet`].
     pub fn of(dataset: &Dataset) -> Self {
+        if dataset.files().is_some() {
+            return Self::imagenet(dataset.shape()[0]);
+        }
         let [channels, height, width] = dataset.shape();
         let plane = height * width;
         let (mut mean, mut std) = (Vec::new(), Vec::new());
@@ -177,6 +266,11 @@ mod tests {
         vec![std::array::from_fn(|byte| byte as f32)]
     }
 
+    const PAD_2: Augmentation = Augmentation {
+        pad: 2,
+        ..Augmentation::STANDARD
+    };
+
     fn changed(down: isize, right: isize, flip: bool) -> Vec<f32> {
         let mut out = vec![f32::NAN; 6];
         let change = Change { down, right, flip };
@@ -225,7 +319,7 @@ mod tests {
         let mut seen = [[0; 5]; 5];
         let mut flips = 0;
         for _ in 0..2_500 {
-            let change = Augmentation { pad: 2, flip: true }.draw(&mut stream);
+            let change = PAD_2.draw(&mut stream);
             seen[(change.down + 2) as usize][(change.right + 2) as usize] += 1;
             flips += usize::from(change.flip);
         }
@@ -237,6 +331,34 @@ mod tests {
         );
         assert!((1_125..1_375).contains(&flips), "{flips}");
         assert_eq!(Augmentation::NONE.draw(&mut stream), Change::NONE);
+    }
+
+    #[test]
+    fn parts_lie_inside_and_have_the_drawn_area_and_ratio() {
+        let mut stream = Stream::new(2);
+        let (h, w) = (300, 400);
+        let (mut least, mut most) = (1.0f64, 0.0f64);
+        for _ in 0..2_000 {
+            let part = Area::IMAGENET.draw([h, w], &mut stream);
+            assert!(part.top + part.height <= h, "{part:?}");
+            assert!(part.left + part.width <= w, "{part:?}");
+            let share = (part.height * part.width) as f64 / (h * w) as f64;
+            // Rounding the sides moves both by less than a part in fifty.
+            assert!((0.078..=1.0).contains(&share), "{part:?}");
+            let ratio = part.width as f64 / part.height as f64;
+            assert!((0.73..=1.36).contains(&ratio), "{part:?}");
+            (least, most) = (least.min(share), most.max(share));
+        }
+        assert!(least < 0.1 && most > 0.95, "{least} {most}");
+        // No part of a line has such a ratio: the middle is taken, as wide as may be.
+        let middle = Area::IMAGENET.draw([9, 3000], &mut stream);
+        let expected = Window {
+            top: 0,
+            left: 1494,
+            height: 9,
+            width: 12,
+        };
+        assert_eq!(middle, expected);
     }
 
     #[test]

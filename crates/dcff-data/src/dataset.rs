@@ -1,10 +1,14 @@
-//! A labelled set of images in memory: `u8`, planar, all of one shape.
+//! A labelled set of images, `u8`, planar, all of one shape: in memory, or in files that are decoded when they are needed.
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
+use crate::files::Files;
 use crate::random::Stream;
+use crate::readers::Decoded;
+use crate::resize::Fit;
 use crate::{Error, Result};
 
 /// Images `[N, C, H, W]` of `u8` with one class label each.
@@ -16,8 +20,16 @@ pub struct Dataset {
     shape: [usize; 3],
     classes: Vec<String>,
     labels: Vec<u32>,
-    pixels: Vec<u8>,
+    images: Images,
     fingerprint: OnceLock<String>,
+}
+
+/// Where the pixels are.
+#[derive(Debug, Clone)]
+enum Images {
+    /// `[N, C, H, W]`.
+    Memory(Vec<u8>),
+    Files(Files),
 }
 
 /// The training and the test images of one dataset; they share shape and classes.
@@ -91,6 +103,33 @@ impl Dataset {
             );
             return Err(Error::invalid(name, detail));
         }
+        Self::of(name, shape, classes, labels, Images::Memory(pixels))
+    }
+
+    /// A set whose images stay in their files, one label each.
+    ///
+    /// # Errors
+    /// If there is no image, or a label has no class.
+    pub(crate) fn of_files(
+        name: String,
+        classes: Vec<String>,
+        labels: Vec<u32>,
+        files: Files,
+    ) -> Result<Self> {
+        if labels.is_empty() {
+            return Err(Error::invalid(name, "expected at least 1 image, got 0"));
+        }
+        let shape = files.fit().input_size;
+        Self::of(name, shape, classes, labels, Images::Files(files))
+    }
+
+    fn of(
+        name: String,
+        shape: [usize; 3],
+        classes: Vec<String>,
+        labels: Vec<u32>,
+        images: Images,
+    ) -> Result<Self> {
         if let Some(row) = labels.iter().position(|&l| l as usize >= classes.len()) {
             let detail = format!(
                 "image {row}: expected a label below {}, got {}",
@@ -104,7 +143,7 @@ impl Dataset {
             shape,
             classes,
             labels,
-            pixels,
+            images,
             fingerprint: OnceLock::new(),
         })
     }
@@ -139,9 +178,28 @@ impl Dataset {
         &self.labels
     }
 
-    /// All pixels, `[N, C, H, W]`.
+    /// All pixels, `[N, C, H, W]`; none of a set whose images stay in their files.
     pub fn pixels(&self) -> &[u8] {
-        &self.pixels
+        match &self.images {
+            Images::Memory(pixels) => pixels,
+            Images::Files(_) => &[],
+        }
+    }
+
+    /// The files of a set whose images stay there.
+    pub(crate) fn files(&self) -> Option<&Files> {
+        match &self.images {
+            Images::Memory(_) => None,
+            Images::Files(files) => Some(files),
+        }
+    }
+
+    /// How images of other sizes became this set's, or would become ones like them.
+    pub fn fit(&self) -> Fit {
+        match &self.images {
+            Images::Memory(_) => Fit::whole(self.shape),
+            Images::Files(files) => files.fit().clone(),
+        }
     }
 
     /// Bytes of one image: `C * H * W`.
@@ -149,13 +207,59 @@ impl Dataset {
         self.shape.iter().product()
     }
 
-    /// Pixels `[C, H, W]` of image `index`.
+    /// Pixels `[C, H, W]` of image `index` of a set in memory; [`Dataset::read`] serves every set.
+    ///
+    /// # Panics
+    /// If `index` is not below [`Dataset::len`], like indexing a slice, or the images stay in their files.
+    pub fn image(&self, index: usize) -> &[u8] {
+        let len = self.image_len();
+        &self.pixels()[index * len..(index + 1) * len]
+    }
+
+    /// Pixels `[C, H, W]` of image `index`, decoded where it stays in its file.
+    ///
+    /// # Errors
+    /// If the file is gone or damaged; the message names it.
     ///
     /// # Panics
     /// If `index` is not below [`Dataset::len`], like indexing a slice.
-    pub fn image(&self, index: usize) -> &[u8] {
-        let len = self.image_len();
-        &self.pixels[index * len..(index + 1) * len]
+    pub fn read(&self, index: usize) -> Result<Cow<'_, [u8]>> {
+        let Images::Files(files) = &self.images else {
+            return Ok(Cow::Borrowed(self.image(index)));
+        };
+        let mut planes = vec![0; self.image_len()];
+        files.fitted(index)?.write_planes(&mut planes);
+        Ok(Cow::Owned(planes))
+    }
+
+    /// The set in memory with so many channels: grey is repeated over three, colours become grey by ITU-R BT.709's luma.
+    pub(crate) fn with_channels(self, channels: usize) -> Result<Self> {
+        let [from, height, width] = self.shape;
+        if from == channels {
+            return Ok(self);
+        }
+        self.fitted(&Fit::whole([channels, height, width]))
+    }
+
+    /// The set with images of another size.
+    ///
+    /// # Errors
+    /// If `fit` is unsound, or an image does not fit or cannot be read.
+    pub(crate) fn fitted(self, fit: &Fit) -> Result<Self> {
+        fit.check()?;
+        if self.fit() == *fit {
+            return Ok(self);
+        }
+        let len: usize = fit.input_size.iter().product();
+        let mut pixels = vec![0; self.len() * len];
+        for (index, out) in pixels.chunks_exact_mut(len).enumerate() {
+            let image = Decoded::from_planes(&self.read(index)?, self.shape);
+            let fitted = fit.apply(image);
+            fitted
+                .map_err(|detail| Error::invalid(&self.name, format!("image {index}: {detail}")))?
+                .write_planes(out);
+        }
+        Self::new(self.name, fit.input_size, self.classes, self.labels, pixels)
     }
 
     /// The images at `indices`, in that order (an index may repeat).
@@ -167,11 +271,15 @@ impl Dataset {
             let detail = format!("expected an index below {}, got {index}", self.len());
             return Err(Error::invalid(&self.name, detail));
         }
+        let labels = indices.iter().map(|&i| self.labels[i]).collect();
+        if let Images::Files(files) = &self.images {
+            let (name, classes) = (self.name.clone(), self.classes.clone());
+            return Self::of_files(name, classes, labels, files.select(indices));
+        }
         let mut pixels = Vec::with_capacity(indices.len() * self.image_len());
         for &index in indices {
             pixels.extend_from_slice(self.image(index));
         }
-        let labels = indices.iter().map(|&i| self.labels[i]).collect();
         Self::new(
             self.name.clone(),
             self.shape,
@@ -189,9 +297,13 @@ impl Dataset {
 
     /// SHA-256 in hex over counts, shape, labels and pixels: equal exactly if the labelled images are equal, in order.
     ///
-    /// Names do not count. Computed at the first call and kept.
+    /// Names do not count. Of a set whose images stay in their files it is over their paths below the set's folder, their sizes
+    /// in bytes and their labels. Computed at the first call and kept.
     pub fn fingerprint(&self) -> &str {
         self.fingerprint.get_or_init(|| {
+            if let Images::Files(files) = &self.images {
+                return files.fingerprint(&self.labels, self.classes.len());
+            }
             let mut hash = Sha256::new();
             hash.update(b"dcff dataset 1\n");
             let [c, h, w] = self.shape;
@@ -201,7 +313,7 @@ impl Dataset {
             for label in &self.labels {
                 hash.update(label.to_le_bytes());
             }
-            hash.update(&self.pixels);
+            hash.update(self.pixels());
             hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
         })
     }

@@ -7,6 +7,7 @@
 //! ```
 //!
 //! Images stay `u8`, planar, `[N, C, H, W]`, until a [`Batch`] is assembled; a batch holds normalised `f32` on the CPU.
+//! Large ones stay in their files and are decoded batch by batch.
 //! Everything random comes from a seed handed in: same seed, same bits, whatever the number of threads.
 //!
 //! This crate deliberately knows neither networks nor training, opens no sockets, reads no environment and prints nothing.
@@ -29,15 +30,18 @@ mod augment;
 mod baseline;
 mod dataset;
 mod error;
+mod files;
 mod loader;
 mod locate;
 mod manifest;
 mod preprocess;
 mod random;
 mod readers;
+mod resize;
 mod synthetic;
+mod wanted;
 
-pub use augment::{Augmentation, Normalisation};
+pub use augment::{Area, Augmentation, Normalisation};
 pub use baseline::linear_baseline;
 pub use dataset::{Dataset, Splits};
 pub use error::{Error, Result};
@@ -51,4 +55,6 @@ pub use random::split_mix;
 pub use readers::{
     read_cifar_binary, read_cifar_python, read_cifar_tar, read_class_folders, read_parquet,
 };
+pub use resize::Fit;
 pub use synthetic::{SyntheticConfig, synthetic};
+pub use wanted::Wanted;

@@ -1,13 +1,20 @@
 //! Batches of one pass over a dataset, assembled on a background thread while the previous one is trained on.
+//!
+//! Images that stay in their files are decoded by threads of the loader's own, as many as the program computes with; what is
+//! drawn for an image depends on its position in the set and the seed alone, so the number of threads changes nothing.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::augment::{Change, write_image};
 use crate::random::Stream;
+use crate::readers::Decoded;
+use crate::resize::{Filter, resize};
 use crate::{Augmentation, Dataset, DatasetInfo, Error, Normalisation, Result};
 
 /// Batches that may wait to be taken. With the one being assembled, at most three exist beside the one in use.
@@ -86,6 +93,8 @@ pub struct Loader {
     options: LoaderOptions,
     tables: Arc<[[f32; 256]]>,
     assembler: Option<Arc<dyn Assembler>>,
+    /// Decodes images; none for a set in memory that is only shifted and mirrored.
+    decoders: Option<Arc<ThreadPool>>,
 }
 
 impl Loader {
@@ -115,12 +124,24 @@ impl Loader {
             return Err(Error::invalid(dataset.name(), detail));
         }
         let tables = options.normalisation.tables(dataset.shape()[0])?.into();
+        let decoders = match dataset.files().is_some() || options.augmentation.area.is_some() {
+            false => None,
+            true => {
+                let threads = ThreadPoolBuilder::new()
+                    .num_threads(rayon::current_num_threads())
+                    .thread_name(|index| format!("decode {index}"))
+                    .build()
+                    .map_err(|error| Error::Thread(error.to_string()))?;
+                Some(Arc::new(threads))
+            }
+        };
         let loader = Self {
             dataset,
             indices: indices.into(),
             options,
             tables,
             assembler: None,
+            decoders,
         };
         if loader.batches() == 0 {
             let detail = format!(
@@ -131,6 +152,12 @@ impl Loader {
             return Err(Error::invalid(loader.dataset.name(), detail));
         }
         Ok(loader)
+    }
+
+    /// Whether an [`Assembler`] with a copy of the pixels could make the batches: not where images stay in their files, or parts
+    /// of them are resized.
+    pub fn can_be_assembled(&self) -> bool {
+        self.decoders.is_none()
     }
 
     /// Has `assembler` make the images of batches; labels stay on the CPU.
@@ -218,12 +245,13 @@ impl Loader {
     fn prepare(&self, indices: &[usize], augment_seed: u64) -> Result<Prepared> {
         let shape @ [channels, height, width] = self.dataset.shape();
         let len = self.dataset.image_len();
+        let augmentation = self.options.augmentation;
         let change = |index: usize| {
-            if self.options.augmentation == Augmentation::NONE {
+            if augmentation == Augmentation::NONE {
                 return Change::NONE;
             }
             let mut stream = Stream::indexed(augment_seed, index as u64);
-            self.options.augmentation.draw(&mut stream)
+            augmentation.draw(&mut stream)
         };
         let labels: Vec<u32> = indices.iter().map(|&i| self.dataset.labels()[i]).collect();
         let labels = Tensor::from_vec(labels, indices.len(), &Device::Cpu)?;
@@ -241,9 +269,21 @@ impl Loader {
             return Ok(Prepared { images, labels });
         }
         let mut images = vec![0.0; indices.len() * len];
-        for (&index, out) in indices.iter().zip(images.chunks_exact_mut(len)) {
-            let change = change(index);
-            write_image(self.dataset.image(index), shape, change, &self.tables, out);
+        if let Some(decoders) = &self.decoders {
+            let made = decoders.install(|| {
+                let images = images.par_chunks_exact_mut(len).zip(indices);
+                let made: Vec<Result<()>> = images
+                    .map(|(out, &index)| self.decode(index, augment_seed, out))
+                    .collect();
+                made
+            });
+            // The first in order, so that the message does not depend on the number of threads.
+            made.into_iter().collect::<Result<()>>()?;
+        } else {
+            for (&index, out) in indices.iter().zip(images.chunks_exact_mut(len)) {
+                let change = change(index);
+                write_image(self.dataset.image(index), shape, change, &self.tables, out);
+            }
         }
         let count = indices.len();
         let images = Tensor::from_vec(images, (count, channels, height, width), &Device::Cpu)?;
@@ -251,6 +291,42 @@ impl Loader {
             images: Images::Made(images),
             labels,
         })
+    }
+}
+
+impl Loader {
+    /// Image `index`, read where it stays in a file, changed and normalised, into `out` `[C, H, W]`.
+    fn decode(&self, index: usize, augment_seed: u64, out: &mut [f32]) -> Result<()> {
+        let (dataset, augmentation) = (&self.dataset, self.options.augmentation);
+        let shape @ [_, height, width] = dataset.shape();
+        let mut stream = Stream::indexed(augment_seed, index as u64);
+        let image = match (dataset.files(), augmentation.area) {
+            (Some(files), None) => files.fitted(index)?,
+            (files, area) => {
+                let whole = match files {
+                    Some(files) => files.read(index)?,
+                    None => Decoded::from_planes(dataset.image(index), shape),
+                };
+                match area {
+                    Some(area) => {
+                        let part = area.draw(whole.size, &mut stream);
+                        let resized = resize(&whole, part, [height, width], Filter::BILINEAR);
+                        resized.map_err(|detail| {
+                            Error::invalid(dataset.name(), format!("image {index}: {detail}"))
+                        })?
+                    }
+                    None => whole,
+                }
+            }
+        };
+        let change = match augmentation == Augmentation::NONE {
+            true => Change::NONE,
+            false => augmentation.draw(&mut stream),
+        };
+        let mut planes = vec![0; dataset.image_len()];
+        image.write_planes(&mut planes);
+        write_image(&planes, shape, change, &self.tables, out);
+        Ok(())
     }
 }
 
@@ -339,6 +415,11 @@ mod tests {
         Loader::new(Arc::new(set), options(batch_size, drop_last)).unwrap()
     }
 
+    const PAD_2: Augmentation = Augmentation {
+        pad: 2,
+        ..Augmentation::STANDARD
+    };
+
     fn options(batch_size: usize, drop_last: bool) -> LoaderOptions {
         LoaderOptions {
             batch_size,
@@ -394,7 +475,7 @@ mod tests {
         let set = Arc::new(set);
         let by_label = |batch_size, order, seed| {
             let options = LoaderOptions {
-                augmentation: Augmentation { pad: 2, flip: true },
+                augmentation: PAD_2,
                 ..options(batch_size, false)
             };
             let mut images = vec![Vec::new(); 8];
@@ -433,7 +514,7 @@ mod tests {
             }
         }
         let options = LoaderOptions {
-            augmentation: Augmentation { pad: 2, flip: true },
+            augmentation: PAD_2,
             ..options(3, false)
         };
         let set = loader(5, 1, false).dataset().clone();
@@ -445,7 +526,7 @@ mod tests {
             for (i, &label) in batch.labels.to_vec1::<u32>().unwrap().iter().enumerate() {
                 let got = batch.images.get(i).unwrap().flatten_all().unwrap();
                 let mut stream = Stream::indexed(7, u64::from(label));
-                let change = Augmentation { pad: 2, flip: true }.draw(&mut stream);
+                let change = PAD_2.draw(&mut stream);
                 let expected = [
                     label as f32,
                     change.down as f32,

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::manifest::{find, known_names};
-use crate::readers::{CIFAR_TEST, CIFAR_TRAIN};
+use crate::readers::{CIFAR_TEST, CIFAR_TRAIN, read_folder, read_test_folder};
 use crate::{
-    Augmentation, Dataset, DatasetInfo, Error, Normalisation, Result, Splits, SyntheticConfig,
-    read_cifar_binary, read_cifar_python, read_cifar_tar, read_class_folders, read_parquet,
+    Augmentation, Dataset, DatasetInfo, Error, Fit, Normalisation, Result, Splits, SyntheticConfig,
+    Wanted, read_cifar_binary, read_cifar_python, read_cifar_tar, read_class_folders, read_parquet,
     synthetic,
 };
 
@@ -68,6 +68,10 @@ pub struct Loaded {
     pub info: DatasetInfo,
     /// The images.
     pub splits: Splits,
+    /// What a user is to be told, a line each: what was left out, what was resized.
+    pub notes: Vec<String>,
+    /// Images left out since they cannot be read.
+    pub skipped: usize,
 }
 
 /// Finds a dataset.
@@ -319,13 +323,49 @@ impl Located {
     /// # Errors
     /// If a file is damaged, or a known dataset has another number of images than its manifest says.
     pub fn load(&self) -> Result<Loaded> {
+        self.load_as(&Wanted::default())
+    }
+
+    /// As [`Located::load`], with images as `wanted`.
+    ///
+    /// # Errors
+    /// As there, and if `wanted` is unsound.
+    pub fn load_as(&self, wanted: &Wanted) -> Result<Loaded> {
         if let Source::ClassFolders(root) = &self.source {
-            let splits = read_class_folders(&self.name, root)?;
+            let read = read_folder(&self.name, root, wanted)?;
             return Ok(Loaded {
-                info: folder_info(&self.name, root, &splits),
-                splits,
+                info: folder_info(&self.name, root, &read.splits),
+                splits: read.splits,
+                notes: read.notes,
+                skipped: read.skipped,
             });
         }
+        let mut loaded = self.load_known()?;
+        if let Some(input) = wanted.input {
+            let fit = Fit::whole(input);
+            let Splits { train, test } = loaded.splits;
+            loaded.splits = Splits::new(train.fitted(&fit)?, test.fitted(&fit)?)?;
+            loaded.info.shape = input;
+            if loaded.info.normalisation.mean.len() != input[0] {
+                loaded.info.normalisation = Normalisation::of(&loaded.splits.train);
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Reads only the images to test on, for a network that knows `classes`; and the notes of [`Loaded`].
+    ///
+    /// # Errors
+    /// As [`Located::load_as`], and if the classes of a known dataset are others.
+    pub fn load_test(&self, classes: &[String], wanted: &Wanted) -> Result<(Dataset, Vec<String>)> {
+        if let Source::ClassFolders(root) = &self.source {
+            return read_test_folder(&self.name, root, classes, wanted);
+        }
+        let loaded = self.load_as(wanted)?;
+        Ok((loaded.splits.test, loaded.notes))
+    }
+
+    fn load_known(&self) -> Result<Loaded> {
         let info = find(&self.name)?;
         let splits = self.read(info)?;
         let splits = match self.first_per_class {
@@ -356,7 +396,12 @@ impl Located {
             test_images: splits.test.len(),
             ..info.clone()
         };
-        Ok(Loaded { info, splits })
+        Ok(Loaded {
+            info,
+            splits,
+            notes: Vec::new(),
+            skipped: 0,
+        })
     }
 
     fn read(&self, info: &DatasetInfo) -> Result<Splits> {
@@ -419,6 +464,7 @@ fn folder_info(name: &str, root: &Path, splits: &Splits) -> DatasetInfo {
         augmentation: Augmentation {
             pad: shape[1].min(shape[2]) / 8,
             flip: true,
+            area: None,
         },
         subset_of: None,
         hub: None,

@@ -61,7 +61,7 @@ fn cifar10_is_complete_and_untransposed() {
 
 #[test]
 fn the_subset_is_balanced_and_untransposed() {
-    let Some(Loaded { splits, info }) = load("cifar10-subset") else {
+    let Some(Loaded { splits, info, .. }) = load("cifar10-subset") else {
         return;
     };
     assert_eq!((splits.train.len(), splits.test.len()), (5_000, 1_000));

@@ -33,6 +33,14 @@ impl Error {
         matches!(self, Self::Io { reason, .. } if reason.kind() == std::io::ErrorKind::NotFound)
     }
 
+    /// What is wrong, without the file.
+    pub fn detail(&self) -> String {
+        match self {
+            Self::Io { reason, .. } => reason.to_string(),
+            Self::Content { message, .. } => message.clone(),
+        }
+    }
+
     pub(crate) fn io(path: &Path, reason: std::io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),

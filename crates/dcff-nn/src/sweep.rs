@@ -84,6 +84,9 @@ pub(crate) fn on_cpu<'a, const N: usize>(
 /// Tensors to be changed, and the gradient.
 pub(crate) type Row<'a, const N: usize> = ([&'a Tensor; N], &'a Tensor);
 
+/// What is done with all tensors of a row, those that change and the gradient.
+type Then<'a, const N: usize> = dyn Fn([&mut [f32]; N], &[f32]) + 'a;
+
 /// Lends the numbers of several tensors to one function: candle lends one storage at a time, so the last is asked for
 /// first, with the others still to come.
 struct Lend<'a, 'b, const N: usize> {
@@ -93,7 +96,7 @@ struct Lend<'a, 'b, const N: usize> {
     gradient: &'a Tensor,
     /// From the last on.
     held: RefCell<Vec<&'b mut [f32]>>,
-    then: &'a dyn Fn([&mut [f32]; N], &[f32]),
+    then: &'a Then<'a, N>,
 }
 
 impl<const N: usize> Lend<'_, '_, N> {

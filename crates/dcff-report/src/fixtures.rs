@@ -4,8 +4,8 @@ use std::path::Path;
 
 use dcff_train::methods::FilterFusionConfig;
 use dcff_train::{
-    Augment, Cost, DataConfig, MethodConfig, Metrics, Outcome, Recipe, RunConfig, RunFolder,
-    SUMMARY, Score, Summary, Width,
+    Cost, DataConfig, MethodConfig, Metrics, Outcome, Recipe, RunConfig, RunFolder, SUMMARY, Score,
+    Summary, Width,
 };
 
 use crate::run::Run;
@@ -13,11 +13,9 @@ use crate::run::Run;
 /// A configuration of ResNet-20 with `criterion`, `keep` and `temperature`.
 pub(crate) fn config(criterion: &str, keep: &str, temperature: &str, seed: u64) -> RunConfig {
     let data = DataConfig {
-        name: "synthetic".into(),
         train_fingerprint: "a".into(),
         test_fingerprint: "b".into(),
-        hold_out: 0.0,
-        augment: Augment::Standard,
+        ..DataConfig::named("synthetic", 0.0)
     };
     let fusion: FilterFusionConfig = serde_json::from_value(serde_json::json!({
         "criterion": criterion,

@@ -114,7 +114,8 @@ impl Run {
 
     /// Reads the files of the run; its outcome, if it has ended.
     fn files(&mut self) -> Result<Option<Summary>> {
-        let (opened, config) = RunFolder::open(&self.folder)?;
+        let (opened, mut config) = RunFolder::open(&self.folder)?;
+        config.data = config.data.without_place();
         flatten(
             "",
             &serde_json::to_value(&config).unwrap_or_default(),
@@ -128,8 +129,9 @@ impl Run {
         for layer in self.selection.iter_mut().flat_map(|row| &mut row.layers) {
             layer.scores = Vec::new();
         }
-        let summary = opened.summary()?;
-        if let Some(summary) = &summary {
+        let mut summary = opened.summary()?;
+        if let Some(summary) = &mut summary {
+            summary.config.data = summary.config.data.without_place();
             check(&self.folder, summary)?;
             self.method = summary.method();
         }

@@ -14,7 +14,7 @@ use dcff_models::{Architecture, Network, View, Views};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::RunConfig;
+use crate::config::{RunConfig, forget_places};
 use crate::error::{Error, Result};
 use crate::evaluate::{Score, Tally};
 use crate::event::{Metrics, Timing};
@@ -81,6 +81,9 @@ pub(crate) struct State {
     /// The widths that the network computes; none in the first version, whose networks kept those they began with.
     #[serde(default)]
     pub(crate) widths: Vec<usize>,
+    /// Epochs before the first row of the tables: those of a dense network that was trained elsewhere.
+    #[serde(default)]
+    pub(crate) untold: usize,
     /// The stages so far.
     #[serde(default)]
     pub(crate) stages: Vec<StageCost>,
@@ -117,13 +120,20 @@ impl State {
             ));
         }
         let rows = [
-            ("metrics", epochs_of(&self.metrics, |row| row.epoch)),
-            ("timing", epochs_of(&self.timing, |row| row.epoch)),
+            (
+                "metrics",
+                epochs_of(&self.metrics, self.untold, |row| row.epoch),
+            ),
+            (
+                "timing",
+                epochs_of(&self.timing, self.untold, |row| row.epoch),
+            ),
         ];
         for (table, (count, in_order)) in rows {
-            if count != epoch || !in_order {
+            if count + self.untold != epoch || !in_order {
                 return Err(format!(
-                    "{table}: expected a row for each of {epoch} epochs, got {count}{}",
+                    "{table}: expected a row for each of {} epochs, got {count}{}",
+                    epoch - self.untold.min(epoch),
                     if in_order { "" } else { " of other epochs" }
                 ));
             }
@@ -209,7 +219,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Reads the checkpoint `path` of a run with `config`; `None` when there is none.
+    /// Reads the checkpoint `path` of a run with `config`, which may have more epochs than it had then; `None` when there is none.
     ///
     /// # Errors
     /// When it is truncated or damaged, or was written under another configuration.
@@ -234,6 +244,9 @@ impl Checkpoint {
             return Err(Error::file(&sums_path, "damaged: no such file"));
         }
         state.config = methods::complete(state.config)?;
+        // A run may be trained on; nothing that is done depended on its end.
+        let epochs = &mut state.config.recipe.epochs;
+        *epochs = config.recipe.epochs.max(*epochs);
         if let Some(difference) = state.config.difference(config) {
             let message =
                 format!("the configuration has changed since the checkpoint: {difference}");
@@ -275,7 +288,8 @@ impl Checkpoint {
     /// When the checkpoint does not fit the architecture, or was written before the first step.
     pub fn collapse(&self, full: &Architecture, device: &Device) -> Result<Artefact> {
         let state = &self.state;
-        let full = &full.clone().with_classes(state.preprocessing.num_classes);
+        let full = full.clone().with_classes(state.preprocessing.num_classes);
+        let full = &full.with_input(state.preprocessing.input_size);
         let tensors = self.section(NETWORK);
         // All filters are kept where there are more of them than the widths ask for.
         let compact = full.narrowed(&state.widths)?;
@@ -301,6 +315,7 @@ impl Checkpoint {
                 value.map_err(|error| Error::file(Path::new(STATE), error))?,
             );
         }
+        forget_places(&mut provenance);
         Ok(Artefact::new(
             &network,
             &self.views(device)?,
@@ -375,10 +390,10 @@ pub(crate) fn view_tensors(views: &Views) -> Result<Vec<(String, Tensor)>> {
 }
 
 /// How many rows there are, and whether they are those of the epochs from 1 on.
-fn epochs_of<T>(rows: &[T], epoch: impl Fn(&T) -> usize) -> (usize, bool) {
+fn epochs_of<T>(rows: &[T], untold: usize, epoch: impl Fn(&T) -> usize) -> (usize, bool) {
     let in_order = rows
         .iter()
-        .zip(1..)
+        .zip(untold + 1..)
         .all(|(row, wanted)| epoch(row) == wanted);
     (rows.len(), in_order)
 }

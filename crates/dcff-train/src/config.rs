@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use dcff_data::Augmentation;
+use dcff_models::Architecture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -47,6 +48,66 @@ pub struct DataConfig {
     pub hold_out: f64,
     /// What is done to training images at random.
     pub augment: Augment,
+    /// Channels, height and width that the images were brought to, where these are not the network's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_size: Option<[usize; 3]>,
+    /// Images left out since they could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<usize>,
+    /// Where a folder of images lay: a hint for those who resume, no setting. The fingerprints say which images they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+}
+
+impl DataConfig {
+    /// The data set `name` whose fingerprints are not known yet, with standard augmentation.
+    pub fn named(name: impl Into<String>, hold_out: f64) -> Self {
+        Self {
+            name: name.into(),
+            train_fingerprint: String::new(),
+            test_fingerprint: String::new(),
+            hold_out,
+            augment: Augment::Standard,
+            input_size: None,
+            skipped: None,
+            path: None,
+        }
+    }
+
+    /// As it may be told to others: a folder of images is called by its name, its place is nobody's business.
+    pub fn without_place(&self) -> Self {
+        Self {
+            name: without_place(&self.name),
+            path: None,
+            ..self.clone()
+        }
+    }
+}
+
+/// The name of a data set that is a folder, without the folders above it.
+fn without_place(name: &str) -> String {
+    if dcff_data::find(name).is_ok() {
+        return name.to_owned();
+    }
+    let last = name.rsplit(['/', '\\']).find(|part| !part.is_empty());
+    let last = last.unwrap_or(name).trim_start_matches("folder:");
+    format!("folder:{last}")
+}
+
+/// Takes out of what an artefact says of its making what only means something on the machine where it was made: where images
+/// lay, and which run a dense stage was taken over from (training it gives the same bits).
+pub fn forget_places(provenance: &mut BTreeMap<String, serde_json::Value>) {
+    for entry in provenance.values_mut() {
+        if let Some(data) = entry.get_mut("data").and_then(|data| data.as_object_mut()) {
+            data.remove("path");
+            if let Some(serde_json::Value::String(name)) = data.get_mut("name") {
+                *name = without_place(name);
+            }
+        }
+        if let Some(method) = entry.get_mut("method").and_then(|m| m.as_object_mut()) {
+            method.remove(DENSE_FROM);
+        }
+    }
 }
 
 /// What is done to training images at random.
@@ -55,17 +116,24 @@ pub struct DataConfig {
 pub enum Augment {
     /// What the data set's manifest says: for 32x32 images padding by 4, a random crop and a random flip.
     Standard,
+    /// Padding and a random crop: for digits and signs, which mirrored are others.
+    Crop,
     /// A random flip.
     Flip,
+    /// A random part of the whole image, of 8 to 100 % of its area, resized to the network's size, and a random flip; tested on the
+    /// middle of the image resized to 8/7 of the network's size.
+    Imagenet,
     /// Nothing.
     None,
 }
 
 impl Augment {
     /// Every choice with the name users type.
-    pub const ALL: [(Self, &'static str); 3] = [
+    pub const ALL: [(Self, &'static str); 5] = [
         (Self::Standard, "standard"),
+        (Self::Crop, "crop"),
         (Self::Flip, "flip"),
+        (Self::Imagenet, "imagenet"),
         (Self::None, "none"),
     ];
 
@@ -73,9 +141,19 @@ impl Augment {
     pub fn of(self, standard: Augmentation) -> Augmentation {
         match self {
             Self::Standard => standard,
+            Self::Crop => Augmentation {
+                flip: false,
+                ..standard
+            },
             Self::Flip => Augmentation { pad: 0, ..standard },
+            Self::Imagenet => Augmentation::IMAGENET,
             Self::None => Augmentation::NONE,
         }
+    }
+
+    /// The share of a resized image that is kept for testing: 224 of 256 where training saw parts of images.
+    pub fn crop_pct(self) -> Option<f64> {
+        (self == Self::Imagenet).then_some(0.875)
     }
 }
 
@@ -149,6 +227,11 @@ impl MethodConfig {
     pub fn dense_from(&self) -> Option<DenseFrom> {
         let value = self.settings.get(DENSE_FROM)?;
         serde_json::from_value(value.clone()).ok()
+    }
+
+    /// Trains its own dense network.
+    pub fn forget_dense_from(&mut self) {
+        self.settings.remove(DENSE_FROM);
     }
 
     /// Takes over the dense network of the run `from`, or trains its own.
@@ -232,11 +315,35 @@ impl RunConfig {
     }
 
     /// The first setting in which `other` differs, as `field: expected A, got B`.
+    ///
+    /// Where the images lay is no setting; neither is what they are called, once fingerprints say which they are.
     pub fn difference(&self, other: &Self) -> Option<String> {
+        let mut other = other.clone();
+        let known = |data: &DataConfig| {
+            let prints = [&data.train_fingerprint, &data.test_fingerprint];
+            prints.map(String::clone)
+        };
+        let prints = known(&self.data);
+        if prints == known(&other.data) && prints.iter().all(|print| !print.is_empty()) {
+            other.data.name.clone_from(&self.data.name);
+        }
+        other.data.path.clone_from(&self.data.path);
         let (Ok(a), Ok(b)) = (serde_json::to_value(self), serde_json::to_value(other)) else {
             return None;
         };
         first_difference("", &a, &b)
+    }
+
+    /// The whole network of this configuration, before anything is pruned, for images of its size.
+    ///
+    /// # Errors
+    /// When its name is unknown.
+    pub fn full(&self) -> Result<Architecture> {
+        let full = dcff_models::by_name(&self.arch)?;
+        Ok(match self.data.input_size {
+            Some(input) => full.with_input(input),
+            None => full,
+        })
     }
 }
 
@@ -275,11 +382,9 @@ mod tests {
 
     fn config() -> RunConfig {
         let data = DataConfig {
-            name: "synthetic".into(),
             train_fingerprint: "a".into(),
             test_fingerprint: "b".into(),
-            hold_out: 0.1,
-            augment: Augment::Standard,
+            ..DataConfig::named("synthetic", 0.1)
         };
         RunConfig::new(
             "vgg16",
@@ -321,6 +426,42 @@ mod tests {
             config().difference(&other).unwrap(),
             "recipe.learning_rate: expected 0.1, got 0.2"
         );
+    }
+
+    #[test]
+    fn a_place_is_no_setting_and_a_name_none_beside_fingerprints() {
+        let mut moved = config();
+        moved.data.name = "elsewhere/pictures".into();
+        moved.data.path = Some("/elsewhere/pictures".into());
+        assert_eq!(config().difference(&moved), None);
+        moved.data.train_fingerprint.clear();
+        let mut unknown = config();
+        unknown.data.train_fingerprint.clear();
+        assert_eq!(
+            unknown.difference(&moved).unwrap(),
+            "data.name: expected \"synthetic\", got \"elsewhere/pictures\""
+        );
+    }
+
+    #[test]
+    fn places_are_not_told() {
+        for (name, told) in [
+            ("cifar10", "cifar10"),
+            ("/home/me/cats", "folder:cats"),
+            ("folder:C:\\me\\cats\\", "folder:cats"),
+        ] {
+            let mut config = config();
+            config.data.name = name.into();
+            config.data.path = Some("/home/me/cats".into());
+            assert_eq!(config.data.without_place().name, told);
+            assert_eq!(config.data.without_place().path, None);
+            let value = serde_json::to_value(&config).unwrap();
+            let mut provenance = BTreeMap::from([("config".to_owned(), value)]);
+            forget_places(&mut provenance);
+            let data = &provenance["config"]["data"];
+            assert_eq!(data["name"], told);
+            assert!(data.get("path").is_none(), "{data}");
+        }
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Data {
         let shape = self.train.shape();
         if shape != full.input {
             let message = format!(
-                "{} expects images of {:?} (channels, height, width), the data has {shape:?}",
+                "{} expects images of {:?} (channels, height, width), got {shape:?}",
                 config.arch, full.input
             );
             return Err(Error::setting("data.name", message));

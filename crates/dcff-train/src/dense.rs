@@ -3,6 +3,9 @@
 //! Several criteria can then be compared on one dense network, and it is trained once per seed.
 //! A run takes weights over only from a dense stage that it would have trained itself: same network, seed, images, recipe
 //! and penalty; its `config.toml` records where they came from and their hash.
+//!
+//! A folder with `config.json` and `model.safetensors`, or a run that has such a folder and no dense stage, gives its weights as
+//! they are: of the same network, however they were trained. The dense stage then counts as done, at a cost that is not known.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -19,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::event::{Metrics, Timing};
 use crate::methods;
 use crate::recipe::Recipe;
-use crate::run::{MAX_TABLE_BYTES, METRICS, TIMING};
+use crate::run::{COMPACT, MAX_TABLE_BYTES, METRICS, TIMING};
 use crate::stage::{DENSE, Stage};
 
 /// The entry of the artefact's provenance that describes the stage.
@@ -44,6 +47,8 @@ pub(crate) struct Dense {
     pub(crate) metrics: Vec<Metrics>,
     pub(crate) timing: Vec<Timing>,
     pub(crate) seconds: f64,
+    /// Whether the rows are known: not of weights from elsewhere.
+    pub(crate) metrics_known: bool,
 }
 
 impl DenseStage {
@@ -54,7 +59,7 @@ impl DenseStage {
         Ok(Self {
             arch: config.arch.clone(),
             seed: config.seed,
-            data: config.data.clone(),
+            data: config.data.without_place(),
             recipe: Recipe {
                 // Says which epoch is chosen, not how weights change.
                 select_on_test: false,
@@ -66,9 +71,11 @@ impl DenseStage {
 
     /// For the artefact's `config.json`.
     pub(crate) fn provenance(&self) -> Result<BTreeMap<String, serde_json::Value>> {
-        let value =
-            serde_json::to_value(self).map_err(|error| Error::file(Path::new(DENSE), error))?;
-        Ok(BTreeMap::from([(PROVENANCE.to_owned(), value)]))
+        Ok(BTreeMap::from([(PROVENANCE.to_owned(), self.value()?)]))
+    }
+
+    fn value(&self) -> Result<serde_json::Value> {
+        serde_json::to_value(self).map_err(|error| Error::file(Path::new(DENSE), error))
     }
 }
 
@@ -78,16 +85,25 @@ impl DenseFrom {
     /// # Errors
     /// When it has none.
     pub fn of(run: &Path) -> Result<Self> {
-        let file = weights(run);
+        let Some(folder) = folder(run) else {
+            let message = format!(
+                "no such file: expected a run whose dense stage is done, or a folder with {} and {}",
+                dcff_compact::CONFIG,
+                dcff_compact::WEIGHTS
+            );
+            return Err(Error::file(&weights(&run.join(DENSE)), message));
+        };
+        let file = weights(&folder);
         let hash = sha256_of(&file, dcff_compact::MAX_WEIGHTS_BYTES)?;
-        let missing = "no such file: expected a run whose dense stage is done";
+        let missing = "no such file";
         Ok(Self {
             run: run.to_owned(),
             sha256: hash.ok_or_else(|| Error::file(&file, missing))?,
         })
     }
 
-    /// Checks that the dense network is there, is the recorded one, and is what a run with `config` would train itself.
+    /// Checks that the dense network is there, is the recorded one, and is what a run of `full` with `config` would train itself,
+    /// or, where it comes from elsewhere, is of that network.
     ///
     /// # Errors
     /// When it is not, with the first setting that differs.
@@ -95,25 +111,51 @@ impl DenseFrom {
         let method = methods::build(&config.method, &Context::seeded(config.seed))?;
         let plan = method.plan(full, &config.recipe)?;
         let stage = plan.stages.iter().find(|stage| stage.name == DENSE);
-        self.artefact(&DenseStage::of(config, stage)?).map(drop)
+        self.artefact(&DenseStage::of(config, stage)?, full)
+            .map(drop)
     }
 
-    fn artefact(&self, wanted: &DenseStage) -> Result<Artefact> {
-        let file = weights(&self.run);
+    /// Whether the weights are those of a run's dense stage, and not from elsewhere.
+    fn is_a_stage(&self) -> bool {
+        weights(&self.run.join(DENSE)).exists()
+    }
+
+    fn artefact(&self, wanted: &DenseStage, own: &Architecture) -> Result<Artefact> {
+        let folder = folder(&self.run).unwrap_or_else(|| self.run.join(DENSE));
+        let file = weights(&folder);
         let found = Self::of(&self.run)?.sha256;
         if found != self.sha256 {
             let message = format!("expected SHA-256 {}, got {found}", self.sha256);
             return Err(Error::file(&file, message));
         }
-        let folder = self.run.join(DENSE);
         let artefact = Artefact::load(&folder)?;
-        let stage = artefact.config.provenance.get(PROVENANCE);
-        let own = wanted.provenance()?;
-        match first_difference(
-            "",
-            &own[PROVENANCE],
-            stage.unwrap_or(&serde_json::Value::Null),
-        ) {
+        if !self.is_a_stage() {
+            let theirs = &artefact.config.architecture;
+            if own.layers != theirs.layers
+                || own.spaces != theirs.spaces
+                || own.input != theirs.input
+            {
+                let message = format!(
+                    "expected the whole {} for images of {:?} and {} classes, got another network",
+                    wanted.arch,
+                    own.input,
+                    own.shapes()?.classes()
+                );
+                return Err(Error::file(&self.run, message));
+            }
+            return Ok(artefact);
+        }
+        let stage = artefact.config.provenance.get(PROVENANCE).cloned();
+        let mut stage = stage.unwrap_or(serde_json::Value::Null);
+        let mut own = wanted.value()?;
+        // The fingerprints say which images they are, whatever these were called and wherever they lay.
+        for value in [&mut stage, &mut own] {
+            if let Some(data) = value.get_mut("data").and_then(|data| data.as_object_mut()) {
+                data.remove("name");
+                data.remove("path");
+            }
+        }
+        match first_difference("", &own, &stage) {
             None => Ok(artefact),
             Some(difference) => Err(Error::file(
                 &folder,
@@ -124,8 +166,17 @@ impl DenseFrom {
 
     /// Reads the weights, checking that they are the recorded ones and those of `wanted`.
     pub(crate) fn load(&self, wanted: &DenseStage, network: &Network) -> Result<Dense> {
-        let artefact = self.artefact(wanted)?;
+        let artefact = self.artefact(wanted, network.compact())?;
         let tensors = artefact.network(network.device())?.state()?;
+        if !self.is_a_stage() {
+            return Ok(Dense {
+                tensors: tensors.into_iter().collect(),
+                metrics: Vec::new(),
+                timing: Vec::new(),
+                seconds: 0.0,
+                metrics_known: false,
+            });
+        }
         let rows = self.run.join(METRICS);
         let epochs = wanted.recipe.epochs;
         let mut metrics: Vec<Metrics> = read_rows(&rows, epochs)?;
@@ -139,12 +190,20 @@ impl DenseFrom {
             metrics,
             seconds: timing.iter().map(spent).sum(),
             timing,
+            metrics_known: true,
         })
     }
 }
 
-fn weights(run: &Path) -> PathBuf {
-    run.join(DENSE).join(dcff_compact::WEIGHTS)
+/// The folder with the weights of `run`: its dense stage, itself, or what it made.
+fn folder(run: &Path) -> Option<PathBuf> {
+    [run.join(DENSE), run.to_owned(), run.join(COMPACT)]
+        .into_iter()
+        .find(|folder| weights(folder).exists())
+}
+
+fn weights(folder: &Path) -> PathBuf {
+    folder.join(dcff_compact::WEIGHTS)
 }
 
 /// The first `count` rows of a file of JSON lines.

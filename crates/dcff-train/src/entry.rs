@@ -140,11 +140,22 @@ impl Given<'_> {
     /// # Errors
     /// When a saved setting is none.
     pub fn inherit<T: DeserializeOwned>(&self, key: &str, field: &mut T) -> Result<()> {
-        if let Some(value) = self.saved.and_then(|saved| saved.settings.get(key)) {
-            *field = serde_json::from_value(value.clone())
-                .map_err(|error| Error::setting(format!("method.{key}"), error.to_string()))?;
+        if let Some(value) = self.inherited(key)? {
+            *field = value;
         }
         Ok(())
+    }
+
+    /// What another method's saved settings have under `key`.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn inherited<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
+        let value = self.saved.and_then(|saved| saved.settings.get(key));
+        value
+            .map(|value| serde_json::from_value(value.clone()))
+            .transpose()
+            .map_err(|error| Error::setting(format!("method.{key}"), error.to_string()))
     }
 
     /// What was typed for `key`, read from its text.

@@ -48,7 +48,9 @@ mod trainer;
 
 pub use checkpoint::{Checkpoint, Position};
 pub use collect::{Collected, Probe};
-pub use config::{Augment, DataConfig, DenseFrom, MethodConfig, RunConfig, Settings};
+pub use config::{
+    Augment, DataConfig, DenseFrom, MethodConfig, RunConfig, Settings, forget_places,
+};
 pub use data::Data;
 /// What feature maps are stored in; [`Recipe::precision`].
 pub use dcff_nn::Precision;

@@ -26,12 +26,15 @@ impl Assembler for OnCard {
     }
 }
 
-/// How `loader`, and others of its data set and normalisation, make batches on `device`; `None` on the CPU, and where a
-/// card has no room for the data set.
+/// How `loader`, and others of its data set and normalisation, make batches on `device`; `None` on the CPU, where a
+/// card has no room for the data set, and where images stay in their files.
 ///
 /// # Errors
 /// When the card does not work.
 fn assembler(loader: &Loader, device: &Device) -> Result<Option<Arc<dyn Assembler>>> {
+    if !loader.can_be_assembled() {
+        return Ok(None);
+    }
     let dataset = loader.dataset();
     let bytes = ByteImages::new(device, dataset.pixels(), dataset.shape(), loader.tables())?;
     Ok(bytes.map(|bytes| Arc::new(OnCard(bytes)) as Arc<dyn Assembler>))

@@ -94,6 +94,25 @@ impl RunFolder {
         ))
     }
 
+    /// Has the run of this folder train on under `config`, which has more epochs: it is unfinished again.
+    ///
+    /// # Errors
+    /// When another program trains in the folder, or it cannot be written.
+    pub fn train_on(&self, config: &RunConfig) -> Result<()> {
+        config.validate()?;
+        let _lock = self.lock()?;
+        let file = self.join(CONFIG);
+        let text = toml::to_string(config).map_err(|error| Error::file(&file, error))?;
+        // In this order: a run without a summary is finished anew from its checkpoint, whichever epochs it has.
+        match std::fs::remove_file(self.join(SUMMARY)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::file(&self.join(SUMMARY), error));
+            }
+            _ => {}
+        }
+        Ok(dcff_compact::file::write(&file, text.as_bytes())?)
+    }
+
     /// A folder that is there already.
     #[cfg(test)]
     pub(crate) fn at(path: &Path) -> Self {
@@ -197,21 +216,19 @@ fn lines<T: Serialize>(rows: &[T], file: &Path) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Augment, DataConfig, MethodConfig, Recipe};
+    use crate::{DataConfig, MethodConfig, Recipe};
 
     fn config() -> RunConfig {
         let data = DataConfig {
-            name: "synthetic".into(),
             train_fingerprint: String::new(),
             test_fingerprint: String::new(),
-            hold_out: 0.0,
-            augment: Augment::Standard,
+            ..DataConfig::named("synthetic", 0.0)
         };
         RunConfig::new(
             "resnet20",
             1,
             data,
-            MethodConfig::Dense,
+            MethodConfig::named("dense"),
             Recipe::published_cifar(),
         )
     }

@@ -226,16 +226,14 @@ pub(crate) fn costs(full: &Architecture, compact: &Architecture) -> Result<Costs
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Augment, DataConfig, MethodConfig};
+    use crate::config::{DataConfig, MethodConfig};
     use crate::recipe::Recipe;
 
     fn summary(full: &Architecture, compact: &Architecture) -> Summary {
         let data = DataConfig {
-            name: "synthetic".into(),
             train_fingerprint: "a".into(),
             test_fingerprint: "b".into(),
-            hold_out: 0.0,
-            augment: Augment::Standard,
+            ..DataConfig::named("synthetic", 0.0)
         };
         let recipe = Recipe::quick(2);
         let outcome = Outcome {

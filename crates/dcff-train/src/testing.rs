@@ -196,11 +196,10 @@ impl Run {
     ) -> Result<Self> {
         let data = data()?;
         let source = DataConfig {
-            name: "tiny".into(),
             train_fingerprint: data.train.fingerprint().into(),
             test_fingerprint: data.test.fingerprint().into(),
-            hold_out: 0.0,
             augment: Augment::None,
+            ..DataConfig::named("tiny", 0.0)
         };
         let config = RunConfig::new("resnet20", SEED, source, make(0.5)?.0, recipe());
         let folder = RunFolder::create(path, &config)?;

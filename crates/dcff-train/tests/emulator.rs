@@ -50,11 +50,10 @@ fn data() -> Data {
 
 fn config(data: &Data, learning_rate: f64) -> RunConfig {
     let source = DataConfig {
-        name: "tiny".into(),
         train_fingerprint: data.train.fingerprint().into(),
         test_fingerprint: data.test.fingerprint().into(),
-        hold_out: 0.0,
         augment: Augment::None,
+        ..DataConfig::named("tiny", 0.0)
     };
     let recipe = Recipe {
         batch_size: BATCH,

@@ -11,7 +11,7 @@ use dcff::criteria::{Criterion, Evidence, LayerEvidence};
 use dcff::data::{SyntheticConfig, find, synthetic};
 use dcff::train::methods::{PruneConfig, describe};
 use dcff::train::{
-    Augment, Data, DataConfig, Ending, Event, MethodConfig, Recipe, RunConfig, RunFolder, Trainer,
+    Data, DataConfig, Ending, Event, MethodConfig, Recipe, RunConfig, RunFolder, Trainer,
 };
 
 /// The largest absolute weight of a filter.
@@ -57,11 +57,9 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     })?;
     let data = Data::new(splits, info.normalisation.clone(), info.augmentation);
     let source = DataConfig {
-        name: "synthetic".into(),
         train_fingerprint: data.train.fingerprint().into(),
         test_fingerprint: data.test.fingerprint().into(),
-        hold_out: 0.0,
-        augment: Augment::Standard,
+        ..DataConfig::named("synthetic", 0.0)
     };
     let recipe = Recipe {
         batch_size: 20,

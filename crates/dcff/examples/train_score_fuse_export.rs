@@ -11,8 +11,7 @@ use dcff::compact::{Artefact, export};
 use dcff::data::{SyntheticConfig, find, synthetic};
 use dcff::train::methods::FilterFusionConfig;
 use dcff::train::{
-    Augment, COMPACT, Data, DataConfig, Ending, Event, MethodConfig, Recipe, RunConfig, RunFolder,
-    Trainer,
+    COMPACT, Data, DataConfig, Ending, Event, MethodConfig, Recipe, RunConfig, RunFolder, Trainer,
 };
 
 #[allow(unreachable_pub, missing_docs, reason = "the tests run it, too")]
@@ -25,11 +24,9 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     })?;
     let data = Data::new(splits, info.normalisation.clone(), info.augmentation);
     let source = DataConfig {
-        name: "synthetic".into(),
         train_fingerprint: data.train.fingerprint().into(),
         test_fingerprint: data.test.fingerprint().into(),
-        hold_out: 0.0,
-        augment: Augment::Standard,
+        ..DataConfig::named("synthetic", 0.0)
     };
     let method = MethodConfig::new("dcff", FilterFusionConfig::new("0.75".parse()?))?;
     let recipe = Recipe {

@@ -18,7 +18,7 @@ pub(crate) fn run(args: &CompactArgs) -> anyhow::Result<Ended> {
     let checkpoint = Checkpoint::load(&path, &config)?
         .with_context(|| format!("{}: no checkpoint yet", path.display()))?;
     let position = checkpoint.position();
-    let artefact = checkpoint.collapse(&dcff_models::by_name(&config.arch)?, &Device::Cpu)?;
+    let artefact = checkpoint.collapse(&config.full()?, &Device::Cpu)?;
     artefact.save(&args.out)?;
     println!(
         "{}: the compact network after {} epochs and {} steps",

@@ -1,5 +1,6 @@
 //! `dcff data`.
 
+use dcff_data::{DatasetInfo, Splits, Wanted};
 use serde_json::json;
 
 use crate::args::DataArgs;
@@ -17,7 +18,7 @@ pub(crate) fn run(args: &DataArgs) -> anyhow::Result<Ended> {
                 .for_each(|info| table.row([info.name.clone(), info.about.clone()]));
             table.row([
                 "folder:PATH".into(),
-                "your own images: PATH/train/CLASS/*.png and PATH/test/CLASS/*.png".into(),
+                "your own images: PATH/train/CLASS and PATH/test/CLASS (or val, valid, validation), or PATH/CLASS".into(),
             ]);
             print!("{}", table.text());
         }
@@ -28,8 +29,18 @@ pub(crate) fn run(args: &DataArgs) -> anyhow::Result<Ended> {
         println!("{}", located.source);
         return Ok(Ended::Done);
     }
-    let loaded = located.load()?;
+    let wanted = Wanted {
+        input: args.input_size,
+        skip_bad: args.skip_bad,
+        ..Wanted::default()
+    };
+    let loaded = located.load_as(&wanted)?;
+    data::tell(&loaded.notes);
     let (info, splits) = (&loaded.info, &loaded.splits);
+    anyhow::ensure!(
+        !args.linear || !splits.train.pixels().is_empty(),
+        "--linear: expected images that fit into memory; a smaller --input-size may do"
+    );
     let linear = args.linear.then(|| dcff_data::linear_baseline(splits));
     if args.json {
         let object = json!({
@@ -52,6 +63,7 @@ pub(crate) fn run(args: &DataArgs) -> anyhow::Result<Ended> {
     println!("classes:    {}", info.classes.join(", "));
     println!("licence:    {}", info.licence);
     println!("comparable: {}", info.comparable);
+    println!("checked:    {}", checked(info, splits));
     println!("sha256:     {} (train)", splits.train.fingerprint());
     println!("            {} (test)", splits.test.fingerprint());
     if let Some(accuracy) = linear {
@@ -61,4 +73,23 @@ pub(crate) fn run(args: &DataArgs) -> anyhow::Result<Ended> {
         );
     }
     Ok(Ended::Done)
+}
+
+/// What the hashes below prove.
+fn checked(info: &DatasetInfo, splits: &Splits) -> &'static str {
+    match &info.fingerprints {
+        Some(known)
+            if known.train == splits.train.fingerprint()
+                && known.test == splits.test.fingerprint() =>
+        {
+            "these are the images of the manifest, by their hashes"
+        }
+        Some(_) => "these are not the images of the manifest: other hashes",
+        None if splits.train.pixels().is_empty() => {
+            "nothing but that every file can be opened; the hashes are of paths, sizes and labels"
+        }
+        None => {
+            "number, size and labels of the images; the hashes are of these pixels, no hash of the published ones is known here"
+        }
+    }
 }

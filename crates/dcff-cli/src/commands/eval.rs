@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use dcff_compact::Artefact;
-use dcff_data::{Augmentation, Loader, LoaderOptions, Normalisation};
+use dcff_data::{Augmentation, Loader, LoaderOptions, Normalisation, Wanted};
 use dcff_models::{InferenceNetwork, Views};
 use serde_json::json;
 
@@ -17,18 +17,20 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Ended> {
         "--batch-size: expected at least 1, got 0"
     );
     let path = artefact::folder(&args.artefact)?;
-    let artefact = Artefact::load(&path)?;
-    let loaded = data::load(&args.data, &args.data_dir)?;
-    let (test, cfg) = (loaded.splits.test, &artefact.config.pretrained_cfg);
+    let mut artefact = Artefact::load(&path)?;
+    if let Some(input) = args.input_size {
+        artefact = artefact.with_input(input).context("--input-size")?;
+    }
+    let cfg = &artefact.config.pretrained_cfg;
+    let wanted = Wanted {
+        input: Some(cfg.input_size),
+        crop_pct: Some(cfg.crop_pct),
+        interpolation: Some(cfg.interpolation.clone()),
+        skip_bad: args.skip_bad,
+        ..Wanted::default()
+    };
+    let test = data::load_test(&args.data, &args.data_dir, &cfg.label_names, &wanted)?;
     let config = path.join(dcff_compact::CONFIG);
-    ensure!(
-        test.shape() == cfg.input_size,
-        "{}: input_size: the network takes images of {:?}, {} has {:?}",
-        config.display(),
-        cfg.input_size,
-        args.data,
-        test.shape()
-    );
     ensure!(
         test.classes() == cfg.label_names,
         "{}: label_names: the network knows the classes {}, {} has {}",

@@ -33,6 +33,8 @@ pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<Ended> {
     }
     let path = artefact::folder(&args.artefact)?;
     let mut artefact = Artefact::load(&path)?;
+    // Older versions wrote where the images lay.
+    dcff_train::forget_places(&mut artefact.config.provenance);
     if args.fold_bn {
         artefact = artefact.fold_batch_norm()?;
     }

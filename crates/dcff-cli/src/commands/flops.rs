@@ -20,7 +20,12 @@ pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
             let known = Convention::ALL.map(|(_, name, _)| name).join(" or ");
             format!("--convention: expected {known}, got '{}'", args.convention)
         })?;
-    let full = dcff_models::by_name(&args.arch).context("--arch")?;
+    let mut full = dcff_models::by_name(&args.arch).context("--arch")?;
+    if let Some(input) = args.input_size {
+        full = full.with_input(input);
+        let fits = full.shapes();
+        fits.with_context(|| format!("--input-size: {} at {input:?}", args.arch))?;
+    }
     ensure!(
         args.budget.allocation != Some(Allocation::Global),
         "--allocation global needs the scores of a trained network: expected uniform"

@@ -3,7 +3,7 @@
 use anyhow::{bail, ensure};
 use candle_core::{Device, Tensor};
 use dcff_compact::Artefact;
-use dcff_data::{Normalisation, Preprocess};
+use dcff_data::{Fit, Normalisation, Preprocess};
 use dcff_models::{InferenceNetwork, Views};
 use serde_json::{Value, json};
 
@@ -21,9 +21,11 @@ pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<Ended> {
     let artefact = Artefact::load(&artefact::folder(&args.artefact)?)?;
     let cfg = &artefact.config.pretrained_cfg;
     let preprocess = Preprocess {
-        input_size: cfg.input_size,
-        crop_pct: cfg.crop_pct,
-        interpolation: cfg.interpolation.clone(),
+        fit: Fit {
+            input_size: cfg.input_size,
+            crop_pct: cfg.crop_pct,
+            interpolation: cfg.interpolation.clone(),
+        },
         normalisation: Normalisation {
             mean: cfg.mean.clone(),
             std: cfg.std.clone(),
@@ -32,19 +34,31 @@ pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<Ended> {
     let network = artefact.network(&Device::Cpu)?;
     let network = InferenceNetwork::new(&network, &Views::dense())?;
     let [c, h, w] = cfg.input_size;
+    preprocess.fit.check()?;
     let mut found = Vec::with_capacity(args.images.len());
+    let mut bad = Vec::new();
     let numel = artefact.config.architecture.shapes()?.total();
     for paths in args.images.chunks((MAPS / numel).clamp(1, BATCH)) {
         let mut pixels = Vec::with_capacity(paths.len() * c * h * w);
+        let mut read = Vec::with_capacity(paths.len());
         for path in paths {
-            pixels.extend(preprocess.read(path)?);
+            match preprocess.read(path) {
+                Ok(values) => {
+                    pixels.extend(values);
+                    read.push(path);
+                }
+                Err(error) => bad.push(error),
+            }
         }
-        let images = Tensor::from_vec(pixels, (paths.len(), c, h, w), &Device::Cpu)?;
+        if read.is_empty() {
+            continue;
+        }
+        let images = Tensor::from_vec(pixels, (read.len(), c, h, w), &Device::Cpu)?;
         for (logits, path) in network
             .forward(&images)?
             .to_vec2::<f32>()?
             .into_iter()
-            .zip(paths)
+            .zip(read)
         {
             // Weights that are finite may still be absurd.
             if let Some(logit) = logits.iter().find(|logit| !logit.is_finite()) {
@@ -54,12 +68,28 @@ pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<Ended> {
                     path.display()
                 );
             }
-            found.push(top(&logits, args.top));
+            found.push((path, top(&logits, args.top)));
         }
     }
-    let results = args.images.iter().zip(&found);
+    // Nothing is left to answer for: bad input like any other.
+    if found.is_empty() {
+        bail!(
+            bad.iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("; ")
+        );
+    }
+    for error in &bad {
+        eprintln!("error: {}", text::one_line(&error.to_string()));
+    }
+    let ended = match bad.is_empty() {
+        true => Ended::Done,
+        false => Ended::Partly,
+    };
     if args.json {
-        let images: Vec<Value> = results
+        let images: Vec<Value> = found
+            .iter()
             .map(|(image, classes)| {
                 let classes: Vec<Value> = classes
                     .iter()
@@ -71,9 +101,9 @@ pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<Ended> {
             })
             .collect();
         println!("{}", json!({ "artefact": args.artefact, "images": images }));
-        return Ok(Ended::Done);
+        return Ok(ended);
     }
-    for (image, classes) in results {
+    for (image, classes) in &found {
         println!("{}", image.display());
         let mut table = Table::new([("", Align::Right), ("", Align::Left)]);
         for &(index, probability) in classes {
@@ -87,7 +117,7 @@ pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<Ended> {
             println!("  {line}");
         }
     }
-    Ok(Ended::Done)
+    Ok(ended)
 }
 
 /// The `k` most probable classes: index and probability, softmax of the logits. Of equal ones the first comes first.

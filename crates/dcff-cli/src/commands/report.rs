@@ -28,12 +28,15 @@ pub(crate) fn write(folders: &[PathBuf], out: &Path, options: Options) -> anyhow
 
 fn report(folders: &[PathBuf], out: Option<&Path>, options: Options) -> anyhow::Result<Report> {
     let mut runs = Vec::new();
+    // On a terminal runs are called as they were typed.
+    let shared = out.and_then(|_| shared_parent(folders));
     for folder in folders {
         let mut run = Run::read_or_mark(folder)?;
         // A report that moves with its runs names them from where it stands.
         let beside = out
             .and_then(Path::parent)
-            .and_then(|parent| folder.strip_prefix(parent).ok());
+            .and_then(|parent| folder.strip_prefix(parent).ok())
+            .or_else(|| folder.strip_prefix(shared.as_deref()?).ok());
         if let Some(name) = beside.filter(|name| !name.as_os_str().is_empty()) {
             run.name = name.display().to_string();
             if let Status::Failed(failure) = &mut run.status {
@@ -43,4 +46,19 @@ fn report(folders: &[PathBuf], out: Option<&Path>, options: Options) -> anyhow::
         runs.push(run);
     }
     Ok(Report::new(runs, options)?)
+}
+
+/// What all absolute paths among `folders` have in common, but for their last parts: where that is, is nobody's business.
+fn shared_parent(folders: &[PathBuf]) -> Option<PathBuf> {
+    let mut parents = folders
+        .iter()
+        .filter(|folder| folder.is_absolute())
+        .filter_map(|folder| folder.parent());
+    let mut shared = parents.next()?;
+    for parent in parents {
+        while !parent.starts_with(shared) {
+            shared = shared.parent()?;
+        }
+    }
+    Some(shared.to_owned())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, bail};
-use dcff_data::Loaded;
+use dcff_data::{Augmentation, Loaded, Wanted};
 use dcff_models::Architecture;
 use dcff_train::methods::{self, METHODS};
 use dcff_train::{
@@ -34,43 +34,47 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
     };
     // Everything that needs no images is checked before they are read.
     let draft = configure(args, saved.as_ref(), None)?;
-    draft.validate()?;
+    draft.validate().map_err(|error| typed(args, error))?;
     if let (true, Some(out)) = (args.check, &args.out) {
-        plan_of(&draft, &dcff_models::by_name(&draft.arch)?)?;
+        plan_of(&draft)?;
         check_folder(out, &draft)?;
         return Ok(Ended::Done);
     }
     let device = args.device.open()?;
     draft.recipe.configure(&device)?;
-    if let (Some(folder), Some(saved)) = (&args.resume, &saved)
-        && let Some(difference) = saved.difference(&draft)
-    {
-        bail!(
-            "{}: a resumed run keeps its configuration: {difference}",
-            folder.join(dcff_train::CONFIG).display()
-        );
+    if let (Some(folder), Some(saved)) = (&args.resume, &saved) {
+        check_resumed(folder, saved, &draft)?;
     }
-    let full = dcff_models::by_name(&draft.arch)?;
-    plan_of(&draft, &full)?;
+    plan_of(&draft)?;
     if let (Some(file), Some(saved)) = (&args.config, &saved)
         && let Some(moved) = moved(args, saved, &draft)
     {
         eprintln!("{}: {moved}", file.display());
     }
-    let loaded = data::load(&draft.data.name, &args.data_dir)?;
-    let full = full.with_classes(loaded.info.classes.len());
+    let place = place(args, &draft)?;
+    let native = dcff_models::by_name(&draft.arch)?;
+    let loaded = data::load(&place, &args.data_dir, &wanted(args, &draft, &native))?;
+    let full = network(args, &draft, &native, &loaded)?;
     let config = match saved {
-        Some(_) if args.resume.is_some() => draft,
+        // Where the images are now is not part of the run.
+        Some(saved) if args.resume.is_some() => RunConfig {
+            data: saved.data,
+            ..draft
+        },
         // Once more, as a budget depends on the number of classes.
-        saved => with_fingerprints(configure(args, saved.as_ref(), Some(&full))?, &loaded),
+        saved => {
+            let config = configure(args, saved.as_ref(), Some(&full))?;
+            with_images(config, &native, &place, &loaded)?
+        }
     };
-    config.validate()?;
+    config.validate().map_err(|error| typed(args, error))?;
     let data = Data::new(
         loaded.splits,
         loaded.info.normalisation,
         loaded.info.augmentation,
     );
-    data.check(&config, &full)?;
+    data.check(&config, &full)
+        .map_err(|error| typed(args, error))?;
     if let (Some(from), None) = (config.method.dense_from(), &args.resume) {
         from.check(&config, &full)?;
     }
@@ -84,7 +88,13 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
         return Ok(Ended::Done);
     }
     let folder = match (&args.resume, &args.out) {
-        (Some(folder), _) => RunFolder::open(folder)?.0,
+        (Some(folder), _) => {
+            let (folder, saved) = RunFolder::open(folder)?;
+            if saved.recipe.epochs < config.recipe.epochs {
+                folder.train_on(&config)?;
+            }
+            folder
+        }
         (None, Some(out)) => RunFolder::create(out, &config)?,
         (None, None) => bail!("expected --out or --resume"),
     };
@@ -127,8 +137,195 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
 pub(crate) fn plan(args: &TrainArgs) -> anyhow::Result<RunConfig> {
     let config = configure(args, None, None)?;
     config.validate()?;
-    plan_of(&config, &dcff_models::by_name(&config.arch)?)?;
+    plan_of(&config)?;
     Ok(config)
+}
+
+/// Refuses flags that change a run, except that it may be given more epochs.
+fn check_resumed(folder: &Path, saved: &RunConfig, draft: &RunConfig) -> anyhow::Result<()> {
+    let mut same = draft.clone();
+    let (had, wants) = (saved.recipe.epochs, draft.recipe.epochs);
+    if wants < had {
+        bail!("--epochs: expected more than the {had} epochs of the run, got {wants}");
+    }
+    same.recipe.epochs = had;
+    match saved.difference(&same) {
+        None => Ok(()),
+        Some(difference) => bail!(
+            "{}: a resumed run keeps its configuration: {difference}",
+            folder.join(dcff_train::CONFIG).display()
+        ),
+    }
+}
+
+/// How the images are to be read.
+fn wanted(args: &TrainArgs, config: &RunConfig, native: &Architecture) -> Wanted {
+    let augment = config.data.augment;
+    Wanted {
+        input: config.data.input_size,
+        network: Some(native.input),
+        crop_pct: augment.crop_pct(),
+        interpolation: None,
+        area: augment.of(Augmentation::NONE).area,
+        skip_bad: args.skip_bad || config.data.skipped.is_some(),
+    }
+}
+
+/// Where the images are: as the flag says, or where a folder of images lay when the run began, or lies when it is named from here
+/// or from beside the run.
+fn place(args: &TrainArgs, config: &RunConfig) -> anyhow::Result<String> {
+    let name = config.data.name.clone();
+    if args.data.is_some() || dcff_data::find(&name).is_ok() {
+        return Ok(name);
+    }
+    let bare = Path::new(name.strip_prefix("folder:").unwrap_or(&name));
+    let run = args.resume.as_deref().or(args.config.as_deref());
+    let beside = run.and_then(Path::parent).map(|folder| folder.join(bare));
+    let places = [config.data.path.clone(), Some(bare.to_owned()), beside];
+    let found = places.iter().flatten().find(|place| place.is_dir());
+    match found {
+        Some(place) => Ok(format!("folder:{}", place.display())),
+        None => {
+            let place = config.data.path.as_deref().unwrap_or(bare).display();
+            bail!(
+                "{place}: the run's images are not there any more: say with --data where they are"
+            )
+        }
+    }
+}
+
+/// The network for the images that were read, of their size and classes.
+fn network(
+    args: &TrainArgs,
+    config: &RunConfig,
+    native: &Architecture,
+    loaded: &Loaded,
+) -> anyhow::Result<Architecture> {
+    let input = loaded.splits.train.shape();
+    let full = native.clone().with_classes(loaded.info.classes.len());
+    if input == native.input {
+        return Ok(full);
+    }
+    let full = full.with_input(input);
+    check_input(args, native, &full)?;
+    if config.data.input_size.is_none() {
+        eprintln!(
+            "{}: {} is trained for images of {}, as these are; its own size is --input-size {}",
+            config.data.name,
+            config.arch,
+            sides(input),
+            sides(native.input)
+        );
+    }
+    Ok(full)
+}
+
+/// Refuses a size of images that `full`, which is `native` for that size, cannot take.
+fn check_input(args: &TrainArgs, native: &Architecture, full: &Architecture) -> anyhow::Result<()> {
+    let Err(error) = full.shapes() else {
+        return Ok(());
+    };
+    let flag = match args.input_size {
+        Some(_) => "--input-size",
+        None => "--data",
+    };
+    bail!(
+        "{flag}: {} cannot take images of {} (channels, height, width): {error}; its own size is --input-size {}",
+        native.name,
+        sides(full.input),
+        sides(native.input)
+    );
+}
+
+/// A size as `--input-size` takes it.
+fn sides([c, h, w]: [usize; 3]) -> String {
+    format!("{c},{h},{w}")
+}
+
+/// An error about a setting that was typed names the flag.
+fn typed(args: &TrainArgs, error: dcff_train::Error) -> anyhow::Error {
+    let dcff_train::Error::Setting { field, message } = error else {
+        return error.into();
+    };
+    let method = &args.method;
+    let flags: [(&str, &str, bool); 23] = [
+        ("data.name", "--data", args.data.is_some()),
+        ("data.train_fingerprint", "--data", args.data.is_some()),
+        ("data.test_fingerprint", "--data", args.data.is_some()),
+        ("data.hold_out", "--hold-out", args.hold_out.is_some()),
+        ("seed", "--seed", args.seed.is_some()),
+        ("recipe.epochs", "--epochs", args.epochs.is_some()),
+        (
+            "recipe.batch_size",
+            "--batch-size",
+            args.batch_size.is_some(),
+        ),
+        ("recipe.learning_rate", "--lr", args.lr.is_some()),
+        ("recipe.momentum", "--momentum", args.momentum.is_some()),
+        (
+            "recipe.weight_decay",
+            "--weight-decay",
+            args.weight_decay.is_some(),
+        ),
+        (
+            "recipe.label_smoothing",
+            "--label-smoothing",
+            args.label_smoothing.is_some(),
+        ),
+        (
+            "recipe.warmup_epochs",
+            "--warmup-epochs",
+            args.warmup_epochs.is_some(),
+        ),
+        ("recipe.schedule.gamma", "--gamma", args.gamma.is_some()),
+        (
+            "recipe.schedule.milestones",
+            "--milestones",
+            args.milestones.is_some(),
+        ),
+        ("recipe.tf32", "--precision", args.precision.is_some()),
+        (
+            "method.evidence_images",
+            "--evidence-images",
+            method.evidence_images.is_some(),
+        ),
+        (
+            "method.dense_epochs",
+            "--dense-epochs",
+            method.dense_epochs.is_some(),
+        ),
+        (
+            "method.steps",
+            "--prune-steps",
+            method.prune_steps.is_some(),
+        ),
+        (
+            "method.finetune_learning_rate",
+            "--finetune-lr",
+            method.finetune_lr.is_some(),
+        ),
+        (
+            "method.scale_penalty",
+            "--scale-penalty",
+            method.scale_penalty.is_some(),
+        ),
+        (
+            "method.dense_from",
+            "--dense-from",
+            method.dense_from.is_some(),
+        ),
+        ("criterion", "--criterion", method.criterion.is_some()),
+        (
+            "method.criterion",
+            "--criterion",
+            method.criterion.is_some(),
+        ),
+    ];
+    let flag = flags.iter().find(|(key, _, given)| *key == field && *given);
+    match flag {
+        Some((_, flag, _)) => anyhow::anyhow!("{flag}: {message}"),
+        None => dcff_train::Error::Setting { field, message }.into(),
+    }
 }
 
 /// Refuses a folder that holds a run of other settings than those of `config`, whose fingerprints are not known yet.
@@ -138,12 +335,17 @@ pub(crate) fn check_folder(folder: &Path, config: &RunConfig) -> anyhow::Result<
     }
     let mut saved = RunFolder::open(folder)?.1;
     let mut wanted = config.clone();
+    if wanted.data.input_size.is_none() {
+        // That of the images, then.
+        saved.data.input_size = None;
+    }
     for config in [&mut saved, &mut wanted] {
         // Which run trained the dense stage that it shares with others is no setting.
         config.method.set_dense_from(None)?;
         // Known only once the images are read; the run itself compares them.
         config.data.train_fingerprint.clear();
         config.data.test_fingerprint.clear();
+        config.data.skipped = None;
     }
     match saved.difference(&wanted) {
         None => Ok(()),
@@ -175,17 +377,22 @@ fn configure(
         Some(saved) => saved.clone(),
         None => defaults(args, epochs)?,
     };
-    let arch = args.arch.clone().unwrap_or(config.arch);
+    config.arch = args.arch.clone().unwrap_or(config.arch);
+    if let Some(input) = args.input_size {
+        config.data.input_size = Some(input);
+    }
     let full = match full {
         Some(full) => full.clone(),
-        None => dcff_models::by_name(&arch).context("--arch")?,
+        None => config.full().context("--arch")?,
     };
+    if config.data.input_size.is_some() {
+        check_input(args, &dcff_models::by_name(&config.arch)?, &full)?;
+    }
     if saved.is_some()
         && let Some(recipe) = &args.recipe
     {
         config.recipe = named_recipe(recipe, epochs, &full)?;
     }
-    config.arch = arch;
     set(&mut config.seed, args.seed);
     set(&mut config.data.name, args.data.clone());
     set(&mut config.data.hold_out, args.hold_out);
@@ -258,8 +465,9 @@ fn configure(
 }
 
 /// Checks the method's settings against the network and the recipe.
-fn plan_of(config: &RunConfig, full: &Architecture) -> anyhow::Result<()> {
-    methods::build(&config.method, &Default::default())?.plan(full, &config.recipe)?;
+fn plan_of(config: &RunConfig) -> anyhow::Result<()> {
+    let method = methods::build(&config.method, &Default::default())?;
+    method.plan(&config.full()?, &config.recipe)?;
     Ok(())
 }
 
@@ -305,13 +513,8 @@ pub(super) fn set<T>(field: &mut T, given: Option<T>) {
 fn defaults(args: &TrainArgs, epochs: Option<usize>) -> anyhow::Result<RunConfig> {
     let missing = |flag: &str| anyhow::anyhow!("{flag}: expected a name; see dcff train --help");
     let arch = args.arch.clone().ok_or_else(|| missing("--arch"))?;
-    let data = DataConfig {
-        name: args.data.clone().ok_or_else(|| missing("--data"))?,
-        train_fingerprint: String::new(),
-        test_fingerprint: String::new(),
-        hold_out: HOLD_OUT,
-        augment: Augment::Standard,
-    };
+    let name = args.data.clone().ok_or_else(|| missing("--data"))?;
+    let data = DataConfig::named(name, HOLD_OUT);
     let full = dcff_models::by_name(&arch).context("--arch")?;
     let recipe = args.recipe.as_deref().unwrap_or("published");
     let recipe = named_recipe(recipe, epochs, &full)?;
@@ -351,10 +554,26 @@ fn halves_and_quarters(epochs: usize) -> Schedule {
     }
 }
 
-fn with_fingerprints(mut config: RunConfig, loaded: &Loaded) -> RunConfig {
-    config.data.train_fingerprint = loaded.splits.train.fingerprint().to_owned();
-    config.data.test_fingerprint = loaded.splits.test.fingerprint().to_owned();
-    config
+/// `config` with what is known of the images at `place` once they are read.
+fn with_images(
+    mut config: RunConfig,
+    native: &Architecture,
+    place: &str,
+    loaded: &Loaded,
+) -> anyhow::Result<RunConfig> {
+    let (data, shape) = (&mut config.data, loaded.splits.train.shape());
+    data.train_fingerprint = loaded.splits.train.fingerprint().to_owned();
+    data.test_fingerprint = loaded.splits.test.fingerprint().to_owned();
+    data.input_size = (shape != native.input || data.input_size.is_some()).then_some(shape);
+    data.skipped = (loaded.skipped > 0).then_some(loaded.skipped);
+    data.path = match dcff_data::find(&data.name) {
+        Ok(_) => None,
+        Err(_) => {
+            let path = place.strip_prefix("folder:").unwrap_or(place);
+            Some(std::path::absolute(path)?)
+        }
+    };
+    Ok(config)
 }
 
 /// The first signal asks the run to stop, the second ends the program.
@@ -430,13 +649,7 @@ mod tests {
             schedule,
             ..Recipe::published_cifar()
         };
-        let data = DataConfig {
-            name: "synthetic".into(),
-            train_fingerprint: String::new(),
-            test_fingerprint: String::new(),
-            hold_out: HOLD_OUT,
-            augment: Augment::Standard,
-        };
+        let data = DataConfig::named("synthetic", HOLD_OUT);
         let saved = RunConfig::new("resnet20", 1, data, method, recipe);
         let config = configure(&args, Some(&saved), None)?;
         config.validate()?;

@@ -125,9 +125,21 @@ class CompactNetwork(nn.Module):
         return values[self.steps[-1][0]].flatten(1)
 
     def preprocess(self, images):
-        """Resizes, crops and normalises images [N, C, H, W] with values in 0..1."""
+        """Resizes, crops and normalises images [N, C, H, W] or one image [C, H, W]: bytes, or floats in 0..1."""
         cfg = self.config["pretrained_cfg"]
-        _, height, width = cfg["input_size"]
+        channels, height, width = cfg["input_size"]
+        if images.dim() == 3:
+            images = images[None]
+        if images.dim() != 4 or images.shape[1] != channels or 0 in images.shape:
+            got = list(images.shape)
+            raise ValueError(f"expected images [N, {channels}, H, W] or one [{channels}, H, W], got {got}")
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        elif not images.is_floating_point():
+            raise TypeError(f"expected bytes (torch.uint8) or floats in 0..1, got {images.dtype}")
+        low, high = images.amin().item(), images.amax().item()
+        if not (-0.01 <= low and high <= 1.01):
+            raise ValueError(f"expected values in 0..1, got {low:g} to {high:g}; bytes are divided by 255 here")
         # The smallest size of the images' own proportions that covers the network's, over crop_pct.
         least = [int(size / cfg["crop_pct"]) for size in (height, width)]
         h, w = images.shape[2:]
@@ -136,7 +148,9 @@ class CompactNetwork(nn.Module):
         else:
             size = [h * least[1] // w, least[1]]
         if size != [h, w]:
-            mode = {"bilinear": "bilinear", "bicubic": "bicubic"}[cfg["interpolation"]]
+            mode = cfg["interpolation"]
+            if mode not in ("bilinear", "bicubic"):
+                raise ValueError(f"expected an interpolation of bilinear or bicubic in config.json, got {mode}")
             images = F.interpolate(images, size, mode=mode, antialias=True).clamp(0, 1)
         top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
         images = images[:, :, top : top + height, left : left + width]

@@ -9,6 +9,9 @@ mod cifar_python;
 mod cifar_tar;
 mod class_folders;
 mod decode;
+mod folders;
+mod jpeg;
+mod left_out;
 mod parquet;
 mod pickle;
 
@@ -16,9 +19,11 @@ pub use cifar_binary::read_cifar_binary;
 pub use cifar_python::read_cifar_python;
 pub use cifar_tar::read_cifar_tar;
 pub use class_folders::read_class_folders;
+pub(crate) use class_folders::{read_folder, read_test_folder};
 #[cfg(test)]
 pub(crate) use decode::tests::png;
 pub(crate) use decode::{Decoded, MAX_FILE_BYTES, decode};
+pub(crate) use folders::Item;
 pub use parquet::read_parquet;
 
 /// Names of the batch files that hold CIFAR-10's training images, without extension.

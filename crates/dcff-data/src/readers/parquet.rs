@@ -206,7 +206,8 @@ fn append_rows(
                 .as_ref()
                 .ok_or_else(|| "expected an image, got null".to_owned())
                 .and_then(|bytes| decode(bytes.data(), Some((height, width))))
-                .and_then(|image| image.write_planes(channels, out))
+                .and_then(|image| image.with_channels(channels))
+                .map(|image| image.write_planes(out))
                 .map_err(|detail| Error::record(file, "row", row, detail))
         })
         // The first row in file order, so that the message does not depend on the number of threads.
@@ -391,8 +392,7 @@ mod tests {
             "FILE: row 4: expected 3x2 pixels, got 2x3"
         );
         assert!(
-            with(2, (b"GIF".to_vec(), 0))
-                .starts_with("FILE: row 2: expected a PNG or JPEG image, got 3 bytes")
+            with(2, (b"GIF".to_vec(), 0)).starts_with("FILE: row 2: expected a PNG, JPEG, WebP")
         );
     }
 

@@ -274,15 +274,7 @@ pub(super) fn configure(given: &Given<'_>, keep: KeepMode) -> Result<MethodConfi
         Some(saved) => saved,
         None => {
             // Another method's settings that mean the same here.
-            let first = match &rates {
-                Some(rates) => rates.clone(),
-                None => {
-                    let mut rates = widths::published(given)?;
-                    given.inherit("rates", &mut rates)?;
-                    rates
-                }
-            };
-            let mut config = FilterFusionConfig::new(first);
+            let mut config = FilterFusionConfig::new(widths::first(given, rates.as_ref())?);
             given.inherit("criterion", &mut config.criterion)?;
             given.inherit("temperature", &mut config.temperature)?;
             given.inherit("evidence_images", &mut config.evidence_images)?;

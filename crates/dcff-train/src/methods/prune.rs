@@ -546,14 +546,8 @@ impl Entry for Pruning {
             None => {
                 let mut criterion = Self::CRITERION.to_owned();
                 given.inherit("criterion", &mut criterion)?;
-                let mut config = match &rates {
-                    Some(rates) => PruneConfig::new(&criterion, rates.clone(), recipe)?,
-                    None => {
-                        let mut rates = widths::published(given)?;
-                        given.inherit("rates", &mut rates)?;
-                        PruneConfig::new(&criterion, rates, recipe)?
-                    }
-                };
+                let first = widths::first(given, rates.as_ref())?;
+                let mut config = PruneConfig::new(&criterion, first, recipe)?;
                 given.inherit("temperature", &mut config.temperature)?;
                 given.inherit("evidence_images", &mut config.evidence_images)?;
                 config

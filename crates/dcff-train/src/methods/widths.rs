@@ -41,9 +41,15 @@ pub fn narrowed(full: &Architecture, rates: &Rates) -> Result<Architecture> {
     Ok(full.narrowed(&widths)?)
 }
 
-/// The published rates of the network.
-pub(super) fn published(given: &Given<'_>) -> Result<Rates> {
-    rates(given, "published")
+/// The rates that a method begins with: those that were typed, those of another method, or the published ones.
+pub(super) fn first(given: &Given<'_>, typed: Option<&Rates>) -> Result<Rates> {
+    if let Some(rates) = typed {
+        return Ok(rates.clone());
+    }
+    match given.inherited("rates")? {
+        Some(rates) => Ok(rates),
+        None => rates(given, "published"),
+    }
 }
 
 /// `--rates TEXT`.

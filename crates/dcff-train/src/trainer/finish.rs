@@ -7,6 +7,7 @@ use dcff_models::{Network, Views};
 
 use super::Trainer;
 use crate::clock::Clock;
+use crate::config::forget_places;
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate;
 use crate::method::End;
@@ -151,5 +152,6 @@ fn provenance(summary: &Summary) -> BTreeMap<String, serde_json::Value> {
     add("macs", serde_json::to_value(summary.macs));
     add("published_ops", serde_json::to_value(summary.published_ops));
     add("params", serde_json::to_value(summary.params));
+    forget_places(&mut provenance);
     provenance
 }

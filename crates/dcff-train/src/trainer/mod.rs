@@ -189,7 +189,10 @@ impl Trainer {
         let stages = self.plan.stages.iter();
         let epochs: f64 = stages
             .map(|stage| {
-                let left = stage.epochs.end.saturating_sub(stage.epochs.start.max(first));
+                let left = stage
+                    .epochs
+                    .end
+                    .saturating_sub(stage.epochs.start.max(first));
                 left as f64 * if stage.compact { compact / now } else { 1.0 }
             })
             .sum();

@@ -135,12 +135,13 @@ impl Builder<'_> {
         let test = Loader::new(data.test.clone(), options(Augmentation::NONE, false))?;
         let (test, _) = on_device(test, None, device)?;
 
+        let fit = data.test.fit();
         let preprocessing = Preprocessing {
             input_size: full.input,
             mean: data.normalisation.mean.clone(),
             std: data.normalisation.std.clone(),
-            interpolation: "bilinear".into(),
-            crop_pct: 1.0,
+            interpolation: fit.interpolation,
+            crop_pct: fit.crop_pct,
             num_classes: data.train.classes().len(),
             label_names: data.train.classes().to_vec(),
         };
@@ -189,6 +190,7 @@ impl Builder<'_> {
                     stages: Vec::new(),
                     tensors_sha256: String::new(),
                     layout: 0,
+                    untold: 0,
                 };
                 let mut network = state.network(plan.filters, full, weights_seed, device)?;
                 let mut state = state;
@@ -200,12 +202,20 @@ impl Builder<'_> {
                     let dense = from.load(&wanted, &network)?;
                     network.load(&dense.tensors)?;
                     state.position.epoch = wanted.recipe.epochs;
+                    state.untold = match dense.metrics_known {
+                        true => 0,
+                        false => wanted.recipe.epochs,
+                    };
                     state.metrics = dense.metrics;
                     state.timing = dense.timing;
                     state.stages.push(StageCost {
                         stage: DENSE.to_owned(),
                         epochs: wanted.recipe.epochs,
-                        training_macs: 3 * macs(full)? * images * wanted.recipe.epochs as u64,
+                        // What weights from elsewhere cost is not known.
+                        training_macs: match dense.metrics_known {
+                            true => 3 * macs(full)? * images * wanted.recipe.epochs as u64,
+                            false => 0,
+                        },
                         scoring_macs: 0,
                         seconds: dense.seconds,
                         reused: true,

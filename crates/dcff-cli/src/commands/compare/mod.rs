@@ -4,7 +4,7 @@ mod matrix;
 mod queue;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
@@ -141,6 +141,19 @@ fn typed() -> String {
     shown(std::env::args().skip(1))
 }
 
+/// `argument`, or what follows its `=`, without the folders above where it is an absolute path: those are nobody's business.
+fn without_place(argument: &str) -> String {
+    let (before, value) = match argument.split_once('=') {
+        Some((flag, value)) => (format!("{flag}="), value),
+        None => (String::new(), argument),
+    };
+    let path = Path::new(value.trim_start_matches("folder:"));
+    match path.file_name() {
+        Some(name) if path.is_absolute() => format!("{before}{}", name.display()),
+        _ => argument.to_owned(),
+    }
+}
+
 fn shown(arguments: impl IntoIterator<Item = String>) -> String {
     let mut text = "dcff".to_owned();
     let mut folder = false;
@@ -151,9 +164,9 @@ fn shown(arguments: impl IntoIterator<Item = String>) -> String {
         } else if argument.starts_with("--out=") {
             text.push_str("--out=OUT");
         } else if argument.contains(char::is_whitespace) {
-            text.push_str(&format!("'{argument}'"));
+            text.push_str(&format!("'{}'", without_place(&argument)));
         } else {
-            text.push_str(&argument);
+            text.push_str(&without_place(&argument));
         }
         folder = !folder && argument == "--out";
     }
@@ -240,6 +253,10 @@ mod tests {
             (
                 "compare|--out=x|a b.toml",
                 "dcff compare --out=OUT 'a b.toml'",
+            ),
+            (
+                "compare|a.toml|--|--data|/home/me/my cats|--dense-from=/home/me/run",
+                "dcff compare a.toml -- --data 'my cats' --dense-from=run",
             ),
         ] {
             assert_eq!(shown(typed.split('|').map(str::to_owned)), expected);

@@ -444,18 +444,16 @@ fn two(percent: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use dcff_train::{Augment, DataConfig, MethodConfig, Recipe, RunConfig, Score};
+    use dcff_train::{DataConfig, MethodConfig, Recipe, RunConfig, Score};
 
     use super::*;
 
     /// The summary of a made-up dense run on `data`.
     fn summary(data: &str) -> Summary {
         let data = DataConfig {
-            name: data.into(),
             train_fingerprint: "a".into(),
             test_fingerprint: "b".into(),
-            hold_out: 0.0,
-            augment: Augment::Standard,
+            ..DataConfig::named(data, 0.0)
         };
         let recipe = Recipe::quick(2);
         let outcome = Outcome {

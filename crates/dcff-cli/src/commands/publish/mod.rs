@@ -74,7 +74,7 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
         latency::measure(folder.path(), &artefact, &full)?;
     }
     let latency = latency::read(folder.path())?;
-    forget_paths(&mut summary, &mut artefact);
+    forget_places(&mut summary, &mut artefact);
 
     let mut tree = Tree::new();
     for (name, bytes) in artefact.to_files()? {
@@ -119,31 +119,11 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
 }
 
 /// Takes out what only means something on this machine, in the summary and in the configuration that the artefact carries.
-///
-/// Images of one's own are named by their folder, whose place is nobody's business: its last part stays. Where a dense stage
-/// was taken over from goes altogether: training it gives the same bits.
-fn forget_paths(summary: &mut Summary, artefact: &mut Artefact) {
-    let mut copy = artefact.config.provenance.get_mut("config");
-    let name = &mut summary.config.data.name;
-    if let Some(last) = name.rsplit(['/', '\\']).find(|part| !part.is_empty())
-        && dcff_data::find(name).is_err()
-    {
-        let short = format!("folder:{}", last.trim_start_matches("folder:"));
-        *name = short.clone();
-        if let Some(name) = copy.as_mut().and_then(|c| c.pointer_mut("/data/name")) {
-            *name = short.into();
-        }
-    }
-    let method = &mut summary.config.method;
-    let taken_over = method.dense_from().is_some();
-    method.set_dense_from(None).ok();
-    if let Some(copy) = copy
-        .and_then(|c| c.pointer_mut("/method"))
-        .filter(|_| taken_over)
-        && let Ok(method) = serde_json::to_value(method)
-    {
-        *copy = method;
-    }
+fn forget_places(summary: &mut Summary, artefact: &mut Artefact) {
+    dcff_train::forget_places(&mut artefact.config.provenance);
+    let config = &mut summary.config;
+    config.data = config.data.without_place();
+    config.method.forget_dense_from();
 }
 
 /// Refuses a folder that is neither free nor an earlier dry run as that left it: a dry run takes the whole folder's place.
