@@ -121,17 +121,18 @@ fn crate_map(tree: &Tree) -> Vec<String> {
     let map = fs::read_to_string(tree.root.join("crates/README.md")).unwrap_or_default();
     let named: Vec<&str> = map
         .lines()
-        .filter_map(|line| line.strip_prefix("| `dcff-")?.split('`').next())
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .filter(|name| name.starts_with("dcff"))
         .collect();
     let crates = tree.crates();
     let missing = crates
         .iter()
-        .filter(|name| !named.iter().any(|n| format!("dcff-{n}") == **name))
+        .filter(|name| !named.contains(&name.as_str()))
         .map(|name| format!("{name} is missing"));
     let unknown = named
         .iter()
-        .filter(|n| !crates.contains(&format!("dcff-{n}")))
-        .map(|n| format!("dcff-{n} is no crate"));
+        .filter(|name| !crates.iter().any(|known| known == *name))
+        .map(|name| format!("{name} is no crate"));
     missing.chain(unknown).collect()
 }
 

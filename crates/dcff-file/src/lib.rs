@@ -31,7 +31,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     sync_folder(&parent(path)).map_err(|reason| Error::io(path, reason))
 }
 
-/// As [`write`], to a file that must not be there yet: of two programs that create it, one fails.
+/// As [`write()`], to a file that must not be there yet: of two programs that create it, one fails.
 ///
 /// # Errors
 /// [`Error::Io`] with the path, of the kind [`ErrorKind::AlreadyExists`] where there is a file.
