@@ -1,25 +1,14 @@
 //! Operations without parameters that work number by number: activation, sum, channels side by side.
 
 use candle_core::{Result, bail};
-use serde::{Deserialize, Serialize};
 
+use crate::activation::Activation;
 use crate::args;
 use crate::cpu::{Isa, Kernel, Simd};
 use crate::element::{Element, by_element};
 use crate::features::{Features, LANES};
 use crate::gpu::{self, Rule};
 use crate::threads::{self, Out};
-
-/// What follows a layer, number by number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// `y = x`.
-    #[default]
-    Identity,
-    /// `y = max(x, 0)`; the gradient at 0 is 0, as in PyTorch (candle's own is 1).
-    Relu,
-}
 
 /// Numbers that one task works on: a few pages, so that threads share large maps evenly.
 const CHUNK: usize = 64 * 1024;
@@ -45,10 +34,10 @@ impl<E: Element> Kernel for Elementwise<E> {
                 let a = E::load::<S>(self.a.add(i));
                 let b = E::load::<S>(self.b.add(i));
                 let y = match self.rule {
-                    Rule::Relu => S::relu(a),
-                    Rule::Mask => S::select_gt(a, S::splat(0.0), b, S::splat(0.0)),
+                    Rule::Clamp(clamp) => clamp.of::<S>(a),
+                    Rule::Through(clamp) => clamp.through::<S>(a, b),
                     Rule::Add => S::add(a, b),
-                    Rule::AddRelu => S::relu(S::add(a, b)),
+                    Rule::AddClamp(clamp) => clamp.of::<S>(S::add(a, b)),
                 };
                 E::put::<S>(self.to.add(i), y, self.stream);
             }
@@ -91,9 +80,9 @@ fn apply_to<E: Element>(rule: Rule, a: &Features, b: &Features, out: &mut Featur
 ///
 /// Those of the device; none on the CPU.
 pub fn activation(x: &Features, act: Activation) -> Result<Features> {
-    match act {
-        Activation::Identity => Ok(x.clone()),
-        Activation::Relu => apply(Rule::Relu, x, x),
+    match act.clamp() {
+        None => Ok(x.clone()),
+        Some(clamp) => apply(Rule::Clamp(clamp), x, x),
     }
 }
 
@@ -106,9 +95,9 @@ pub fn activation_backward(y: &Features, act: Activation, dy: &Features) -> Resu
     const OP: &str = "activation_backward";
     args::same(OP, "a gradient of dimensions", y.dims(), dy.dims())?;
     args::precision(OP, &[y, dy])?;
-    match act {
-        Activation::Identity => Ok(dy.clone()),
-        Activation::Relu => apply(Rule::Mask, y, dy),
+    match act.clamp() {
+        None => Ok(dy.clone()),
+        Some(clamp) => apply(Rule::Through(clamp), y, dy),
     }
 }
 
@@ -120,9 +109,9 @@ pub fn activation_backward(y: &Features, act: Activation, dy: &Features) -> Resu
 pub fn add(a: &Features, b: &Features, act: Activation) -> Result<Features> {
     args::same("add", "a second input of dimensions", a.dims(), b.dims())?;
     args::precision("add", &[a, b])?;
-    match act {
-        Activation::Identity => apply(Rule::Add, a, b),
-        Activation::Relu => apply(Rule::AddRelu, a, b),
+    match act.clamp() {
+        None => apply(Rule::Add, a, b),
+        Some(clamp) => apply(Rule::AddClamp(clamp), a, b),
     }
 }
 
@@ -160,11 +149,11 @@ pub(crate) fn finish(
         args::same(OP, "maps of dimensions", a.dims(), residual.dims())?;
         args::precision(OP, &[&a, residual])?;
     }
-    let rule = match (residual, act) {
-        (None, Activation::Identity) => return Ok(a),
-        (None, Activation::Relu) => Rule::Relu,
-        (Some(_), Activation::Identity) => Rule::Add,
-        (Some(_), Activation::Relu) => Rule::AddRelu,
+    let rule = match (residual, act.clamp()) {
+        (None, None) => return Ok(a),
+        (None, Some(clamp)) => Rule::Clamp(clamp),
+        (Some(_), None) => Rule::Add,
+        (Some(_), Some(clamp)) => Rule::AddClamp(clamp),
     };
     by_element!(a.precision(), E => apply_in_place::<E>(rule, &mut a, residual));
     Ok(a)
@@ -309,6 +298,32 @@ mod tests {
             let dx = activation_backward(&y, Activation::Relu, &features(&[5.0; 4])).unwrap();
             assert_eq!(values(&dx), [0.0, 0.0, 5.0, 0.0]);
         });
+    }
+
+    #[test]
+    fn relu6_has_two_ends() -> Result<()> {
+        for isa in Isa::available() {
+            isa.with(|| -> Result<()> {
+                let x = features(&[-1.0, 0.0, 2.5, 6.0, 7.0, f32::INFINITY, f32::NAN]);
+                let y = activation(&x, Activation::Relu6)?;
+                assert_eq!(values(&y)[..6], [0.0, 0.0, 2.5, 6.0, 6.0, 6.0]);
+                assert!(values(&y)[6].is_nan());
+                let dx = activation_backward(&y, Activation::Relu6, &features(&[5.0; 7]))?;
+                assert_eq!(values(&dx), [0.0, 0.0, 5.0, 0.0, 0.0, 0.0, 0.0]);
+                let ones = features(&[1.0; 7]);
+                let sum = add(&x, &ones, Activation::Relu6)?;
+                assert_eq!(values(&sum)[..6], [0.0, 1.0, 3.5, 6.0, 6.0, 6.0]);
+                let finished = finish(x.clone(), Some(&ones), Activation::Relu6)?;
+                assert_eq!(values(&finished)[..6], values(&sum)[..6]);
+                // Without an upper end nothing is held back there.
+                let y = activation(&features(&[f32::INFINITY]), Activation::Relu)?;
+                let dx = activation_backward(&y, Activation::Relu, &features(&[5.0]))?;
+                assert_eq!(values(&dx), [5.0]);
+                Ok(())
+            })
+            .unwrap()?;
+        }
+        Ok(())
     }
 
     #[test]

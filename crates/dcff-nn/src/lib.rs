@@ -38,6 +38,7 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 
+mod activation;
 mod adamax;
 mod adamw;
 mod args;
@@ -65,6 +66,7 @@ mod sweep;
 pub mod tape;
 mod threads;
 
+pub use activation::Activation;
 pub use adamax::{AdamaxConfig, adamax_steps};
 pub use adamw::{AdamWConfig, adamw_steps};
 pub use buffer::release_memory;
@@ -76,9 +78,7 @@ pub use cpu::Isa;
 pub use device::DeviceChoice;
 pub use distances::filter_distances;
 pub use element::Precision;
-pub use elementwise::{
-    Activation, accumulate, activation, activation_backward, add, concat, split_channels,
-};
+pub use elementwise::{accumulate, activation, activation_backward, add, concat, split_channels};
 pub use features::{Features, LANES, flatten, unflatten};
 pub use filters::{FilterSource, Filters};
 pub use gemm::gemm_limit;

@@ -198,9 +198,15 @@ fn batch_norms_and_their_gradients() {
             for (has_residual, act) in [
                 (false, Activation::Relu),
                 (true, Activation::Relu),
+                (true, Activation::Relu6),
                 (true, Activation::Identity),
             ] {
-                let y_given = exact(&mut random, count);
+                // So large that both ends of a range are met.
+                let y_given: Vec<f32> = exact(&mut random, count).iter().map(|y| 4.0 * y).collect();
+                let gamma: Vec<f32> = match act {
+                    Activation::Relu6 => gamma.iter().map(|gamma| 4.0 * gamma).collect(),
+                    Activation::Identity | Activation::Relu => gamma.clone(),
+                };
                 let run = || -> Result<_> {
                     let maps_x = stored(&x, dims, precision);
                     let residual = has_residual.then(|| stored(&residual, dims, precision));
@@ -313,7 +319,14 @@ fn sums_activations_channels_and_shortcuts() {
     on_cards(|precision, tolerance| {
         let mut random = Random(6);
         let (dims, other) = ([3, 5, 5, 4], [3, 2, 5, 4]);
-        let [a, b] = [(); 2].map(|()| exact(&mut random, product(&dims)));
+        // So large that both ends of ReLU6's range are met.
+        let mut large = || {
+            exact(&mut random, product(&dims))
+                .iter()
+                .map(|x| 4.0 * x)
+                .collect()
+        };
+        let [a, b]: [Vec<f32>; 2] = [large(), large()];
         let c = exact(&mut random, product(&other));
         let run = || -> Result<_> {
             let (a, b, c) = (
@@ -322,7 +335,7 @@ fn sums_activations_channels_and_shortcuts() {
                 stored(&c, other, precision),
             );
             let mut all = Vec::new();
-            for act in [Activation::Identity, Activation::Relu] {
+            for act in [Activation::Identity, Activation::Relu, Activation::Relu6] {
                 all.push(maps(&dcff_nn::activation(&a, act)?));
                 all.push(maps(&dcff_nn::activation_backward(&a, act, &b)?));
                 all.push(maps(&dcff_nn::add(&a, &b, act)?));

@@ -58,6 +58,7 @@ impl Case {
                 match self.act {
                     Activation::Identity => y,
                     Activation::Relu => y.max(0.0),
+                    Activation::Relu6 => y.clamp(0.0, 6.0),
                 }
             })
             .collect();
@@ -82,8 +83,12 @@ fn agrees_with_double_precision_and_finite_differences() {
         if dims[0] * dims[2] * dims[3] < 6 {
             continue;
         }
-        let act = random.pick(&[Activation::Identity, Activation::Relu]);
-        let case = Case::new(dims, round % 3 == 0, act, &mut random);
+        let act = random.pick(&[Activation::Identity, Activation::Relu, Activation::Relu6]);
+        let mut case = Case::new(dims, round % 3 == 0, act, &mut random);
+        if act == Activation::Relu6 {
+            // Both ends are met.
+            case.gamma.iter_mut().for_each(|gamma| *gamma *= 8.0);
+        }
         Isa::each(|_| check(&case, &mut Random(round)));
     }
 }

@@ -61,7 +61,7 @@ def build(layer, inputs, widths):
     if kind == "norm":
         return nn.BatchNorm2d(channels, layer["eps"], layer["momentum"]), inputs[0]
     if kind == "activation":
-        return {"relu": nn.ReLU, "identity": nn.Identity}[layer["function"]](), inputs[0]
+        return {"relu": nn.ReLU, "relu6": nn.ReLU6, "identity": nn.Identity}[layer["function"]](), inputs[0]
     if kind in ("max_pool", "avg_pool"):
         args = layer["kernel"], layer["stride"], layer["padding"]
         pool = nn.MaxPool2d if kind == "max_pool" else nn.AvgPool2d

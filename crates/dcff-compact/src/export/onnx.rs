@@ -161,6 +161,18 @@ impl Graph {
         output
     }
 
+    /// A constant number; returns its name.
+    fn number(&mut self, name: &str, value: f32) -> String {
+        let name = self.fresh(name);
+        self.initializers.push(
+            Message::new()
+                .int(2, FLOAT)
+                .text(8, &name)
+                .bytes(9, &value.to_le_bytes()),
+        );
+        name
+    }
+
     /// A constant list of integers; returns its name.
     fn constant(&mut self, name: &str, values: &[i64]) -> String {
         let name = self.fresh(name);
@@ -228,11 +240,16 @@ impl Graph {
                     )
                 }
                 LayerKind::Activation { function } => {
-                    let kind = match function {
-                        Activation::Relu => "Relu",
-                        Activation::Identity => "Identity",
-                    };
-                    self.inner(kind, &[x], name, &[])
+                    let plain = |graph: &mut Self, kind| graph.inner(kind, &[x], name, &[]);
+                    match function {
+                        Activation::Relu => plain(self, "Relu"),
+                        Activation::Identity => plain(self, "Identity"),
+                        Activation::Relu6 => {
+                            let low = self.number(&format!("{name}.low"), 0.0);
+                            let high = self.number(&format!("{name}.high"), 6.0);
+                            self.inner("Clip", &[x, &low, &high], name, &[])
+                        }
+                    }
                 }
                 LayerKind::MaxPool(pool) => self.inner("MaxPool", &[x], name, &window(pool)),
                 LayerKind::AvgPool(pool) => {
@@ -412,6 +429,32 @@ mod tests {
         let folded = operators(&onnx(&resnet.fold_batch_norm().unwrap()).unwrap());
         assert!(!folded.contains_key("BatchNormalization"));
         assert_eq!(folded["Conv"], 19);
+    }
+
+    #[test]
+    fn a_range_of_an_activation_becomes_a_clip_to_both_ends() {
+        let mut artefact = networks().remove(0);
+        for layer in &mut artefact.config.architecture.layers {
+            if let LayerKind::Activation { function } = &mut layer.kind {
+                *function = Activation::Relu6;
+            }
+        }
+        let file = onnx(&artefact).unwrap();
+        let operators = operators(&file);
+        assert_eq!(operators["Clip"], 19);
+        assert!(!operators.contains_key("Relu"));
+        let ends: Vec<(String, Vec<u8>)> = fields(&one(&file, 7))
+            .into_iter()
+            .filter(|(number, ..)| *number == 5)
+            .map(|(_, initializer, _)| {
+                let name = String::from_utf8(one(&initializer, 8)).unwrap();
+                (name, one(&initializer, 9))
+            })
+            .filter(|(name, _)| name.starts_with("relu."))
+            .collect();
+        let expected = [("relu.low", 0f32), ("relu.high", 6.0)]
+            .map(|(name, end)| (name.to_owned(), end.to_le_bytes().to_vec()));
+        assert_eq!(ends, expected);
     }
 
     #[test]

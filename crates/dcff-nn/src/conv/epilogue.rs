@@ -4,6 +4,7 @@
 //! y = act(sum + b + r)
 //! ```
 
+use crate::activation::Clamp;
 use crate::cpu::Simd;
 use crate::element::Element;
 use crate::features::LANES;
@@ -14,7 +15,7 @@ pub(crate) struct Epilogue<'a, E = f32> {
     pub(crate) bias: Bias<'a>,
     /// Numbers to add, which lie as the target does.
     pub(crate) residual: Option<&'a [E]>,
-    pub(crate) relu: bool,
+    pub(crate) clamp: Option<Clamp>,
 }
 
 /// What the sums of a channel, or of a block of sixteen, start from.
@@ -63,7 +64,7 @@ impl<'a, E: Element> Epilogue<'a, E> {
     pub(crate) const NOTHING: Self = Self {
         bias: Bias::Zero,
         residual: None,
-        relu: false,
+        clamp: None,
     };
 
     /// The same from channel or block `first` on, whose numbers start `offset` behind.
@@ -71,7 +72,7 @@ impl<'a, E: Element> Epilogue<'a, E> {
         Self {
             bias: self.bias.starting_at(first),
             residual: self.residual.map(|residual| &residual[offset..]),
-            relu: self.relu,
+            clamp: self.clamp,
         }
     }
 
@@ -88,8 +89,8 @@ impl<'a, E: Element> Epilogue<'a, E> {
                 debug_assert!(residual.len() >= offset + LANES);
                 v = S::add(v, E::load::<S>(residual.as_ptr().add(offset)));
             }
-            if self.relu {
-                v = S::relu(v);
+            if let Some(clamp) = self.clamp {
+                v = clamp.of::<S>(v);
             }
             v
         }

@@ -22,9 +22,10 @@ mod winograd_gradient;
 
 use candle_core::{Result, Tensor, bail};
 
+use crate::activation::Activation;
 use crate::args;
 use crate::element::{Element, by_element};
-use crate::elementwise::{self, Activation};
+use crate::elementwise;
 use crate::features::Features;
 use crate::filters::Filters;
 use crate::gpu;
@@ -279,7 +280,7 @@ fn forward<E: Element>(
         let epilogue = Epilogue {
             bias: bias.into(),
             residual: residual.map(Features::cpu::<E>),
-            relu: act == Activation::Relu,
+            clamp: act.clamp(),
         };
         winograd::convolve::<E>(x, &mut y, cfg.padding, side, epilogue, weight);
         return Ok(y);

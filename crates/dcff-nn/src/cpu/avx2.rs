@@ -61,11 +61,13 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn relu(a: Self::V) -> Self::V {
+    unsafe fn clamp(a: Self::V, low: Self::V, high: Self::V) -> Self::V {
         unsafe {
-            let zero = _mm256_setzero_ps();
             // The second operand is returned when either is NaN.
-            [_mm256_max_ps(zero, a[0]), _mm256_max_ps(zero, a[1])]
+            [
+                _mm256_min_ps(high[0], _mm256_max_ps(low[0], a[0])),
+                _mm256_min_ps(high[1], _mm256_max_ps(low[1], a[1])),
+            ]
         }
     }
 

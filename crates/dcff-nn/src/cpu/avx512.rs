@@ -53,9 +53,9 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn relu(a: __m512) -> __m512 {
+    unsafe fn clamp(a: __m512, low: __m512, high: __m512) -> __m512 {
         // The second operand is returned when either is NaN.
-        unsafe { _mm512_max_ps(_mm512_setzero_ps(), a) }
+        unsafe { _mm512_min_ps(high, _mm512_max_ps(low, a)) }
     }
 
     #[inline(always)]

@@ -65,8 +65,8 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    unsafe fn relu(a: Self::V) -> Self::V {
-        unsafe { each!(|i| vmaxq_f32(a[i], vdupq_n_f32(0.0))) }
+    unsafe fn clamp(a: Self::V, low: Self::V, high: Self::V) -> Self::V {
+        unsafe { each!(|i| vminq_f32(vmaxq_f32(a[i], low[i]), high[i])) }
     }
 
     #[inline(always)]

@@ -54,8 +54,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn relu(a: Self::V) -> Self::V {
-        each(|i| if a[i] <= 0.0 { 0.0 } else { a[i] })
+    unsafe fn clamp(a: Self::V, low: Self::V, high: Self::V) -> Self::V {
+        each(|i| match a[i] {
+            x if x <= low[i] => low[i],
+            x if x >= high[i] => high[i],
+            x => x,
+        })
     }
 
     #[inline(always)]

@@ -23,8 +23,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a b + c`.
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// `max(a, 0)`; NaN stays NaN, so that a diverged network shows.
-    unsafe fn relu(a: Self::V) -> Self::V;
+    /// `min(max(a, low), high)`; NaN stays NaN, so that a diverged network shows.
+    unsafe fn clamp(a: Self::V, low: Self::V, high: Self::V) -> Self::V;
     /// `v` where `a > b`, else `other`.
     unsafe fn select_gt(a: Self::V, b: Self::V, v: Self::V, other: Self::V) -> Self::V;
     /// `v` where `a == b`, else `other`.

@@ -9,6 +9,7 @@ use super::kernel::{
 };
 use super::memory::Block;
 use super::{Gpu, bytes, int, ints, parameters, take};
+use crate::activation::Clamp;
 use crate::element::Precision;
 use crate::features::Features;
 
@@ -138,17 +139,29 @@ pub(crate) fn permute(
     unsafe { gpu.launch(kernel, precision, gpu.grid(a * c * p), &parameters) }
 }
 
-/// What [`elementwise`] does, with the numbers that the kernel knows.
+/// What [`elementwise`] does.
 #[derive(Clone, Copy)]
 pub(crate) enum Rule {
-    /// `relu(a)`.
-    Relu = 0,
-    /// `b` where `a > 0`.
-    Mask = 1,
+    /// `a` in a range.
+    Clamp(Clamp),
+    /// `b` where `a` lies inside a range.
+    Through(Clamp),
     /// `a + b`.
-    Add = 2,
-    /// `relu(a + b)`.
-    AddRelu = 3,
+    Add,
+    /// `a + b` in a range.
+    AddClamp(Clamp),
+}
+
+impl Rule {
+    /// The number by which the kernel knows it, and its range.
+    fn parts(self) -> (i32, Clamp) {
+        match self {
+            Self::Clamp(clamp) => (0, clamp),
+            Self::Through(clamp) => (1, clamp),
+            Self::Add => (2, Clamp::ALL),
+            Self::AddClamp(clamp) => (3, clamp),
+        }
+    }
 }
 
 /// Works number by number, for maps of the same dimensions.
@@ -174,12 +187,15 @@ pub(crate) fn accumulate(gpu: &Gpu, a: Features, b: &Features) -> Result<Feature
 
 fn elementwise_into(gpu: &Gpu, rule: Rule, a_maps: &Maps, b: &Features, y: &Maps) -> Result<()> {
     let b_maps = take(gpu, "elementwise", b)?;
+    let (rule, Clamp { low, high }) = rule.parts();
     let parameters = parameters::Elementwise {
         a: a_maps.address(),
         b: b_maps.address(),
         y: y.address(),
         count: a_maps.count as i64,
-        rule: rule as i32,
+        rule,
+        low,
+        high,
     };
     let grid = gpu.grid(a_maps.count.div_ceil(4));
     // SAFETY: all three have the same dimensions, which the callers check.

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor, bail};
 use super::kernel::{NORM_APPLY, NORM_BACKWARD, NORM_MEASURE, NORM_SCALE, NORM_SUMS};
 use super::maps::Maps;
 use super::{COUNTERS, Gpu, THREADS, int, parameters, take};
-use crate::elementwise::Activation;
+use crate::activation::{Activation, Clamp};
 use crate::features::Features;
 use crate::norm::{BatchStatistics, NormGrads};
 
@@ -61,6 +61,7 @@ fn apply(gpu: &Gpu, op: &str, given: &Given<'_>, mean: u64, scale: u64) -> Resul
     let y = Maps::new(gpu, x.precision(), given.x.dims())?;
     let rows = rows(given.x)?;
     let beta = given.beta.contiguous()?;
+    let Clamp { low, high } = given.act.clamp().unwrap_or(Clamp::ALL);
     let parameters = parameters::Apply {
         x: x.address(),
         residual: residual.as_ref().map_or(0, Maps::address),
@@ -69,7 +70,8 @@ fn apply(gpu: &Gpu, op: &str, given: &Given<'_>, mean: u64, scale: u64) -> Resul
         scale,
         beta: gpu.numbers(op, "beta", &beta, &[given.x.channels()])?,
         rows,
-        relu: i32::from(given.act == Activation::Relu),
+        low,
+        high,
     };
     // SAFETY: all maps have the dimensions of x, which the caller checked, and all vectors its channels.
     unsafe { gpu.launch(NORM_APPLY, x.precision(), kept(gpu, &rows), &parameters) }?;
@@ -170,7 +172,9 @@ pub(crate) fn batch_norm_backward(
 ) -> Result<NormGrads> {
     const OP: &str = "batch_norm_backward";
     let c = x.channels();
-    let masked = act != Activation::Identity;
+    let clamp = act.clamp();
+    let masked = clamp.is_some();
+    let Clamp { low, high } = clamp.unwrap_or(Clamp::ALL);
     let (x_maps, dy_maps) = (take(gpu, OP, x)?, take(gpu, OP, dy)?);
     let y_maps = masked.then(|| take(gpu, OP, y)).transpose()?;
     let y_at = y_maps.as_ref().map_or(0, Maps::address);
@@ -200,6 +204,8 @@ pub(crate) fn batch_norm_backward(
         factors: factors.address(),
         eps,
         rows,
+        low,
+        high,
     };
     // SAFETY: maps have the dimensions of x, vectors c numbers, parts two for each channel and row of the grid.
     unsafe { gpu.launch(NORM_SUMS, precision, grid, &sums) }?;
@@ -217,6 +223,8 @@ pub(crate) fn batch_norm_backward(
         mean,
         factors: factors.address(),
         rows,
+        low,
+        high,
     };
     // SAFETY: as above.
     unsafe { gpu.launch(NORM_BACKWARD, precision, kept(gpu, &rows), &parameters) }?;
@@ -253,6 +261,8 @@ pub(super) fn bias_gradient(gpu: &Gpu, dy: &Features) -> Result<Tensor> {
         factors: 0,
         eps: 0.0,
         rows,
+        low: 0.0,
+        high: 0.0,
     };
     // SAFETY: without x, only dy, parts and d_beta are touched.
     unsafe { gpu.launch(NORM_SUMS, maps.precision(), grid, &parameters) }?;

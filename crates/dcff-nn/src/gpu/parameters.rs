@@ -26,7 +26,7 @@ parameters! {
     /// `[a, c, p]` to `[a, p, c]`, or back.
     Permute { from: u64, to: u64, a: i64, c: i64, p: i64, }
     /// Number by number.
-    Elementwise { a: u64, b: u64, y: u64, count: i64, rule: i32, }
+    Elementwise { a: u64, b: u64, y: u64, count: i64, rule: i32, low: f32, high: f32, }
     /// Channels of one map into another.
     CopyChannels { x: u64, y: u64, rows: i64, x_channels: i32, y_channels: i32, from: i32, to: i32, count: i32, }
     /// The shortcut without parameters, and its gradient.
@@ -38,11 +38,11 @@ parameters! {
     /// The factor of a batch norm with given variance.
     Scale { gamma: u64, var: u64, scale: u64, eps: f64, channels: i32, }
     /// The second half of a batch norm.
-    Apply { x: u64, residual: u64, y: u64, mean: u64, scale: u64, beta: u64, rows: Rows, relu: i32, }
+    Apply { x: u64, residual: u64, y: u64, mean: u64, scale: u64, beta: u64, rows: Rows, low: f32, high: f32, }
     /// Sums over pixels for gradients.
-    Sums { x: u64, y: u64, dy: u64, gamma: u64, mean: u64, var: u64, parts: u64, counter: u64, d_gamma: u64, d_beta: u64, factors: u64, eps: f64, rows: Rows, }
+    Sums { x: u64, y: u64, dy: u64, gamma: u64, mean: u64, var: u64, parts: u64, counter: u64, d_gamma: u64, d_beta: u64, factors: u64, eps: f64, rows: Rows, low: f32, high: f32, }
     /// The second half of a batch norm's gradient.
-    Backward { x: u64, y: u64, dy: u64, dx: u64, dz: u64, mean: u64, factors: u64, rows: Rows, }
+    Backward { x: u64, y: u64, dy: u64, dx: u64, dz: u64, mean: u64, factors: u64, rows: Rows, low: f32, high: f32, }
     /// Pooling and its gradients.
     Pool { from: u64, to: u64, taps: u64, n: i32, h: i32, w: i32, c: i32, oh: i32, ow: i32, kernel: i32, stride: i32, padding: i32, }
     /// A convolution or one of its gradients.

@@ -8,11 +8,11 @@ use super::direct::{Direct, zeros};
 use super::maps::{Blocks, Layout};
 use super::winograd::Winograd;
 use super::{Channels, Load, Maps};
+use crate::activation::Activation;
 use crate::args;
 use crate::buffer::Buffer;
 use crate::conv::epilogue::{Bias, Epilogue};
 use crate::conv::{ConvConfig, Convolution, Sizes, conv2d_then};
-use crate::elementwise::Activation;
 use crate::features::{Features, LANES};
 
 const OP: &str = "inference conv";
@@ -139,7 +139,7 @@ impl Conv {
         let epilogue = Epilogue {
             bias: Bias::Lanes(&self.blocks),
             residual: residual.as_ref().map(Blocks::numbers),
-            relu: self.activation == Activation::Relu,
+            clamp: self.activation.clamp(),
         };
         args::with_any(OP, "a weight", &self.weight, |weight| {
             self.run(self.algorithm(load), weight, x, &mut y, epilogue);
@@ -259,7 +259,7 @@ mod tests {
                     let epilogue = Epilogue {
                         bias: Bias::Lanes(&conv.blocks),
                         residual: Some(residual.numbers()),
-                        relu: true,
+                        clamp: conv.activation.clamp(),
                     };
                     args::with_any("test", "a weight", &conv.weight, |w| {
                         conv.run(algorithm, w, &x, &mut y, epilogue);

@@ -3,10 +3,11 @@
 use candle_core::{Result, Tensor, bail};
 
 use super::{Channels, Load};
+use crate::activation::Activation;
 use crate::args;
 use crate::cpu::Isa;
 use crate::element::Precision;
-use crate::elementwise::{self, Activation};
+use crate::elementwise;
 use crate::features::{Features, LANES, Pack};
 use crate::pool::{self, PoolConfig};
 use crate::shortcut::{before, check};

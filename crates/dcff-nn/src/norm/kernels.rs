@@ -1,8 +1,8 @@
 //! One channel of one group at a time: statistics, application, and their gradients.
 
+use crate::activation::Clamp;
 use crate::cpu::{Kernel, Simd};
 use crate::element::Element;
-use crate::elementwise::Activation;
 use crate::features::LANES;
 
 /// Numbers of a block whose sums are kept in single precision.
@@ -104,7 +104,7 @@ pub(super) struct Apply<'a, E> {
     pub(super) mean: f32,
     pub(super) scale: f32,
     pub(super) shift: f32,
-    pub(super) act: Activation,
+    pub(super) clamp: Option<Clamp>,
     pub(super) lanes: usize,
     pub(super) stream: bool,
 }
@@ -121,7 +121,6 @@ impl<E: Element> Kernel for Apply<'_, E> {
                 S::splat(self.scale),
                 S::splat(self.shift),
             );
-            let relu = self.act == Activation::Relu;
             let y_to = self.y.as_mut_ptr();
             for i in (0..self.x.len()).step_by(LANES) {
                 let centred = S::sub(E::load::<S>(self.x.as_ptr().add(i)), mean);
@@ -129,8 +128,8 @@ impl<E: Element> Kernel for Apply<'_, E> {
                 if let Some(residual) = self.residual {
                     y = S::add(y, E::load::<S>(residual.as_ptr().add(i)));
                 }
-                if relu {
-                    y = S::relu(y);
+                if let Some(clamp) = self.clamp {
+                    y = clamp.of::<S>(y);
                 }
                 E::put::<S>(y_to.add(i), S::first(y, self.lanes), self.stream);
             }
@@ -143,21 +142,18 @@ impl<E: Element> Kernel for Apply<'_, E> {
 pub(super) struct Sums<'a, E> {
     pub(super) x: &'a [E],
     pub(super) dy: &'a [E],
-    /// The output, where only positive outputs let the gradient through.
-    pub(super) y: Option<&'a [E]>,
+    /// The output and its range, where only outputs inside let the gradient through.
+    pub(super) y: Option<(&'a [E], Clamp)>,
     pub(super) mean: f32,
 }
 
-/// `dy`, or if there is a `y`, `dy` where it is positive.
+/// `dy`, or if there is a `y`, `dy` where that lies inside its range.
 #[inline(always)]
-unsafe fn through<S: Simd, E: Element>(y: Option<&[E]>, dy: *const E, at: usize) -> S::V {
+unsafe fn through<S: Simd, E: Element>(y: Option<(&[E], Clamp)>, dy: *const E, at: usize) -> S::V {
     unsafe {
         let dz = E::load::<S>(dy.add(at));
         match y {
-            Some(y) => {
-                let zero = S::splat(0.0);
-                S::select_gt(E::load::<S>(y.as_ptr().add(at)), zero, dz, zero)
-            }
+            Some((y, clamp)) => clamp.through::<S>(E::load::<S>(y.as_ptr().add(at)), dz),
             None => dz,
         }
     }
@@ -210,7 +206,7 @@ impl<E: Element> Kernel for Sums<'_, E> {
 pub(super) struct Backward<'a, E> {
     pub(super) x: &'a [E],
     pub(super) dy: &'a [E],
-    pub(super) y: Option<&'a [E]>,
+    pub(super) y: Option<(&'a [E], Clamp)>,
     pub(super) dx: &'a mut [E],
     pub(super) dz: Option<&'a mut [E]>,
     pub(super) mean: f32,

@@ -3,7 +3,7 @@
 //! ```text
 //! μ[c] = mean x,   σ²[c] = mean (x - μ)²                      over batch, height and width
 //! y    = act(γ (x - μ) / √(σ² + ε) + β + residual)
-//! dz   = dy where y > 0, else 0                                (ReLU; all of dy otherwise)
+//! dz   = dy where y lies strictly inside the range of act, else 0       (all of dy without one)
 //! dβ   = Σ dz,   dγ = Σ dz (x - μ) / √(σ² + ε)
 //! dx   = γ / √(σ² + ε) (dz - dβ / M - (x - μ) / √(σ² + ε) dγ / M),   M = N H W
 //! ```
@@ -20,10 +20,10 @@ mod kernels;
 
 use candle_core::{CpuStorage, InplaceOp2, Layout, Result, Tensor};
 
+use crate::activation::{Activation, Clamp};
 use crate::args;
 use crate::cpu::Isa;
 use crate::element::{Element, by_element};
-use crate::elementwise::Activation;
 use crate::features::Features;
 use crate::gpu::{self, Gpu};
 use crate::threads::{self, Out};
@@ -197,7 +197,7 @@ fn forward<E: Element>(
                 mean,
                 scale: scale(gamma[c], var, eps),
                 shift: beta[c],
-                act,
+                clamp: act.clamp(),
                 lanes: x.lanes(g),
                 stream,
             });
@@ -245,7 +245,7 @@ pub fn batch_norm_inference(
                 mean: mean[c],
                 scale: scale(gamma[c], var[c], eps),
                 shift: beta[c],
-                act,
+                clamp: act.clamp(),
                 lanes: x.lanes(g),
                 stream,
             });
@@ -282,7 +282,7 @@ pub fn batch_norm_backward(
     let gamma = args::numbers(OP, "gamma", gamma, &[c])?;
     let mean = args::numbers(OP, "the mean", &stats.mean, &[c])?;
     let var = args::numbers(OP, "the variance", &stats.var, &[c])?;
-    let masked = act != Activation::Identity;
+    let masked = act.clamp().is_some();
     let mut dx = Features::uninit(x.dims(), precision)?;
     // Without an activation the residual's gradient is `dy` itself.
     let mut dr = (has_residual && masked)
@@ -297,7 +297,7 @@ pub fn batch_norm_backward(
             (a * plain / count) as f32,
         ]
     };
-    let output = masked.then_some(y);
+    let output = act.clamp().map(|clamp| (y, clamp));
     let sums = by_element!(precision, E => {
         backward::<E>(x, output, dy, &mean, factors, &mut dx, dr.as_mut())
     });
@@ -324,7 +324,7 @@ pub fn batch_norm_backward(
 /// [`Backward`] from the channel and its sums.
 fn backward<E: Element>(
     x: &Features,
-    y: Option<&Features>,
+    y: Option<(&Features, Clamp)>,
     dy: &Features,
     mean: &[f32],
     factors: impl Fn(usize, (f64, f64)) -> [f32; 3] + Sync + Send,
@@ -342,7 +342,7 @@ fn backward<E: Element>(
             .as_ref()
             .map(|out| unsafe { plane_mut(out, g, ch, c, x.plane()) })
     };
-    let y_plane = |g, ch| y.map(|y| plane(y, g, ch));
+    let y_plane = |g, ch| y.map(|(y, clamp)| (plane(y, g, ch), clamp));
     by_channel(
         x,
         |g, ch| {

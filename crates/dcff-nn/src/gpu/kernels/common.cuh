@@ -84,8 +84,14 @@ DEVICE void store(Real* to, const float (&from)[V]) {
   *reinterpret_cast<Pack<V>*>(to) = pack;
 }
 
-// As PyTorch's: NaN stays.
-DEVICE float relu(float x) { return x <= 0.0f ? 0.0f : x; }
+// x in low..high; NaN stays, as in PyTorch.
+DEVICE float in_range(float x, float low, float high) { return x <= low ? low : x >= high ? high : x; }
+
+// What of the gradient dy of an output y in low..high reaches the input: all strictly inside. A range without an end holds
+// nothing back there.
+DEVICE float through(float y, float dy, float low, float high) {
+  return y > low && (y < high || high > 3.402823466e38f) ? dy : 0.0f;
+}
 
 DEVICE i64 global_thread() { return (i64)blockIdx.x * blockDim.x + threadIdx.x; }
 DEVICE i64 all_threads() { return (i64)gridDim.x * blockDim.x; }

@@ -35,14 +35,15 @@ struct Elementwise {
   const Real* b;
   Real* y;
   i64 count;
-  int rule;  // 0: relu(a), 1: b where a > 0, 2: a + b, 3: relu(a + b)
+  int rule;  // 0: a in low..high, 1: b where a lies inside, 2: a + b, 3: a + b in low..high
+  float low, high;
 };
 
-DEVICE float rule_of(int rule, float a, float b) {
-  if (rule == 0) return relu(a);
-  if (rule == 1) return a > 0.0f ? b : 0.0f;
+DEVICE float rule_of(const Elementwise& p, float a, float b) {
+  if (p.rule == 0) return in_range(a, p.low, p.high);
+  if (p.rule == 1) return through(a, b, p.low, p.high);
   float sum = a + b;
-  return rule == 2 ? sum : relu(sum);
+  return p.rule == 2 ? sum : in_range(sum, p.low, p.high);
 }
 
 KERNEL_FLAT(elementwise, Elementwise) {
@@ -53,11 +54,11 @@ KERNEL_FLAT(elementwise, Elementwise) {
     load(p.a + 4 * i, a);
     load(p.b + 4 * i, b);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) y[j] = rule_of(p.rule, a[j], b[j]);
+    for (int j = 0; j < 4; ++j) y[j] = rule_of(p, a[j], b[j]);
     store(p.y + 4 * i, y);
   }
   for (i64 i = 4 * packs + global_thread(); i < p.count; i += all_threads()) {
-    from_float(p.y[i], rule_of(p.rule, to_float(p.a[i]), to_float(p.b[i])));
+    from_float(p.y[i], rule_of(p, to_float(p.a[i]), to_float(p.b[i])));
   }
 }
 

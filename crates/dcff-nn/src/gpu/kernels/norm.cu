@@ -202,7 +202,7 @@ struct Apply {
   const float* scale;
   const float* beta;
   Rows rows;
-  int relu;
+  float low, high;  // what y is kept in
 };
 
 // Threads side by side over channel groups, then over rows; every thread keeps its channels.
@@ -236,7 +236,7 @@ DEVICE void apply(const Apply& p) {
     for (int i = 0; i < V; ++i) {
       float y = scale[i] * (x[i] - mean[i]) + beta[i];
       if (p.residual) y += residual[i];
-      x[i] = p.relu ? relu(y) : y;
+      x[i] = in_range(y, p.low, p.high);
     }
     store(p.y + at, x);
   }
@@ -267,6 +267,7 @@ struct Sums {
   float* factors;  // [3, channels]: dx = f0 dz - f1 (x - mean) - f2
   double eps;
   Rows rows;
+  float low, high;  // what y was kept in
 };
 
 template <int V>
@@ -289,7 +290,7 @@ DEVICE void sum(const Sums& p, double* memory) {
       if (p.y) {
         load(p.y + at, other);
 #pragma unroll
-        for (int i = 0; i < V; ++i) dz[i] = other[i] > 0.0f ? dz[i] : 0.0f;
+        for (int i = 0; i < V; ++i) dz[i] = through(other[i], dz[i], p.low, p.high);
       }
       if (p.x) load(p.x + at, other);
 #pragma unroll
@@ -379,6 +380,7 @@ struct Backward {
   const float* mean;
   const float* factors;
   Rows rows;
+  float low, high;  // what y was kept in
 };
 
 template <int V>
@@ -402,7 +404,7 @@ DEVICE void backward(const Backward& p) {
     if (p.y) {
       load(p.y + at, x);
 #pragma unroll
-      for (int i = 0; i < V; ++i) dz[i] = x[i] > 0.0f ? dz[i] : 0.0f;
+      for (int i = 0; i < V; ++i) dz[i] = through(x[i], dz[i], p.low, p.high);
     }
     load(p.x + at, x);
     if (p.dz) store(p.dz + at, dz);
