@@ -220,7 +220,10 @@ impl Network {
     }
 
     /// Fails where a view is missing: a program would take the first filters, and here that is a mistake.
-    fn check_views(&self, views: &Views) -> Result<()> {
+    ///
+    /// # Errors
+    /// The first convolution that keeps more filters than it computes and has no view.
+    pub fn check_views(&self, views: &Views) -> Result<()> {
         for step in self.steps() {
             let Operation::Conv { weight, .. } = step.operation else {
                 continue;

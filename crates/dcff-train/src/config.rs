@@ -233,20 +233,6 @@ impl MethodConfig {
     pub fn forget_dense_from(&mut self) {
         self.settings.remove(DENSE_FROM);
     }
-
-    /// Takes over the dense network of the run `from`, or trains its own.
-    ///
-    /// # Errors
-    /// When the folder's name is no text.
-    pub fn set_dense_from(&mut self, from: Option<&DenseFrom>) -> Result<()> {
-        self.settings.remove(DENSE_FROM);
-        if let Some(from) = from {
-            let value = serde_json::to_value(from)
-                .map_err(|error| Error::setting("method.dense_from", error.to_string()))?;
-            self.settings.insert(DENSE_FROM.to_owned(), value);
-        }
-        Ok(())
-    }
 }
 
 impl RunConfig {

@@ -17,7 +17,6 @@ use serde::Serialize;
 
 use crate::checkpoint::sha256_of;
 use crate::config::{DataConfig, DenseFrom, RunConfig, first_difference};
-use crate::entry::Context;
 use crate::error::{Error, Result};
 use crate::event::{Metrics, Timing};
 use crate::methods;
@@ -108,8 +107,7 @@ impl DenseFrom {
     /// # Errors
     /// When it is not, with the first setting that differs.
     pub fn check(&self, config: &RunConfig, full: &Architecture) -> Result<()> {
-        let method = methods::build(&config.method, &Context::seeded(config.seed))?;
-        let plan = method.plan(full, &config.recipe)?;
+        let plan = methods::plan(config, full)?;
         let stage = plan.stages.iter().find(|stage| stage.name == DENSE);
         self.artefact(&DenseStage::of(config, stage)?, full)
             .map(drop)

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::{MethodConfig, Settings};
+use crate::config::MethodConfig;
 use crate::error::{Error, Result};
 use crate::method::Method;
 use crate::recipe::Recipe;
@@ -38,11 +38,11 @@ pub trait Entry: Sync {
     /// The first value that is none, by its flag.
     fn configure(&self, given: &Given<'_>) -> Result<MethodConfig>;
 
-    /// The configuration with these settings, every one spelled out, as this version writes it.
+    /// The configuration with every setting spelled out, as this version writes it.
     ///
     /// # Errors
     /// The first setting that is unknown, or whose value is none.
-    fn complete(&self, settings: &Settings) -> Result<MethodConfig>;
+    fn complete(&self, config: &MethodConfig) -> Result<MethodConfig>;
 
     /// The method.
     ///

@@ -131,7 +131,13 @@ impl<'a> Step<'a> {
     pub fn forward(&mut self, pass: &Pass<'_>, images: &Tensor) -> Result<Trace> {
         let mut how = self.network.how(pass.mode);
         how.taps = pass.taps;
-        let program = pass.program.unwrap_or_else(|| self.network.program());
+        let program = match pass.program {
+            Some(program) => program,
+            None => {
+                self.network.check_views(pass.views)?;
+                self.network.program()
+            }
+        };
         let trace = program.forward(self.network.weights(), pass.views, images, &how)?;
         if pass.mode == Mode::Train {
             match pass.program {
@@ -210,12 +216,11 @@ pub fn cross_entropy_step(
     labels: &Tensor,
     smoothing: f64,
 ) -> Result<StepOutput> {
-    let (logits, trace) = network.forward(images, views, Mode::Train)?;
-    let loss = dcff_nn::cross_entropy(&logits, labels, smoothing)?;
-    network.update_statistics(&trace)?;
-    let gradients = network.backward(trace, views, &loss.grad)?;
+    let batch = (images, labels);
+    let mut step = Step::new(network, views, batch, smoothing, Progress::default(), 0);
+    let loss = step.cross_entropy()?;
     Ok(StepOutput {
-        loss: loss.value,
-        gradients,
+        loss,
+        gradients: step.gradients,
     })
 }

@@ -57,7 +57,7 @@ pub(crate) fn method(
                 .insert(key.trim().to_owned(), value_of(value));
         }
         config = methods::by_name(&config.name)?
-            .complete(&config.settings)
+            .complete(&config)
             .context("--set")?;
     }
     Ok(config)

@@ -36,7 +36,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
     let draft = configure(args, saved.as_ref(), None)?;
     draft.validate().map_err(|error| typed(args, error))?;
     if let (true, Some(out)) = (args.check, &args.out) {
-        plan_of(&draft)?;
+        methods::plan(&draft, &draft.full()?)?;
         check_folder(out, &draft)?;
         return Ok(Ended::Done);
     }
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
     if let (Some(folder), Some(saved)) = (&args.resume, &saved) {
         check_resumed(folder, saved, &draft)?;
     }
-    plan_of(&draft)?;
+    methods::plan(&draft, &draft.full()?)?;
     if let (Some(file), Some(saved)) = (&args.config, &saved)
         && let Some(moved) = moved(args, saved, &draft)
     {
@@ -137,7 +137,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
 pub(crate) fn plan(args: &TrainArgs) -> anyhow::Result<RunConfig> {
     let config = configure(args, None, None)?;
     config.validate()?;
-    plan_of(&config)?;
+    methods::plan(&config, &config.full()?)?;
     Ok(config)
 }
 
@@ -341,7 +341,7 @@ pub(crate) fn check_folder(folder: &Path, config: &RunConfig) -> anyhow::Result<
     }
     for config in [&mut saved, &mut wanted] {
         // Which run trained the dense stage that it shares with others is no setting.
-        config.method.set_dense_from(None)?;
+        config.method.forget_dense_from();
         // Known only once the images are read; the run itself compares them.
         config.data.train_fingerprint.clear();
         config.data.test_fingerprint.clear();
@@ -462,13 +462,6 @@ fn configure(
         .transpose()?;
     config.method = method::method(&args.method, &full, &config.recipe, saved.as_ref())?;
     Ok(config)
-}
-
-/// Checks the method's settings against the network and the recipe.
-fn plan_of(config: &RunConfig) -> anyhow::Result<()> {
-    let method = methods::build(&config.method, &Default::default())?;
-    method.plan(&config.full()?, &config.recipe)?;
-    Ok(())
 }
 
 /// What flags changed of a saved configuration without naming it.

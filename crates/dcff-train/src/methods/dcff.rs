@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::widths::{self, narrowed};
 use crate::collect::Collected;
-use crate::config::{MethodConfig, Settings};
+use crate::config::MethodConfig;
 use crate::entry::{Context, Description, Entry, Given};
 use crate::error::{Error, Result};
 use crate::method::{Decision, EpochStart, Filters, Method, Plan, Saved};
@@ -243,8 +243,8 @@ impl Entry for Dcff {
         configure(given, KeepMode::Fuse)
     }
 
-    fn complete(&self, settings: &Settings) -> Result<MethodConfig> {
-        complete(settings)
+    fn complete(&self, config: &MethodConfig) -> Result<MethodConfig> {
+        complete(config)
     }
 
     fn build(&self, config: &MethodConfig, context: &Context) -> Result<Box<dyn Method>> {
@@ -296,14 +296,8 @@ pub(super) fn configure(given: &Given<'_>, keep: KeepMode) -> Result<MethodConfi
 }
 
 /// The same configuration with every setting spelled out.
-pub(super) fn complete(settings: &Settings) -> Result<MethodConfig> {
-    named(
-        &MethodConfig {
-            name: Dcff::NAME.to_owned(),
-            settings: settings.clone(),
-        }
-        .read()?,
-    )
+pub(super) fn complete(config: &MethodConfig) -> Result<MethodConfig> {
+    named(&config.read()?)
 }
 
 pub(super) fn build(config: &MethodConfig, context: &Context) -> Result<Box<dyn Method>> {

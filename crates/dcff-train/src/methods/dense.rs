@@ -3,7 +3,7 @@
 use dcff_models::Architecture;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{MethodConfig, Settings};
+use crate::config::MethodConfig;
 use crate::entry::{Context, Description, Entry, Given};
 use crate::error::Result;
 use crate::method::{Decision, EpochStart, Filters, Method, Plan};
@@ -68,13 +68,8 @@ impl Entry for Entrance {
         MethodConfig::new(DENSE, DenseConfig {})
     }
 
-    fn complete(&self, settings: &Settings) -> Result<MethodConfig> {
-        let config = MethodConfig {
-            name: DENSE.to_owned(),
-            settings: settings.clone(),
-        };
-        config.read::<DenseConfig>()?;
-        Ok(config)
+    fn complete(&self, config: &MethodConfig) -> Result<MethodConfig> {
+        MethodConfig::new(DENSE, config.read::<DenseConfig>()?)
     }
 
     fn build(&self, _: &MethodConfig, _: &Context) -> Result<Box<dyn Method>> {

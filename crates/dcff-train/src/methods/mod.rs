@@ -6,10 +6,12 @@ mod prune;
 mod select;
 mod widths;
 
+use dcff_models::Architecture;
+
 use crate::config::{MethodConfig, RunConfig};
 use crate::entry::{Context, Description, Entry, Given};
 use crate::error::{Error, Result};
-use crate::method::Method;
+use crate::method::{Method, Plan};
 use crate::recipe::Recipe;
 
 pub use dcff::{EVIDENCE_IMAGES, FilterFusion, FilterFusionConfig};
@@ -81,7 +83,7 @@ pub fn configure(name: &str, given: &Given<'_>) -> Result<MethodConfig> {
 /// The first setting that is unknown, or whose value is none. A method that the program does not know stays as it is.
 pub fn complete(mut config: RunConfig) -> Result<RunConfig> {
     if let Ok(entry) = by_name(&config.method.name) {
-        config.method = entry.complete(&config.method.settings)?;
+        config.method = entry.complete(&config.method)?;
     }
     Ok(config)
 }
@@ -92,6 +94,15 @@ pub fn complete(mut config: RunConfig) -> Result<RunConfig> {
 /// When the program knows no method of that name.
 pub fn in_proportion(config: &MethodConfig, from: &Recipe, to: &Recipe) -> Result<MethodConfig> {
     by_name(&config.name)?.in_proportion(config, from, to)
+}
+
+/// What the method of `config` plans for a run of `full`.
+///
+/// # Errors
+/// As [`build`], and when its settings do not fit the network or the recipe.
+pub fn plan(config: &RunConfig, full: &Architecture) -> Result<Plan> {
+    let context = Context::seeded(config.seed);
+    build(&config.method, &context)?.plan(full, &config.recipe)
 }
 
 /// What reports and cards say of the method; no more than its name where the program does not know it.
@@ -121,7 +132,10 @@ mod tests {
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).into()))
             .collect();
-        by_name(name)?.complete(&settings)
+        by_name(name)?.complete(&MethodConfig {
+            name: name.to_owned(),
+            settings,
+        })
     }
 
     #[test]
@@ -157,10 +171,7 @@ mod tests {
         assert_eq!(config.name, "select");
         assert_eq!(config.settings["reselect"], "every-epoch");
         assert_eq!(
-            by_name("select")
-                .unwrap()
-                .complete(&config.settings)
-                .unwrap(),
+            by_name("select").unwrap().complete(&config).unwrap(),
             config
         );
     }

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::dcff::evidence_images;
 use super::widths::{self, narrowed};
 use crate::collect::Collected;
-use crate::config::{DenseFrom, MethodConfig, Settings};
+use crate::config::{DenseFrom, MethodConfig};
 use crate::entry::{Context, Description, Entry, Given};
 use crate::error::{Error, Result};
 use crate::method::{Decision, EpochStart, Filters, Method, Plan, Saved};
@@ -592,11 +592,7 @@ impl Entry for Pruning {
         MethodConfig::new(Self::NAME, config)
     }
 
-    fn complete(&self, settings: &Settings) -> Result<MethodConfig> {
-        let config = MethodConfig {
-            name: Self::NAME.to_owned(),
-            settings: settings.clone(),
-        };
+    fn complete(&self, config: &MethodConfig) -> Result<MethodConfig> {
         MethodConfig::new(Self::NAME, config.read::<PruneConfig>()?)
     }
 

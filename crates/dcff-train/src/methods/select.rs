@@ -6,7 +6,7 @@
 use dcff_fusion::KeepMode;
 
 use super::dcff;
-use crate::config::{MethodConfig, Settings};
+use crate::config::MethodConfig;
 use crate::entry::{Context, Entry, Given};
 use crate::error::Result;
 use crate::method::Method;
@@ -35,8 +35,8 @@ impl Entry for Select {
         dcff::configure(given, KeepMode::Select)
     }
 
-    fn complete(&self, settings: &Settings) -> Result<MethodConfig> {
-        dcff::complete(settings)
+    fn complete(&self, config: &MethodConfig) -> Result<MethodConfig> {
+        dcff::complete(config)
     }
 
     fn build(&self, config: &MethodConfig, context: &Context) -> Result<Box<dyn Method>> {

@@ -173,7 +173,7 @@ impl Builder<'_> {
                 (checkpoint.state, network, optimizer)
             }
             None => {
-                let state = State {
+                let mut state = State {
                     config: config.clone(),
                     position: Position::default(),
                     tally: Tally::default(),
@@ -193,7 +193,6 @@ impl Builder<'_> {
                     untold: 0,
                 };
                 let mut network = state.network(plan.filters, full, weights_seed, device)?;
-                let mut state = state;
                 method.setup(&setup(&network))?;
                 if let Some(from) = &plan.dense_from {
                     let stage = plan.stages.iter().find(|stage| stage.name == DENSE);

@@ -93,7 +93,9 @@ pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<Ended> {
 fn dense_stages(runs: &[Run]) -> Vec<Option<usize>> {
     let stage = |run: &Run| {
         let config = &run.config;
-        let stage = plan_of(run).ok()?.1.stages.into_iter().next()?;
+        let full = dcff_models::by_name(&config.arch).ok()?;
+        let plan = methods::plan(config, &full).ok()?;
+        let stage = plan.stages.into_iter().next()?;
         // A run of one stage has none to share.
         (stage.name == DENSE && !stage.compact).then(|| {
             let data = (config.arch.clone(), config.seed, config.data.clone());
@@ -112,7 +114,8 @@ fn dense_stages(runs: &[Run]) -> Vec<Option<usize>> {
 
 /// The share of a run's multiply-accumulates that is left where its dense stage is taken over.
 fn share_after_dense(run: &Run) -> anyhow::Result<f64> {
-    let (full, plan) = plan_of(run)?;
+    let full = dcff_models::by_name(&run.config.arch)?;
+    let plan = methods::plan(&run.config, &full)?;
     let (Some(stage), Some(compact)) = (
         plan.stages.first().filter(|stage| stage.name == DENSE),
         &plan.compact,
@@ -126,14 +129,6 @@ fn share_after_dense(run: &Run) -> anyhow::Result<f64> {
     let epochs = run.config.recipe.epochs - stage.epochs.end;
     let finetune = epochs as f64 * macs(compact)?;
     Ok(finetune / (dense + finetune))
-}
-
-/// The full network of a run, and what its method plans.
-fn plan_of(run: &Run) -> anyhow::Result<(Architecture, dcff_train::Plan)> {
-    let full = dcff_models::by_name(&run.config.arch)?;
-    let method = methods::build(&run.config.method, &Default::default())?;
-    let plan = method.plan(&full, &run.config.recipe)?;
-    Ok((full, plan))
 }
 
 /// This command as it was typed, but for the folder of results: a report does not depend on where it is made.
