@@ -79,7 +79,7 @@ pub enum Network {
 pub struct LayerCost {
     /// The module path.
     pub name: String,
-    /// `conv`, `norm`, `linear`, `avg_pool` or `global_avg_pool`.
+    /// `conv`, `norm`, `linear`, `offset`, `avg_pool` or `global_avg_pool`.
     pub kind: &'static str,
     /// Output channels, height and width.
     pub output: [usize; 3],
@@ -165,7 +165,8 @@ fn layer_cost(
     let published = convention == Convention::Published;
     let (kind, ops, params) = match &layer.kind {
         LayerKind::Conv(conv) => {
-            let window = count(&[x.channels / conv.groups, conv.kernel, conv.kernel]);
+            let depth = x.channels / conv.groups.of(x.channels);
+            let window = count(&[depth, conv.kernel, conv.kernel]);
             let bias = u64::from(conv.bias);
             let ops = numel(y) * (window + if published { bias } else { 0 });
             ("conv", ops, y.channels as u64 * (window + bias))
@@ -186,6 +187,12 @@ fn layer_cost(
                     0
                 },
             )
+        }
+        // Additions, like biases; its numbers are parameters.
+        LayerKind::Offset(offset) => {
+            let places = |[before, after]: [usize; 2]| before + after + 1;
+            let numbers = count(&[x.channels, places(offset.rows), places(offset.columns)]);
+            ("offset", if published { numel(y) } else { 0 }, numbers)
         }
         LayerKind::AvgPool(_) if published => ("avg_pool", numel(y), 0),
         LayerKind::GlobalAvgPool if published && network == Network::Compact => (

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use dcff_nn::Activation;
 use serde::{Deserialize, Serialize};
 
+use crate::layers::{Conv, Groups, LayerKind, Linear, Norm, Pool};
 use crate::{Error, Result};
 
 /// The name of the image batch in [`Layer::inputs`].
@@ -56,105 +57,6 @@ pub struct Layer {
     pub inputs: Vec<String>,
 }
 
-/// What a layer computes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum LayerKind {
-    /// Two-dimensional convolution.
-    Conv(Conv),
-    /// Batch normalisation over `[N, H, W]`, one scale and shift per channel.
-    Norm(Norm),
-    /// An element-wise function.
-    Activation {
-        /// Which one.
-        function: Activation,
-    },
-    /// The maximum of each window.
-    MaxPool(Pool),
-    /// The mean of each window, padding counted.
-    AvgPool(Pool),
-    /// The mean of each channel: `[N, C, H, W]` to `[N, C, 1, 1]`.
-    GlobalAvgPool,
-    /// An affine map of the flattened input.
-    Linear(Linear),
-    /// The sum of two inputs of one shape.
-    Add,
-    /// The inputs side by side along the channels.
-    Concat,
-    /// The parameter-free shortcut of CIFAR ResNets ("option A"): every `stride`-th pixel, channels padded with zeros.
-    Shortcut(Shortcut),
-}
-
-/// A convolution; its number of output channels is its space's width.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Conv {
-    /// The channel space it writes to.
-    pub space: String,
-    /// Height and width of the kernel.
-    pub kernel: usize,
-    /// Step between windows, both ways.
-    pub stride: usize,
-    /// Zeros on each side.
-    pub padding: usize,
-    /// Groups of channels convolved apart.
-    #[serde(default = "one")]
-    pub groups: usize,
-    /// Whether a bias is added.
-    pub bias: bool,
-    /// Whether its filters are scored, fused or selected. A convolution that is not keeps as many filters as its
-    /// space is wide from the start (the downsampling convolutions of ResNet-50).
-    #[serde(default = "yes")]
-    pub scored: bool,
-}
-
-/// Batch normalisation.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Norm {
-    /// Added to the variance.
-    pub eps: f64,
-    /// Weight of the *new* batch statistic in the running one, as in PyTorch.
-    pub momentum: f64,
-}
-
-impl Default for Norm {
-    fn default() -> Self {
-        Self {
-            eps: 1e-5,
-            momentum: 0.1,
-        }
-    }
-}
-
-/// A pooling window.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Pool {
-    /// Height and width of the window.
-    pub kernel: usize,
-    /// Step between windows.
-    pub stride: usize,
-    /// Border on each side.
-    #[serde(default)]
-    pub padding: usize,
-}
-
-/// An affine map.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Linear {
-    /// Number of outputs.
-    pub features: usize,
-    /// Whether a bias is added.
-    pub bias: bool,
-}
-
-/// A parameter-free shortcut.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shortcut {
-    /// Every `stride`-th pixel is taken, both ways.
-    pub stride: usize,
-    /// The channel space whose width it pads to.
-    pub space: String,
-}
-
 /// How weights are drawn before training (He et al., ICCV 2015; PyTorch's `torch.nn.init`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -167,14 +69,6 @@ pub enum Initialisation {
     KaimingNormalFanOut,
 }
 
-fn one() -> usize {
-    1
-}
-
-fn yes() -> bool {
-    true
-}
-
 impl Architecture {
     /// The space called `name`.
     pub fn space(&self, name: &str) -> Option<&Space> {
@@ -184,6 +78,15 @@ impl Architecture {
     /// The channels of the space called `name`; 0 when there is none.
     pub fn width(&self, name: &str) -> usize {
         self.space(name).map_or(0, |space| space.width)
+    }
+
+    /// The channels of the space called `name`, which must have some.
+    pub(crate) fn declared(&self, name: &str) -> Result<usize, String> {
+        match self.space(name) {
+            None => Err(format!("writes to space '{name}', which is not declared")),
+            Some(space) if space.width == 0 => Err(format!("space '{name}' has no channels")),
+            Some(space) => Ok(space.width),
+        }
     }
 
     /// The position of the layer called `name`.
@@ -209,6 +112,24 @@ impl Architecture {
         self.layers.iter().find(|layer| {
             matches!(layer.kind, LayerKind::Norm(_)) && layer.inputs.iter().any(|i| i == conv)
         })
+    }
+
+    /// The function that is next applied to the maps of the layer called `name`, behind norms and sums; the identity where another layer
+    /// with weights comes first.
+    pub fn activation_after(&self, name: &str) -> Activation {
+        let mut name = name;
+        while let Some(reader) = self
+            .layers
+            .iter()
+            .find(|layer| layer.inputs.iter().any(|input| input == name))
+        {
+            match &reader.kind {
+                LayerKind::Activation { function } => return *function,
+                LayerKind::Norm(_) | LayerKind::Add => name = &reader.name,
+                _ => break,
+            }
+        }
+        Activation::Identity
     }
 
     /// The widths of all spaces.
@@ -356,7 +277,7 @@ impl Builder {
         name
     }
 
-    /// Appends a convolution without bias that writes to `space`.
+    /// Appends a convolution that writes to `space`, with a bias or not.
     pub fn conv(
         &mut self,
         name: impl Into<String>,
@@ -370,9 +291,29 @@ impl Builder {
             kernel,
             stride,
             padding,
-            groups: 1,
+            groups: Groups::Fixed(1),
             bias,
             scored: true,
+        };
+        self.layer(name, LayerKind::Conv(conv), &[input])
+    }
+
+    /// Appends a convolution of every channel apart, without bias; `space` is the one that `input` was written to.
+    pub fn depthwise(
+        &mut self,
+        name: impl Into<String>,
+        space: &str,
+        [kernel, stride, padding]: [usize; 3],
+        input: &str,
+    ) -> String {
+        let conv = Conv {
+            space: space.to_owned(),
+            kernel,
+            stride,
+            padding,
+            groups: Groups::Depthwise,
+            bias: false,
+            scored: false,
         };
         self.layer(name, LayerKind::Conv(conv), &[input])
     }
@@ -384,13 +325,17 @@ impl Builder {
 
     /// Appends a rectified linear unit.
     pub fn relu(&mut self, name: impl Into<String>, input: &str) -> String {
-        self.layer(
-            name,
-            LayerKind::Activation {
-                function: Activation::Relu,
-            },
-            &[input],
-        )
+        self.activation(name, Activation::Relu, input)
+    }
+
+    /// Appends an element-wise function.
+    pub fn activation(
+        &mut self,
+        name: impl Into<String>,
+        function: Activation,
+        input: &str,
+    ) -> String {
+        self.layer(name, LayerKind::Activation { function }, &[input])
     }
 
     /// Appends max pooling.
@@ -486,6 +431,21 @@ mod tests {
             "tiny: a: expected 1 to 8 channels, got 9"
         );
         assert_eq!(tiny().narrowed(&[5]).unwrap().widths(), [5]);
+    }
+
+    #[test]
+    fn finds_the_next_activation() {
+        let mut b = Builder::new("tiny", [3, 4, 4], Initialisation::Uniform);
+        b.space("a", 8);
+        let x = b.conv("a", "a", [3, 1, 1], true, INPUT);
+        let y = b.norm("norm", &x);
+        let y = b.layer("add", LayerKind::Add, &[&y, &x]);
+        let y = b.activation("relu6", Activation::Relu6, &y);
+        let y = b.conv("linear", "a", [1, 1, 0], true, &y);
+        b.linear("fc", 10, &y);
+        let tiny = b.finish();
+        assert_eq!(tiny.activation_after("norm"), Activation::Relu6);
+        assert_eq!(tiny.activation_after("linear"), Activation::Identity);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Szegedy et al., *Going Deeper with Convolutions*, CVPR 2015, <https://arxiv.org/abs/1409.4842>; in the CIFAR
 //! form that arXiv 2107.06916 uses: a 3x3 stem, the 5x5 branch as two 3x3 convolutions.
 
-use crate::architecture::{Architecture, Builder, INPUT, Initialisation, LayerKind};
+use crate::architecture::{Architecture, Builder, INPUT, Initialisation};
+use crate::layers::LayerKind;
 
 /// Branch widths of an inception module: 1x1; 3x3 reduction and 3x3; 5x5 reduction and 5x5; pool projection.
 type Inception = (&'static str, [usize; 6]);

@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use dcff_nn::inference::{self, Channels, Conv, Load, Maps};
-use dcff_nn::{Activation, ConvConfig, PoolConfig};
+use dcff_nn::{Activation, ConvConfig};
 
 use crate::network::Network;
-use crate::plan::{Operation, Step, Value};
+use crate::plan::{Step, Value};
 use crate::trace::Mode;
 use crate::view::Views;
 use crate::{Error, Result, internal};
@@ -90,35 +90,96 @@ struct Prepared {
     output: usize,
 }
 
-#[derive(Debug)]
 struct PreparedStep {
-    layer: Layer,
+    run: Run,
     inputs: Vec<Value>,
     output: usize,
 }
 
-#[derive(Debug)]
-enum Layer {
+impl std::fmt::Debug for PreparedStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let run = match &self.run {
+            Run::Conv(conv) => format!("{conv:?}"),
+            Run::Layer(_) => "a layer".into(),
+        };
+        f.debug_struct("PreparedStep")
+            .field("run", &run)
+            .field("inputs", &self.inputs)
+            .field("output", &self.output)
+            .finish()
+    }
+}
+
+/// From a step's inputs to its output.
+type Layer = dyn Fn(&[&Maps]) -> candle_core::Result<Maps> + Send + Sync;
+
+enum Run {
     /// Inputs are the maps and, where there are two, what is added before the activation.
     Conv(Box<Conv>),
-    Activation(Activation),
-    MaxPool(PoolConfig),
-    AvgPool(PoolConfig),
-    GlobalAvgPool,
-    Add(Activation),
-    Concat,
-    Shortcut {
-        stride: usize,
-        channels: usize,
-    },
+    Layer(Box<Layer>),
 }
 
 /// A convolution as it will be prepared.
-struct Plain {
-    weight: Tensor,
-    bias: Option<Tensor>,
-    config: ConvConfig,
-    activation: Activation,
+pub(crate) struct Plain {
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Option<Tensor>,
+    pub(crate) config: ConvConfig,
+    pub(crate) activation: Activation,
+}
+
+/// Which of a step's inputs may be a convolution that is computed together with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Joins {
+    /// None.
+    Nothing,
+    /// The first.
+    First,
+    /// Any one; the other is what is added.
+    Any,
+}
+
+/// What a step is in a finished network.
+pub(crate) enum Ready {
+    /// A convolution, perhaps with what follows.
+    Conv(Plain),
+    /// Something else, and where the channels of its output lie.
+    Layer(Box<Layer>, Channels),
+}
+
+impl Ready {
+    pub(crate) fn layer(
+        lie: Channels,
+        run: impl Fn(&[&Maps]) -> candle_core::Result<Maps> + Send + Sync + 'static,
+    ) -> Self {
+        Self::Layer(Box::new(run), lie)
+    }
+}
+
+/// What a step may read of a finished network when it is made ready.
+pub(crate) struct Readying<'a> {
+    pub(crate) network: &'a Network,
+    pub(crate) step: &'a Step,
+    /// The convolution that is computed together with it, whose input is now the first.
+    pub(crate) folded: Option<Plain>,
+    pub(crate) inputs: &'a [Value],
+    images: &'a Channels,
+    channels: &'a [Option<Channels>],
+}
+
+impl Readying<'_> {
+    /// Where the channels of an input lie.
+    pub(crate) fn lies(&self, input: usize) -> Result<Channels> {
+        lies(self.images, self.channels, self.inputs[input])
+    }
+}
+
+fn lies(images: &Channels, channels: &[Option<Channels>], value: Value) -> Result<Channels> {
+    match value {
+        None => Ok(images.clone()),
+        Some(value) => channels[value]
+            .clone()
+            .ok_or_else(|| internal("a value is read before it is there")),
+    }
 }
 
 impl Prepared {
@@ -144,26 +205,23 @@ impl Prepared {
                 inputs.swap(0, at);
             }
             let folded = inputs.first().and_then(|&input| waiting[input?].take());
-            let lies = |value: Value| match value {
-                None => Ok(images.clone()),
-                Some(value) => channels[value]
-                    .clone()
-                    .ok_or_else(|| internal("a value is read before it is there")),
-            };
-            let mut conv = None;
-            let layer = match &step.operation {
-                Operation::Conv {
-                    weight,
-                    bias,
-                    config,
-                } => {
-                    let plain = Plain {
-                        weight: network.tensor(*weight).clone(),
-                        bias: bias.map(|bias| network.tensor(bias).clone()),
-                        config: *config,
-                        activation: Activation::Identity,
-                    };
-                    let joins = readers[step.output] == 1
+            let folded = folded.map(|(plain, input)| {
+                inputs[0] = input;
+                plain
+            });
+            let ready = step.operation.ready(Readying {
+                network,
+                step,
+                folded,
+                inputs: &inputs,
+                images: &images,
+                channels: &channels,
+            })?;
+            let (run, lie) = match ready {
+                Ready::Layer(run, lie) => (Run::Layer(run), lie),
+                Ready::Conv(plain) => {
+                    let joins = step.operation.filters().is_some()
+                        && readers[step.output] == 1
                         && reader(&steps[i + 1..], step.output).is_some_and(|reader| {
                             // Of two convolutions that are added, the first waits for the second.
                             let mut other = reader.inputs.iter().flatten();
@@ -173,79 +231,7 @@ impl Prepared {
                         waiting[step.output] = Some((plain, step.inputs[0]));
                         continue;
                     }
-                    conv = Some(plain);
-                    None
-                }
-                Operation::Norm { activation, .. } => {
-                    let plain = match folded {
-                        Some((plain, input)) => {
-                            inputs[0] = input;
-                            plain
-                        }
-                        None => identity(network, step)?,
-                    };
-                    conv = Some(Plain {
-                        activation: *activation,
-                        ..fold(network, step, plain)?
-                    });
-                    None
-                }
-                Operation::Activation(function) => match folded {
-                    Some((plain, input)) => {
-                        inputs[0] = input;
-                        conv = Some(Plain {
-                            activation: *function,
-                            ..plain
-                        });
-                        None
-                    }
-                    None => Some((Layer::Activation(*function), lies(inputs[0])?)),
-                },
-                Operation::Linear { weight, bias } => {
-                    let shape = network.shapes().inputs(step.layer)[0];
-                    let weight = network.tensor(*weight);
-                    let kernel = (weight.dim(0)?, shape.channels, shape.height, shape.width);
-                    conv = Some(Plain {
-                        weight: weight.reshape(kernel)?,
-                        bias: bias.map(|bias| network.tensor(bias).clone()),
-                        config: ConvConfig::default(),
-                        activation: Activation::Identity,
-                    });
-                    None
-                }
-                Operation::MaxPool(config) => Some((Layer::MaxPool(*config), lies(inputs[0])?)),
-                Operation::AvgPool(config) => Some((Layer::AvgPool(*config), lies(inputs[0])?)),
-                Operation::GlobalAvgPool => Some((Layer::GlobalAvgPool, lies(inputs[0])?)),
-                Operation::Add(function) => match folded {
-                    Some((plain, input)) => {
-                        inputs[0] = input;
-                        conv = Some(Plain {
-                            activation: *function,
-                            ..plain
-                        });
-                        None
-                    }
-                    None => Some((Layer::Add(*function), lies(inputs[0])?)),
-                },
-                Operation::Concat => {
-                    let parts = inputs
-                        .iter()
-                        .map(|&input| lies(input))
-                        .collect::<Result<Vec<_>>>()?;
-                    Some((Layer::Concat, Channels::joined(&parts)))
-                }
-                Operation::Shortcut { stride, channels } => {
-                    let layer = Layer::Shortcut {
-                        stride: *stride,
-                        channels: *channels,
-                    };
-                    Some((layer, Channels::new(*channels)))
-                }
-            };
-            let (layer, lie) = match (layer, conv) {
-                (Some(found), _) => found,
-                (None, Some(plain)) => {
-                    let lie = lies(inputs[0])?;
+                    let lie = lies(&images, &channels, inputs[0])?;
                     let size = match inputs[0] {
                         None => (network.compact().input[1], network.compact().input[2]),
                         Some(position) => {
@@ -266,13 +252,12 @@ impl Prepared {
                         plain.activation,
                     )?;
                     let lie = conv.channels();
-                    (Layer::Conv(Box::new(conv)), lie)
+                    (Run::Conv(Box::new(conv)), lie)
                 }
-                (None, None) => return Err(internal("a step without a layer")),
             };
             channels[step.output] = Some(lie);
             prepared.push(PreparedStep {
-                layer,
+                run,
                 inputs,
                 output: step.output,
             });
@@ -311,16 +296,9 @@ impl Prepared {
                     Some(input) => values[input].as_ref().ok_or_else(|| missing(input)),
                 })
                 .collect::<candle_core::Result<Vec<_>>>()?;
-            let x = inputs[0];
-            let y = match &step.layer {
-                Layer::Conv(conv) => conv.forward(x, inputs.get(1).copied(), load),
-                Layer::Activation(function) => inference::activation(x, *function),
-                Layer::MaxPool(config) => inference::max_pool2d(x, *config),
-                Layer::AvgPool(config) => inference::avg_pool2d(x, *config),
-                Layer::GlobalAvgPool => inference::global_avg_pool(x),
-                Layer::Add(function) => inference::add(x, inputs[1], *function),
-                Layer::Concat => inference::concat(&inputs),
-                Layer::Shortcut { stride, channels } => inference::shortcut(x, *stride, *channels),
+            let y = match &step.run {
+                Run::Conv(conv) => conv.forward(inputs[0], inputs.get(1).copied(), load),
+                Run::Layer(layer) => layer(&inputs),
             }?;
             values[step.output] = Some(y);
             done.iter().for_each(|&value| values[value] = None);
@@ -343,109 +321,9 @@ fn reader(later: &[Step], value: usize) -> Option<&Step> {
 
 /// Whether `reader` does its work together with the convolution that yields `value`.
 fn joint(reader: &Step, value: usize) -> bool {
-    match reader.operation {
-        Operation::Norm { .. } | Operation::Activation(_) => reader.inputs[0] == Some(value),
-        Operation::Add(_) => true,
-        _ => false,
-    }
-}
-
-/// A convolution that leaves every channel of the step's input as it is.
-fn identity(network: &Network, step: &Step) -> Result<Plain> {
-    let channels = network.shapes().inputs(step.layer)[0].channels;
-    let device = network.device();
-    Ok(Plain {
-        weight: Tensor::ones((channels, 1, 1, 1), candle_core::DType::F32, device)?,
-        bias: None,
-        config: ConvConfig {
-            groups: channels,
-            ..ConvConfig::default()
-        },
-        activation: Activation::Identity,
-    })
-}
-
-/// `plain` followed by the norm of `step`.
-fn fold(network: &Network, step: &Step, plain: Plain) -> Result<Plain> {
-    let Operation::Norm {
-        weight,
-        bias,
-        mean,
-        var,
-        eps,
-        ..
-    } = step.operation
-    else {
-        return Err(internal("expected a batch norm"));
-    };
-    let numbers = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
-    let [gamma, beta, mean, var] =
-        [weight, bias, mean, var].map(|parameter| numbers(network.tensor(parameter)));
-    let norm = [gamma?, beta?, mean?, var?];
-    let old = plain.bias.as_ref().map(numbers).transpose()?;
-    let (weight, bias) = fold_norm(&numbers(&plain.weight)?, old.as_deref(), &norm, eps);
-    Ok(Plain {
-        bias: Some(Tensor::from_vec(bias, norm[0].len(), &Device::Cpu)?),
-        weight: Tensor::from_vec(weight, plain.weight.shape(), &Device::Cpu)?,
-        ..plain
-    })
-}
-
-/// Weights `[C_out, …]` and bias `[C_out]` of a convolution that does the work of the norm `[γ, β, μ, σ²]` behind it as well:
-///
-/// ```text
-/// w'[o] = w[o] γ[o] / √(σ²[o] + ε)          b'[o] = β[o] + (b[o] - μ[o]) γ[o] / √(σ²[o] + ε)
-/// ```
-///
-/// in `f64`, rounded once. Jacob et al., *Quantization and Training of Neural Networks for Efficient
-/// Integer-Arithmetic-Only Inference*, CVPR 2018, section 3.2, <https://arxiv.org/abs/1712.05877>.
-///
-/// # Panics
-/// If the norm's parts or the bias have other lengths than `C_out`.
-pub fn fold_norm(
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    [gamma, beta, mean, var]: &[Vec<f32>; 4],
-    eps: f64,
-) -> (Vec<f32>, Vec<f32>) {
-    let scale: Vec<f64> = gamma
-        .iter()
-        .zip(var)
-        .map(|(&gamma, &var)| f64::from(gamma) / (f64::from(var) + eps).sqrt())
-        .collect();
-    let per_filter = weight.len() / scale.len().max(1);
-    let weight = weight
-        .iter()
-        .enumerate()
-        .map(|(i, &w)| (f64::from(w) * scale[i / per_filter]) as f32)
-        .collect();
-    let bias = (0..scale.len())
-        .map(|o| {
-            let bias = bias.map_or(0.0, |bias| f64::from(bias[o]));
-            (f64::from(beta[o]) + (bias - f64::from(mean[o])) * scale[o]) as f32
-        })
-        .collect();
-    (weight, bias)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn folds_a_norm_by_hand() {
-        // Scales: 3 / √(3 + 1) = 1.5 and -1 / √(0.25 + 0) with ε = 0 for the second: given apart.
-        let norm = [vec![3.0], vec![0.5], vec![2.0], vec![3.0]];
-        let (weight, bias) = fold_norm(&[1.0, -2.0], Some(&[4.0]), &norm, 1.0);
-        assert_eq!((weight, bias), (vec![1.5, -3.0], vec![3.5]));
-        let norm = [
-            vec![-1.0, 2.0],
-            vec![0.0, 1.0],
-            vec![1.0, 0.0],
-            vec![0.25, 4.0],
-        ];
-        let (weight, bias) = fold_norm(&[1.0, 2.0, 3.0, 4.0], None, &norm, 0.0);
-        assert_eq!(weight, [-2.0, -4.0, 3.0, 4.0]);
-        assert_eq!(bias, [2.0, 1.0]);
+    match reader.operation.joins() {
+        Joins::Nothing => false,
+        Joins::First => reader.inputs[0] == Some(value),
+        Joins::Any => true,
     }
 }

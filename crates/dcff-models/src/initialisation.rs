@@ -31,7 +31,9 @@ pub(crate) fn initial_values(
     use Initialisation::{KaimingNormalFanIn, KaimingNormalFanOut, Uniform};
     match (parameter.kind, scheme) {
         (ParameterKind::NormWeight | ParameterKind::RunningVar, _) => vec![1.0; count],
-        (ParameterKind::NormBias | ParameterKind::RunningMean, _) => vec![0.0; count],
+        (ParameterKind::NormBias | ParameterKind::RunningMean | ParameterKind::Offset, _) => {
+            vec![0.0; count]
+        }
         (ParameterKind::ConvBias | ParameterKind::LinearBias, _) => uniform(),
         (ParameterKind::ConvWeight | ParameterKind::LinearWeight, Uniform) => uniform(),
         (ParameterKind::LinearWeight, KaimingNormalFanOut) => uniform(),

@@ -30,6 +30,7 @@ mod error;
 mod googlenet;
 mod inference;
 mod initialisation;
+mod layers;
 mod network;
 mod parameters;
 mod plan;
@@ -43,13 +44,13 @@ mod vgg;
 mod view;
 mod weights;
 
-pub use architecture::{
-    Architecture, Builder, Conv, INPUT, Initialisation, Layer, LayerKind, Linear, Norm, Pool,
-    Shortcut, Space,
-};
+pub use architecture::{Architecture, Builder, INPUT, Initialisation, Layer, Space};
 pub use error::{Error, Result};
 pub use googlenet::googlenet;
-pub use inference::{InferenceNetwork, fold_norm};
+pub use inference::InferenceNetwork;
+pub use layers::{
+    Conv, Groups, LayerKind, Linear, Norm, Offset, Pool, Scatter, Shortcut, fold_norm,
+};
 pub use network::Network;
 pub use parameters::{Parameter, ParameterKind, parameters};
 pub use profile::{Pass, Profile};

@@ -7,8 +7,9 @@ use candle_core::{Device, Tensor};
 use dcff_nn::{Convolution, Features, Precision};
 
 use crate::architecture::{Architecture, Layer};
+use crate::layers::FilterTensors;
 use crate::parameters::Parameter;
-use crate::plan::{Operation, Step};
+use crate::plan::Step;
 use crate::profile::Profile;
 use crate::program::{Blend, Program};
 use crate::shapes::Shapes;
@@ -225,7 +226,7 @@ impl Network {
     /// The first convolution that keeps more filters than it computes and has no view.
     pub fn check_views(&self, views: &Views) -> Result<()> {
         for step in self.steps() {
-            let Operation::Conv { weight, .. } = step.operation else {
+            let Some(FilterTensors { weight, .. }) = step.operation.filters() else {
                 continue;
             };
             let name = &self.compact().layers[step.layer].name;
@@ -304,7 +305,7 @@ impl Program {
             }
         }
         for step in self.steps() {
-            if let Operation::Conv { weight, bias, .. } = step.operation {
+            if let Some(FilterTensors { weight, bias }) = step.operation.filters() {
                 let (w, b) = self.effective(weights, step.layer, weight, bias, views)?;
                 set(weight, w)?;
                 if let (Some(bias), Some(b)) = (bias, b) {

@@ -1,6 +1,6 @@
 //! The tensors of a network: names, shapes and kinds, derived from its architecture.
 
-use crate::architecture::{Architecture, LayerKind};
+use crate::architecture::Architecture;
 use crate::{Error, Result};
 
 /// What a tensor of a network is for.
@@ -18,6 +18,8 @@ pub enum ParameterKind {
     LinearWeight,
     /// `[features]`.
     LinearBias,
+    /// What is added to maps, `[C, R, S]`.
+    Offset,
     /// Batch norm's running mean, `[C]`; not trained.
     RunningMean,
     /// Batch norm's running variance, `[C]`; not trained.
@@ -38,7 +40,7 @@ impl ParameterKind {
     fn suffix(self) -> &'static str {
         match self {
             Self::ConvWeight | Self::NormWeight | Self::LinearWeight => "weight",
-            Self::ConvBias | Self::NormBias | Self::LinearBias => "bias",
+            Self::ConvBias | Self::NormBias | Self::LinearBias | Self::Offset => "bias",
             Self::RunningMean => "running_mean",
             Self::RunningVar => "running_var",
         }
@@ -78,47 +80,13 @@ pub fn parameters(full: &Architecture, compact: &Architecture) -> Result<Vec<Par
     let mut parameters = Vec::new();
     for (position, layer) in compact.layers.iter().enumerate() {
         let input = shapes.inputs(position)[0];
-        let mut push = |kind: ParameterKind, shape: Vec<usize>| {
+        for (kind, shape) in layer.kind.rule().parameters(full, compact, input) {
             parameters.push(Parameter {
                 name: format!("{}.{}", layer.name, kind.suffix()),
                 layer: position,
                 kind,
                 shape,
             });
-        };
-        match &layer.kind {
-            LayerKind::Conv(conv) => {
-                let owner = if conv.scored { full } else { compact };
-                let filters = owner.width(&conv.space);
-                push(
-                    ParameterKind::ConvWeight,
-                    vec![
-                        filters,
-                        input.channels / conv.groups,
-                        conv.kernel,
-                        conv.kernel,
-                    ],
-                );
-                if conv.bias {
-                    push(ParameterKind::ConvBias, vec![filters]);
-                }
-            }
-            LayerKind::Norm(_) => {
-                use ParameterKind::{NormBias, NormWeight, RunningMean, RunningVar};
-                for kind in [NormWeight, NormBias, RunningMean, RunningVar] {
-                    push(kind, vec![input.channels]);
-                }
-            }
-            LayerKind::Linear(linear) => {
-                push(
-                    ParameterKind::LinearWeight,
-                    vec![linear.features, input.numel()],
-                );
-                if linear.bias {
-                    push(ParameterKind::LinearBias, vec![linear.features]);
-                }
-            }
-            _ => {}
         }
     }
     Ok(parameters)

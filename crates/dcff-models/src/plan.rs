@@ -4,21 +4,23 @@
 //! `act(norm(x) + residual)` is one step, so that the maps are read and written once.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use dcff_nn::{Activation, ConvConfig, PoolConfig};
+use dcff_nn::Activation;
 
-use crate::architecture::{Architecture, LayerKind, Pool};
+use crate::architecture::Architecture;
+use crate::layers::{LayerKind, Norm, Operation};
 use crate::parameters::{Parameter, ParameterKind};
-use crate::shapes::Shapes;
+use crate::shapes::{Shape, Shapes};
 use crate::{Error, Result};
 
 /// The images, or the output of the layer at a position.
 pub(crate) type Value = Option<usize>;
 
-/// One call of a kernel. Parameters are positions in the network's list.
-#[derive(Clone, Debug, PartialEq)]
+/// One call of a kernel.
+#[derive(Clone, Debug)]
 pub(crate) struct Step {
-    pub(crate) operation: Operation,
+    pub(crate) operation: Arc<dyn Operation>,
     /// The layer whose parameters are used.
     pub(crate) layer: usize,
     pub(crate) inputs: Vec<Value>,
@@ -26,41 +28,100 @@ pub(crate) struct Step {
     pub(crate) output: usize,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Operation {
-    Conv {
-        weight: usize,
-        bias: Option<usize>,
-        config: ConvConfig,
-    },
-    /// Inputs are the maps and, where `residual`, what is added before the activation.
-    Norm {
-        weight: usize,
-        bias: usize,
-        mean: usize,
-        var: usize,
-        eps: f64,
-        momentum: f64,
-        residual: bool,
-        activation: Activation,
-    },
-    Activation(Activation),
-    MaxPool(PoolConfig),
-    AvgPool(PoolConfig),
-    GlobalAvgPool,
-    Linear {
-        weight: usize,
-        bias: Option<usize>,
-    },
-    Add(Activation),
-    Concat,
-    Shortcut {
-        stride: usize,
-        channels: usize,
-    },
+/// Goes over an architecture's layers in their order; a layer's rule asks it for what the layer's step needs.
+pub(crate) struct Planner<'a> {
+    architecture: &'a Architecture,
+    shapes: &'a Shapes,
+    wiring: Vec<Vec<Value>>,
+    readers: Vec<Vec<usize>>,
+    /// Parameters by layer and kind, as positions in the network's list.
+    index: HashMap<(usize, ParameterKind), usize>,
+    /// Norms that wait for the addition that reads them.
+    waiting: HashMap<usize, usize>,
+    /// The layer that is planned, and what will be its step's.
+    position: usize,
+    layer: usize,
+    inputs: Vec<Value>,
+    output: usize,
 }
 
-/// The steps of an architecture, and for each layer the last step that reads its output.
+impl<'a> Planner<'a> {
+    fn only_reader(&self, position: usize) -> Option<usize> {
+        match self.readers[position][..] {
+            [reader] => Some(reader),
+            _ => None,
+        }
+    }
+
+    /// What the layer computes.
+    pub(crate) fn kind(&self) -> &'a LayerKind {
+        &self.architecture.layers[self.position].kind
+    }
+
+    /// The shape that the layer writes.
+    pub(crate) fn shape(&self) -> Shape {
+        self.shapes.output(self.position)
+    }
+
+    /// The shape that the layer reads first.
+    pub(crate) fn input_shape(&self) -> Shape {
+        self.shapes.inputs(self.position)[0]
+    }
+
+    /// The position in the network's list of the tensor of a kind.
+    ///
+    /// # Errors
+    /// When the layer has none.
+    pub(crate) fn find(&self, kind: ParameterKind) -> Result<usize> {
+        let found = self.index.get(&(self.layer, kind)).copied();
+        found.ok_or_else(|| {
+            Error::MissingParameter(self.architecture.layers[self.layer].name.clone())
+        })
+    }
+
+    /// The activation that alone reads the layer; the step then yields its output.
+    pub(crate) fn activation(&mut self) -> Activation {
+        let reader = self.only_reader(self.position);
+        match reader.map(|reader| (reader, &self.architecture.layers[reader].kind)) {
+            Some((reader, LayerKind::Activation { function })) => {
+                self.output = reader;
+                *function
+            }
+            _ => Activation::Identity,
+        }
+    }
+
+    /// Whether the layer, a norm, is left to the addition that alone reads it. An addition takes the norm that it reads first; a second
+    /// one is computed on its own.
+    pub(crate) fn waits_for_addition(&mut self) -> bool {
+        let Some(reader) = self.only_reader(self.position) else {
+            return false;
+        };
+        let inputs = &self.wiring[reader];
+        let waits = self.architecture.layers[reader].kind == LayerKind::Add
+            && !self.waiting.contains_key(&reader)
+            && inputs[0] != inputs[1];
+        if waits {
+            self.waiting.insert(reader, self.position);
+        }
+        waits
+    }
+
+    /// The norm that waits for the layer, an addition; the step is then the norm's, with the other input as its second.
+    pub(crate) fn waiting_norm(&mut self) -> Option<&'a Norm> {
+        let normed = self.waiting.remove(&self.position)?;
+        let LayerKind::Norm(norm) = &self.architecture.layers[normed].kind else {
+            return None;
+        };
+        let other = self.inputs.iter().copied();
+        let residual = other.flatten().find(|&input| input != normed);
+        self.layer = normed;
+        self.inputs = vec![self.wiring[normed][0], residual];
+        Some(norm)
+    }
+}
+
+/// The steps of an architecture.
 pub(crate) fn steps(
     architecture: &Architecture,
     shapes: &Shapes,
@@ -74,150 +135,41 @@ pub(crate) fn steps(
             .flatten()
             .for_each(|&input| readers[input].push(position));
     }
-    let only_reader = |position: usize| match readers[position][..] {
-        [reader] => Some(reader),
-        _ => None,
+    let index = parameters.iter().enumerate();
+    let mut planner = Planner {
+        architecture,
+        shapes,
+        wiring,
+        readers,
+        index: index.map(|(i, p)| ((p.layer, p.kind), i)).collect(),
+        waiting: HashMap::new(),
+        position: 0,
+        layer: 0,
+        inputs: Vec::new(),
+        output: 0,
     };
-    let index: HashMap<(usize, ParameterKind), usize> = parameters
-        .iter()
-        .enumerate()
-        .map(|(i, p)| ((p.layer, p.kind), i))
-        .collect();
-    let find = |layer: usize, kind: ParameterKind| {
-        index
-            .get(&(layer, kind))
-            .copied()
-            .ok_or_else(|| Error::MissingParameter(architecture.layers[layer].name.clone()))
-    };
-    let activation_of = |position: usize| match architecture.layers[position].kind {
-        LayerKind::Activation { function } => Some(function),
-        _ => None,
-    };
-    // The activation that alone reads a layer, and where the joint step's output then stands.
-    let with_activation = |position: usize| match only_reader(position)
-        .map(|reader| (reader, activation_of(reader)))
-    {
-        Some((reader, Some(function))) => (reader, function),
-        _ => (position, Activation::Identity),
-    };
-
     let mut done = vec![false; architecture.layers.len()];
-    // Norms that wait for the addition that reads them.
-    let mut waiting: HashMap<usize, usize> = HashMap::new();
     let mut steps = Vec::new();
     for (position, layer) in architecture.layers.iter().enumerate() {
         if done[position] {
             continue;
         }
-        let inputs = wiring[position].clone();
-        let mut step = Step {
-            operation: Operation::Concat,
-            layer: position,
-            inputs,
-            output: position,
+        planner.position = position;
+        planner.layer = position;
+        planner.output = position;
+        planner.inputs = planner.wiring[position].clone();
+        let Some(operation) = layer.kind.rule().plan(&mut planner)? else {
+            continue;
         };
-        step.operation = match &layer.kind {
-            LayerKind::Conv(conv) => Operation::Conv {
-                weight: find(position, ParameterKind::ConvWeight)?,
-                bias: if conv.bias {
-                    Some(find(position, ParameterKind::ConvBias)?)
-                } else {
-                    None
-                },
-                config: ConvConfig {
-                    stride: conv.stride,
-                    padding: conv.padding,
-                    groups: conv.groups,
-                    ..ConvConfig::default()
-                },
-            },
-            LayerKind::Norm(_) => {
-                // An addition joins the norm it reads first; a second one is computed on its own.
-                if let Some(reader) = only_reader(position)
-                    && architecture.layers[reader].kind == LayerKind::Add
-                    && !waiting.contains_key(&reader)
-                    && wiring[reader][0] != wiring[reader][1]
-                {
-                    waiting.insert(reader, position);
-                    continue;
-                }
-                let (output, activation) = with_activation(position);
-                step.output = output;
-                norm(architecture, position, false, activation, find)?
-            }
-            LayerKind::Add => {
-                let (output, activation) = with_activation(position);
-                step.output = output;
-                match waiting.remove(&position) {
-                    Some(normed) => {
-                        let residual = step
-                            .inputs
-                            .iter()
-                            .copied()
-                            .find(|&input| input != Some(normed))
-                            .flatten();
-                        step.layer = normed;
-                        step.inputs = vec![wiring[normed][0], residual];
-                        norm(architecture, normed, true, activation, find)?
-                    }
-                    None => Operation::Add(activation),
-                }
-            }
-            LayerKind::Activation { function } => Operation::Activation(*function),
-            LayerKind::MaxPool(pool) => Operation::MaxPool(pool_config(pool)),
-            LayerKind::AvgPool(pool) => Operation::AvgPool(pool_config(pool)),
-            LayerKind::GlobalAvgPool => Operation::GlobalAvgPool,
-            LayerKind::Linear(linear) => Operation::Linear {
-                weight: find(position, ParameterKind::LinearWeight)?,
-                bias: if linear.bias {
-                    Some(find(position, ParameterKind::LinearBias)?)
-                } else {
-                    None
-                },
-            },
-            LayerKind::Concat => Operation::Concat,
-            LayerKind::Shortcut(shortcut) => Operation::Shortcut {
-                stride: shortcut.stride,
-                channels: shapes.output(position).channels,
-            },
-        };
-        done[step.output] = true;
-        steps.push(step);
+        done[planner.output] = true;
+        steps.push(Step {
+            operation: operation.into(),
+            layer: planner.layer,
+            inputs: std::mem::take(&mut planner.inputs),
+            output: planner.output,
+        });
     }
     Ok(steps)
-}
-
-fn norm(
-    architecture: &Architecture,
-    layer: usize,
-    residual: bool,
-    activation: Activation,
-    find: impl Fn(usize, ParameterKind) -> Result<usize>,
-) -> Result<Operation> {
-    let LayerKind::Norm(norm) = &architecture.layers[layer].kind else {
-        return Err(Error::layer(
-            &architecture.layers[layer].name,
-            "expected a batch norm",
-        ));
-    };
-    Ok(Operation::Norm {
-        weight: find(layer, ParameterKind::NormWeight)?,
-        bias: find(layer, ParameterKind::NormBias)?,
-        mean: find(layer, ParameterKind::RunningMean)?,
-        var: find(layer, ParameterKind::RunningVar)?,
-        eps: norm.eps,
-        momentum: norm.momentum,
-        residual,
-        activation,
-    })
-}
-
-fn pool_config(pool: &Pool) -> PoolConfig {
-    PoolConfig {
-        kernel: pool.kernel,
-        stride: pool.stride,
-        padding: pool.padding,
-    }
 }
 
 #[cfg(test)]
@@ -258,15 +210,11 @@ mod tests {
                 "layer2.0.relu2"
             ]
         );
-        let Operation::Norm {
-            residual,
-            activation,
-            ..
-        } = block[4].operation
-        else {
-            panic!("{:?}", block[4])
-        };
-        assert!(residual && activation == Activation::Relu);
+        let joined = format!("{:?}", block[4].operation);
+        assert!(
+            joined.contains("residual: true") && joined.contains("activation: Relu"),
+            "{joined}"
+        );
         let inputs: Vec<_> = block[4]
             .inputs
             .iter()
@@ -282,15 +230,11 @@ mod tests {
             .iter()
             .find(|s| architecture.layers[s.layer].name == "layer1.0.downsample.1")
             .unwrap();
-        let Operation::Norm {
-            residual,
-            activation,
-            ..
-        } = step.operation
-        else {
-            panic!("{step:?}")
-        };
-        assert!(!residual && activation == Activation::Identity);
+        let alone = format!("{:?}", step.operation);
+        assert!(
+            alone.contains("residual: false") && alone.contains("activation: Identity"),
+            "{alone}"
+        );
     }
 
     #[test]
@@ -302,7 +246,7 @@ mod tests {
             };
             let norms = list
                 .iter()
-                .filter(|s| matches!(s.operation, Operation::Norm { .. }))
+                .filter(|s| s.operation.statistics().is_some())
                 .count();
             assert_eq!(
                 norms,
@@ -312,7 +256,7 @@ mod tests {
             );
             let convs = list
                 .iter()
-                .filter(|s| matches!(s.operation, Operation::Conv { .. }))
+                .filter(|s| s.operation.filters().is_some())
                 .count();
             assert_eq!(
                 convs,

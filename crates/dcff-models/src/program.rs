@@ -10,14 +10,12 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use dcff_nn::{
-    Activation, BatchStatistics, ConvConfig, Convolution, Features, FilterSource, Filters,
-    InputGradient,
-};
+use dcff_nn::{Convolution, Features, FilterSource, Filters};
 
-use crate::architecture::{Architecture, Layer, LayerKind};
+use crate::architecture::{Architecture, Layer};
+use crate::layers::FilterTensors;
 use crate::parameters::Parameter;
-use crate::plan::{Operation, Step, steps};
+use crate::plan::{Step, steps};
 use crate::profile::{Pass, Profile};
 use crate::shapes::Shapes;
 use crate::trace::{Gradients, How, Mode, Saved, Seeds, Trace, ViewGradients};
@@ -55,16 +53,101 @@ pub struct Program {
 type Prepared = (Filters, Option<Tensor>);
 
 /// What backward steps read, and where they leave the gradients of parameters and views.
-struct Sweep<'a> {
-    weights: &'a Weights,
-    views: &'a Views,
-    convolution: Convolution,
-    profile: Option<Arc<Profile>>,
-    parameters: Vec<(usize, Tensor)>,
-    of_views: ViewGradients,
+pub(crate) struct Sweep<'a> {
+    pub(crate) weights: &'a Weights,
+    pub(crate) views: &'a Views,
+    pub(crate) convolution: Convolution,
+    pub(crate) profile: Option<Arc<Profile>>,
+    pub(crate) parameters: Vec<(usize, Tensor)>,
+    pub(crate) of_views: ViewGradients,
 }
 
-fn timed<R>(profile: Option<&Arc<Profile>>, layer: usize, pass: Pass, f: impl FnOnce() -> R) -> R {
+/// What a step's forward pass may read.
+pub(crate) struct Forward<'a> {
+    program: &'a Program,
+    pub(crate) step: &'a Step,
+    weights: &'a Weights,
+    trace: &'a Trace,
+    pub(crate) filters: Option<Prepared>,
+    pub(crate) how: &'a How<'a>,
+}
+
+impl<'a> Forward<'a> {
+    /// The maps of an input.
+    pub(crate) fn x(&self, input: usize) -> Result<&'a Features> {
+        self.trace.value(self.step.inputs[input])
+    }
+
+    /// The part of the parameter at `index` that is read.
+    pub(crate) fn part(&self, index: usize) -> Result<Tensor> {
+        self.program.part(self.weights, index)
+    }
+
+    /// `saved` where the backward sweep will need it.
+    pub(crate) fn if_kept(&self, saved: Saved) -> Saved {
+        match self.how.mode {
+            Mode::Eval => Saved::Nothing,
+            Mode::Train | Mode::Frozen => saved,
+        }
+    }
+}
+
+/// What a step's backward pass reads, and where it leaves gradients.
+pub(crate) struct Backward<'a, 's> {
+    program: &'a Program,
+    pub(crate) step: &'a Step,
+    trace: &'a Trace,
+    saved: Saved,
+    /// The gradient of the output.
+    pub(crate) dy: Features,
+    /// What other readers of a convolution's input gave.
+    pub(crate) sum: Option<Features>,
+    pub(crate) sweep: &'a mut Sweep<'s>,
+}
+
+impl<'a> Backward<'a, '_> {
+    /// The maps of the first input.
+    pub(crate) fn x(&self) -> Result<&'a Features> {
+        self.trace.value(self.step.inputs[0])
+    }
+
+    /// The output.
+    pub(crate) fn y(&self) -> Result<&'a Features> {
+        self.trace.value(Some(self.step.output))
+    }
+
+    /// What the forward pass saved.
+    pub(crate) fn saved(&mut self) -> Saved {
+        std::mem::replace(&mut self.saved, Saved::Nothing)
+    }
+
+    pub(crate) fn untraced(&self) -> Error {
+        internal("the backward sweep needs the trace of a training pass")
+    }
+
+    /// `(N, C, H, W)` of an input.
+    pub(crate) fn input_dims(&self, input: usize) -> (usize, usize, usize, usize) {
+        let shape = self.program.shapes.inputs(self.step.layer)[input];
+        (self.dy.batch(), shape.channels, shape.height, shape.width)
+    }
+
+    /// The part of the parameter at `index` that is read.
+    pub(crate) fn part(&self, index: usize) -> Result<Tensor> {
+        self.program.part(self.sweep.weights, index)
+    }
+
+    /// The name of the layer whose parameters are used.
+    pub(crate) fn layer(&self) -> &'a str {
+        &self.program.architecture.layers[self.step.layer].name
+    }
+}
+
+pub(crate) fn timed<R>(
+    profile: Option<&Arc<Profile>>,
+    layer: usize,
+    pass: Pass,
+    f: impl FnOnce() -> R,
+) -> R {
     match profile {
         Some(profile) => profile.measure(layer, pass, f),
         None => f(),
@@ -260,93 +343,13 @@ impl Program {
         filters: Option<Prepared>,
         how: &How<'_>,
     ) -> Result<(Features, Saved)> {
-        let x = trace.value(step.inputs[0])?;
-        let part = |index: usize| self.part(weights, index);
-        let keep = how.mode != Mode::Eval;
-        let if_kept = |saved: Saved| if keep { saved } else { Saved::Nothing };
-        Ok(match &step.operation {
-            Operation::Conv { config, .. } => {
-                let (filters, bias) =
-                    filters.ok_or_else(|| internal("a convolution has no filters"))?;
-                let config = ConvConfig {
-                    algorithm: how.convolution,
-                    ..*config
-                };
-                let y = dcff_nn::conv2d_prepared(x, &filters, bias.as_ref(), config)?;
-                (y, if_kept(Saved::Filters(filters)))
-            }
-            Operation::Norm {
-                weight,
-                bias,
-                mean,
-                var,
-                eps,
-                residual,
-                activation,
-                ..
-            } => {
-                let residual = if *residual {
-                    Some(trace.value(step.inputs[1])?)
-                } else {
-                    None
-                };
-                let (gamma, beta) = (part(*weight)?, part(*bias)?);
-                if how.mode == Mode::Train {
-                    let (y, statistics) =
-                        dcff_nn::batch_norm(x, &gamma, &beta, *eps, residual, *activation)?;
-                    (y, Saved::Statistics(statistics))
-                } else {
-                    let (mean, var) = (part(*mean)?, part(*var)?);
-                    let y = dcff_nn::batch_norm_inference(
-                        x,
-                        &gamma,
-                        &beta,
-                        &mean,
-                        &var,
-                        *eps,
-                        residual,
-                        *activation,
-                    )?;
-                    let (n, _, h, w) = x.dims();
-                    let count = n * h * w;
-                    (
-                        y,
-                        if_kept(Saved::Constants(BatchStatistics { mean, var, count })),
-                    )
-                }
-            }
-            Operation::Activation(function) => (dcff_nn::activation(x, *function)?, Saved::Nothing),
-            Operation::MaxPool(config) => {
-                let (y, indices) = dcff_nn::max_pool2d(x, *config)?;
-                (y, if_kept(Saved::Indices(indices)))
-            }
-            Operation::AvgPool(config) => (dcff_nn::avg_pool2d(x, *config)?, Saved::Nothing),
-            Operation::GlobalAvgPool => (dcff_nn::global_avg_pool(x)?, Saved::Nothing),
-            Operation::Linear { weight, bias } => {
-                let rows = dcff_nn::flatten(x)?;
-                let bias = bias.map(part).transpose()?;
-                let y = dcff_nn::linear(&rows, &part(*weight)?, bias.as_ref())?;
-                let (n, k) = y.dims2()?;
-                (
-                    dcff_nn::unflatten(&y, (n, k, 1, 1))?,
-                    if_kept(Saved::Rows(rows)),
-                )
-            }
-            Operation::Add(function) => {
-                let other = trace.value(step.inputs[1])?;
-                (dcff_nn::add(x, other, *function)?, Saved::Nothing)
-            }
-            Operation::Concat => {
-                let inputs = step
-                    .inputs
-                    .iter()
-                    .map(|&input| trace.value(input))
-                    .collect::<Result<Vec<_>>>()?;
-                (dcff_nn::concat(&inputs)?, Saved::Nothing)
-            }
-            Operation::Shortcut { stride, channels } => {
-                (dcff_nn::shortcut(x, *stride, *channels)?, Saved::Nothing)
-            }
+        step.operation.forward(Forward {
+            program: self,
+            step,
+            weights,
+            trace,
+            filters,
+            how,
         })
     }
 
@@ -359,10 +362,10 @@ impl Program {
     ) -> Result<Vec<Option<Prepared>>> {
         let (mut ready, mut biases) = (Vec::new(), Vec::new());
         for step in &self.steps {
-            if let Operation::Conv { weight, bias, .. } = &step.operation {
+            if let Some(FilterTensors { weight, bias }) = step.operation.filters() {
                 timed(how.profile, step.layer, Pass::Fusion, || {
-                    let view = self.view(weights, step.layer, *weight, views)?;
-                    let filters = self.viewed(weights, step.layer, *weight, view)?;
+                    let view = self.view(weights, step.layer, weight, views)?;
+                    let filters = self.viewed(weights, step.layer, weight, view)?;
                     ready.push((view, view.mixed(filters)?));
                     let bias = bias.map(|b| view.bias(&self.viewed(weights, step.layer, b, view)?));
                     biases.push(bias.transpose()?);
@@ -374,10 +377,7 @@ impl Program {
         let mut prepared = Filters::prepare(&sources, how.precision)?
             .into_iter()
             .zip(biases);
-        let of = |step: &Step| match step.operation {
-            Operation::Conv { .. } => prepared.next(),
-            _ => None,
-        };
+        let of = |step: &Step| step.operation.filters().and_then(|_| prepared.next());
         Ok(self.steps.iter().map(of).collect())
     }
 
@@ -446,15 +446,7 @@ impl Program {
         }
         let mut moves = Vec::new();
         for (step, saved) in self.steps.iter().zip(&trace.saved) {
-            let (
-                Operation::Norm {
-                    mean,
-                    var,
-                    momentum,
-                    ..
-                },
-                Saved::Statistics(batch),
-            ) = (&step.operation, saved)
+            let (Some(running), Saved::Statistics(batch)) = (step.operation.statistics(), saved)
             else {
                 continue;
             };
@@ -462,9 +454,13 @@ impl Program {
             let unbiased = batch.count as f64 / (batch.count as f64 - 1.0).max(1.0);
             let add = match blend {
                 Blend::Cumulative(batches) => 1.0 / (batches as f64 + 1.0),
-                Blend::Momentum | Blend::Off => *momentum,
+                Blend::Momentum | Blend::Off => running.momentum,
             };
-            for (place, new, scale) in [(*mean, &batch.mean, 1.0), (*var, &batch.var, unbiased)] {
+            let places = [
+                (running.mean, &batch.mean, 1.0),
+                (running.var, &batch.var, unbiased),
+            ];
+            for (place, new, scale) in places {
                 // The leading part of a vector shares its memory, so that it moves in place.
                 let old = self.part(weights, place)?;
                 moves.push((old, new, 1.0 - add, add * scale));
@@ -515,8 +511,8 @@ impl Program {
             };
             let saved = std::mem::replace(&mut trace.saved[i], Saved::Nothing);
             // A convolution adds its input's gradient to what other readers of the same maps gave, as it stores it.
-            let sum = match (&step.operation, step.inputs[0]) {
-                (Operation::Conv { .. }, Some(input)) => pending[input].take(),
+            let sum = match (step.operation.filters(), step.inputs[0]) {
+                (Some(_), Some(input)) => pending[input].take(),
                 _ => None,
             };
             let inputs = timed(profile.as_ref(), step.layer, Pass::Backward, || {
@@ -587,160 +583,14 @@ impl Program {
         (dy, sum): (Features, Option<Features>),
         sweep: &mut Sweep<'_>,
     ) -> Result<Vec<Option<Features>>> {
-        let x = || trace.value(step.inputs[0]);
-        let y = || trace.value(Some(step.output));
-        let untraced = || internal("the backward sweep needs the trace of a training pass");
-        let input_dims = |position: usize| {
-            let shape = self.shapes.inputs(step.layer)[position];
-            (dy.batch(), shape.channels, shape.height, shape.width)
-        };
-        let weights = sweep.weights;
-        let part = |index: usize| self.part(weights, index);
-        Ok(match &step.operation {
-            Operation::Conv {
-                weight,
-                bias,
-                config,
-            } => {
-                let Saved::Filters(filters) = saved else {
-                    return Err(untraced());
-                };
-                let input = match (step.inputs[0], sum) {
-                    // The images need no gradient.
-                    (None, _) => InputGradient::Skip,
-                    (Some(_), None) => InputGradient::Compute,
-                    (Some(_), Some(sum)) => InputGradient::AddTo(sum),
-                };
-                let config = ConvConfig {
-                    algorithm: sweep.convolution,
-                    ..*config
-                };
-                let grads = dcff_nn::conv2d_backward_prepared(
-                    x()?,
-                    &filters,
-                    bias.is_some(),
-                    config,
-                    &dy,
-                    input,
-                )?;
-                let name = &self.architecture.layers[step.layer].name;
-                let view = sweep.views.get(name);
-                timed(sweep.profile.as_ref(), step.layer, Pass::Fusion, || {
-                    let (gradient, of_view) =
-                        view.pull_back_source(filters.source(), grads.weight)?;
-                    sweep.parameters.push((*weight, gradient));
-                    if let Some(gradient) = of_view {
-                        sweep.of_views.insert(name, gradient);
-                    }
-                    if let (Some(bias), Some(gradient)) = (bias, grads.bias) {
-                        let count = weights.tensor(*bias).dim(0)?;
-                        let gradient = view.bias_gradient(count, gradient)?;
-                        sweep.parameters.push((*bias, gradient));
-                    }
-                    Ok::<_, Error>(())
-                })?;
-                vec![grads.input]
-            }
-            Operation::Norm {
-                weight,
-                bias,
-                eps,
-                residual,
-                activation,
-                ..
-            } => {
-                let (statistics, constant) = match saved {
-                    Saved::Statistics(statistics) => (statistics, false),
-                    Saved::Constants(statistics) => (statistics, true),
-                    _ => return Err(untraced()),
-                };
-                let gamma = part(*weight)?;
-                let mut grads = dcff_nn::batch_norm_backward(
-                    x()?,
-                    y()?,
-                    &gamma,
-                    &statistics,
-                    *eps,
-                    *residual,
-                    *activation,
-                    &dy,
-                )?;
-                if constant {
-                    // An affine map: the gradient of its output times the factor of its input.
-                    let dz = dcff_nn::activation_backward(y()?, *activation, &dy)?;
-                    let zeros = gamma.zeros_like()?;
-                    grads.input = dcff_nn::batch_norm_inference(
-                        &dz,
-                        &gamma,
-                        &zeros,
-                        &zeros,
-                        &statistics.var,
-                        *eps,
-                        None,
-                        Activation::Identity,
-                    )?;
-                }
-                sweep.parameters.push((*weight, grads.gamma));
-                sweep.parameters.push((*bias, grads.beta));
-                vec![Some(grads.input), grads.residual]
-            }
-            Operation::Activation(function) => {
-                vec![Some(dcff_nn::activation_backward(y()?, *function, &dy)?)]
-            }
-            Operation::MaxPool(_) => {
-                let Saved::Indices(indices) = saved else {
-                    return Err(untraced());
-                };
-                vec![Some(dcff_nn::max_pool2d_backward(&indices, &dy)?)]
-            }
-            Operation::AvgPool(config) => {
-                let (_, _, height, width) = input_dims(0);
-                vec![Some(dcff_nn::avg_pool2d_backward(
-                    (height, width),
-                    *config,
-                    &dy,
-                )?)]
-            }
-            Operation::GlobalAvgPool => {
-                let (_, _, height, width) = input_dims(0);
-                vec![Some(dcff_nn::global_avg_pool_backward(
-                    (height, width),
-                    &dy,
-                )?)]
-            }
-            Operation::Linear { weight, bias } => {
-                let Saved::Rows(rows) = saved else {
-                    return Err(untraced());
-                };
-                let flat = dcff_nn::flatten(&dy)?;
-                let grads = dcff_nn::linear_backward(&rows, &part(*weight)?, &flat, true)?;
-                sweep.parameters.push((*weight, grads.weight));
-                if let Some(bias) = bias {
-                    sweep.parameters.push((*bias, grads.bias));
-                }
-                let input = grads
-                    .input
-                    .ok_or_else(|| internal("linear returned no input gradient"))?;
-                let input = dcff_nn::unflatten(&input, input_dims(0))?;
-                // The layer itself works in single precision, whatever its input was stored in.
-                vec![Some(input.to_precision(x()?.precision())?)]
-            }
-            Operation::Add(function) => {
-                let gradient = dcff_nn::activation_backward(y()?, *function, &dy)?;
-                vec![Some(gradient.clone()), Some(gradient)]
-            }
-            Operation::Concat => {
-                let channels: Vec<_> = (0..step.inputs.len()).map(|i| input_dims(i).1).collect();
-                dcff_nn::split_channels(&dy, &channels)?
-                    .into_iter()
-                    .map(Some)
-                    .collect()
-            }
-            Operation::Shortcut { stride, .. } => vec![Some(dcff_nn::shortcut_backward(
-                input_dims(0),
-                *stride,
-                &dy,
-            )?)],
+        step.operation.backward(Backward {
+            program: self,
+            step,
+            trace,
+            saved,
+            dy,
+            sum,
+            sweep,
         })
     }
 }
@@ -778,43 +628,19 @@ fn leading_parts_are_right(
     for (position, layer) in architecture.layers.iter().enumerate() {
         let reads_joined = wiring[position].iter().flatten().any(|&i| joined[i]);
         let (own, all) = (shapes.inputs(position)[0], wide.inputs(position)[0]);
-        let narrower = own.channels < all.channels;
-        let fail = |message: String| Err(Error::layer(&layer.name, message));
-        let has_parameters = match &layer.kind {
-            LayerKind::Conv(conv) => {
-                if conv.groups > 1 && (narrower || shapes.output(position) != wide.output(position))
-                {
-                    return fail(format!(
-                        "{} groups of fewer channels are not the first part of the wide layer's",
-                        conv.groups
-                    ));
-                }
-                true
-            }
-            LayerKind::Linear(_) => {
-                let pixels = |s: crate::shapes::Shape| (s.height, s.width);
-                if pixels(own) != pixels(all) {
-                    return fail(format!(
-                        "expected maps of {} x {}, as its weights are for, got {} x {}",
-                        all.height, all.width, own.height, own.width
-                    ));
-                }
-                true
-            }
-            LayerKind::Norm(_) => true,
-            _ => false,
-        };
-        if has_parameters && narrower && reads_joined {
-            return fail(format!(
+        let (rule, output) = (
+            layer.kind.rule(),
+            [shapes.output(position), wide.output(position)],
+        );
+        let fail = |message: String| Error::layer(&layer.name, message);
+        let has_parameters = rule.leads([own, all], output).map_err(fail)?;
+        if has_parameters && own.channels < all.channels && reads_joined {
+            return Err(fail(format!(
                 "reads {} of {} channels that lie side by side, which are not the first ones: it needs weights of its own",
                 own.channels, all.channels
-            ));
+            )));
         }
-        joined.push(match &layer.kind {
-            LayerKind::Concat => true,
-            LayerKind::Conv(_) | LayerKind::Linear(_) => false,
-            _ => reads_joined,
-        });
+        joined.push(rule.joined(reads_joined));
     }
     Ok(())
 }

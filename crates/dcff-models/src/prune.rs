@@ -17,7 +17,8 @@ use std::ops::Range;
 
 use candle_core::Tensor;
 
-use crate::architecture::{Architecture, LayerKind};
+use crate::architecture::Architecture;
+use crate::layers::{KeptChannels, Selection};
 use crate::network::Network;
 use crate::view::Views;
 use crate::{Error, Result};
@@ -161,26 +162,21 @@ impl Architecture {
         let mut parents: Vec<Option<(usize, usize)>> = vec![None; self.spaces.len()];
         for (layer, inputs) in self.layers.iter().zip(&wiring) {
             let read = inputs.first().copied().flatten().and_then(|i| of_layer[i]);
-            of_layer.push(match &layer.kind {
-                LayerKind::Conv(conv) => position(&conv.space),
-                LayerKind::Concat | LayerKind::Linear(_) => None,
-                LayerKind::Shortcut(shortcut) => {
-                    let to = position(&shortcut.space);
-                    if let (Some(from), Some(to)) = (read, to)
-                        && from != to
-                    {
-                        let (narrow, wide) = (self.spaces[from].width, self.spaces[to].width);
-                        let parent = wide.checked_sub(narrow).map(|d| (from, d / 2));
-                        if parent.is_none() || parents[to].is_some_and(|p| Some(p) != parent) {
-                            let message = "channels cannot be followed across this shortcut";
-                            return Err(Error::layer(&layer.name, message));
-                        }
-                        parents[to] = parent;
-                    }
-                    to
+            let rule = layer.kind.rule();
+            let to = rule.space(read.map(|space| self.spaces[space].name.as_str()));
+            let to = to.and_then(position);
+            if let (true, Some(from), Some(to)) = (rule.runs_on(), read, to)
+                && from != to
+            {
+                let (narrow, wide) = (self.spaces[from].width, self.spaces[to].width);
+                let parent = wide.checked_sub(narrow).map(|d| (from, d / 2));
+                if parent.is_none() || parents[to].is_some_and(|p| Some(p) != parent) {
+                    let message = "channels cannot be followed across this shortcut";
+                    return Err(Error::layer(&layer.name, message));
                 }
-                _ => read,
-            });
+                parents[to] = parent;
+            }
+            of_layer.push(to);
         }
         Ok(parents)
     }
@@ -197,58 +193,17 @@ impl Architecture {
         };
         let mut outputs: Vec<Vec<usize>> = Vec::with_capacity(self.layers.len());
         for (position, (layer, inputs)) in self.layers.iter().zip(&wiring).enumerate() {
-            let read = |i: usize| match inputs[i] {
+            let read = inputs.iter().map(|&input| match input {
                 Some(input) => outputs[input].clone(),
                 None => (0..self.input[0]).collect(),
-            };
-            let fail = |message: &str| Error::layer(&layer.name, message);
-            outputs.push(match &layer.kind {
-                LayerKind::Conv(conv) if conv.groups != 1 => {
-                    return Err(fail(
-                        "expected one group: grouped convolutions are not pruned",
-                    ));
-                }
-                LayerKind::Conv(conv) => of_space(&conv.space)
-                    .ok_or_else(|| fail("writes to a space without kept channels"))?,
-                LayerKind::Linear(linear) => (0..linear.features).collect(),
-                LayerKind::Add if read(0) != read(1) => {
-                    return Err(fail("adds maps that keep different channels"));
-                }
-                LayerKind::Concat => {
-                    let mut all = Vec::new();
-                    let mut offset = 0;
-                    for i in 0..inputs.len() {
-                        all.extend(read(i).iter().map(|channel| channel + offset));
-                        offset += shapes.inputs(position)[i].channels;
-                    }
-                    all
-                }
-                LayerKind::Shortcut(shortcut) => {
-                    let to = of_space(&shortcut.space)
-                        .ok_or_else(|| fail("writes to a space without kept channels"))?;
-                    let from = read(0);
-                    let before = |wide: usize, narrow: usize| {
-                        (wide as isize - narrow as isize).div_euclid(2)
-                    };
-                    let wide = shapes.output(position).channels;
-                    let offset = before(wide, shapes.inputs(position)[0].channels);
-                    let narrow_offset = before(to.len(), from.len());
-                    let moved = to.iter().enumerate().any(|(at, &channel)| {
-                        let arrives = usize::try_from(at as isize - narrow_offset)
-                            .ok()
-                            .and_then(|i| from.get(i));
-                        let should = usize::try_from(channel as isize - offset)
-                            .ok()
-                            .filter(|source| from.contains(source));
-                        arrives.copied() != should
-                    });
-                    if moved {
-                        return Err(fail("would move a channel: the kept ones do not line up"));
-                    }
-                    to
-                }
-                _ => read(0),
             });
+            let left = layer.kind.rule().kept(&KeptChannels {
+                read: read.collect(),
+                space: &of_space,
+                inputs: shapes.inputs(position),
+                output: shapes.output(position),
+            });
+            outputs.push(left.map_err(|message| Error::layer(&layer.name, message))?);
         }
         Ok(outputs)
     }
@@ -292,10 +247,6 @@ impl Network {
         let narrow = wide.narrowed(&kept.iter().map(Vec::len).collect::<Vec<_>>())?;
         let (wiring, shapes) = (wide.wiring()?, wide.shapes()?);
         let device = self.device();
-        let take = |tensor: &Tensor, ids: &[usize], dim: usize| -> Result<Tensor> {
-            let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
-            Ok(tensor.index_select(&Tensor::new(ids, device)?, dim)?)
-        };
         let mut state: BTreeMap<String, Tensor> = self.state()?;
         for (position, layer) in wide.layers.iter().enumerate() {
             let input = match wiring[position].first().copied().flatten() {
@@ -308,32 +259,13 @@ impl Network {
                 }
                 Ok(())
             };
-            match &layer.kind {
-                LayerKind::Conv(_) => {
-                    let view = views.get(&layer.name);
-                    let rows = |tensor: Tensor| match view.chooses() {
-                        true => Ok(tensor),
-                        false => take(&tensor, &outputs[position], 0),
-                    };
-                    change("weight", &|w| take(&rows(view.weight(w)?)?, &input, 1))?;
-                    change("bias", &|b| rows(view.bias(b)?))?;
-                }
-                LayerKind::Norm(_) => {
-                    for suffix in ["weight", "bias", "running_mean", "running_var"] {
-                        change(suffix, &|tensor| take(tensor, &input, 0))?;
-                    }
-                }
-                LayerKind::Linear(_) => {
-                    let shape = shapes.inputs(position)[0];
-                    let pixels = shape.height * shape.width;
-                    let columns: Vec<usize> = input
-                        .iter()
-                        .flat_map(|channel| channel * pixels..(channel + 1) * pixels)
-                        .collect();
-                    change("weight", &|w| take(w, &columns, 1))?;
-                }
-                _ => {}
-            }
+            layer.kind.rule().select(&mut Selection {
+                input: &input,
+                output: &outputs[position],
+                shape: shapes.inputs(position)[0],
+                view: views.get(&layer.name),
+                change: &mut change,
+            })?;
         }
         let mut network = Self::new(&narrow, &narrow, 0, device)?;
         network.load(&state.into_iter().collect::<HashMap<_, _>>())?;
@@ -348,7 +280,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::{Mode, by_name};
+    use crate::{LayerKind, Mode, by_name};
 
     /// Numbers without structure in ±1.
     fn noise(count: usize, seed: usize) -> Vec<f32> {

@@ -2,9 +2,8 @@
 //!
 //! He et al., *Deep Residual Learning for Image Recognition*, CVPR 2016, <https://arxiv.org/abs/1512.03385>.
 
-use crate::architecture::{
-    Architecture, Builder, Conv, INPUT, Initialisation, LayerKind, Shortcut,
-};
+use crate::architecture::{Architecture, Builder, INPUT, Initialisation};
+use crate::layers::{Conv, Groups, LayerKind, Shortcut};
 
 /// A CIFAR ResNet of depth `2 * (blocks[0] + blocks[1] + blocks[2]) + 2`, basic blocks, for 32x32 colour images.
 ///
@@ -114,7 +113,7 @@ pub fn resnet50() -> Architecture {
                 kernel: 1,
                 stride,
                 padding: 0,
-                groups: 1,
+                groups: Groups::Fixed(1),
                 bias: false,
                 scored: false,
             };

@@ -1,12 +1,13 @@
 //! Shape inference: the channels, height and width of every layer's output.
 
-use crate::architecture::{Architecture, LayerKind, Pool};
+use crate::architecture::Architecture;
+use crate::layers::LayerKind;
 use crate::{Error, Result};
 
 /// The most elements one image and all its maps may have, 4 GiB as `f32`; a larger description is a mistake or an attack.
 const MAX_NUMEL: usize = 1 << 30;
 /// The largest kernel, step or border of a window.
-const MAX_WINDOW: usize = 1 << 16;
+pub(crate) const MAX_WINDOW: usize = 1 << 16;
 
 /// The size of one image's maps, `[C, H, W]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,119 +126,19 @@ impl Architecture {
     }
 
     fn output_shape(&self, kind: &LayerKind, inputs: &[Shape]) -> Result<Shape, String> {
-        let expected = match kind {
-            LayerKind::Add => Some(2),
-            LayerKind::Concat => None,
-            _ => Some(1),
-        };
-        match (expected, inputs) {
-            (_, []) => return Err("expected an input, got none".into()),
+        let rule = kind.rule();
+        match (rule.inputs(), inputs) {
+            (_, []) => Err("expected an input, got none".into()),
             (Some(n), _) if inputs.len() != n => {
-                return Err(format!("expected {n} inputs, got {}", inputs.len()));
+                Err(format!("expected {n} inputs, got {}", inputs.len()))
             }
-            _ => {}
+            _ => rule.shape(self, inputs),
         }
-        let x = inputs[0];
-        let space = |name: &str| {
-            let space = self
-                .space(name)
-                .ok_or_else(|| format!("writes to space '{name}', which is not declared"))?;
-            if space.width == 0 {
-                Err(format!("space '{name}' has no channels"))
-            } else {
-                Ok(space.width)
-            }
-        };
-        Ok(match kind {
-            LayerKind::Conv(conv) => {
-                let filters = space(&conv.space)?;
-                if conv.groups == 0
-                    || !x.channels.is_multiple_of(conv.groups)
-                    || !filters.is_multiple_of(conv.groups)
-                {
-                    return Err(format!(
-                        "expected {} groups to divide {} and {filters} channels",
-                        conv.groups, x.channels
-                    ));
-                }
-                window(x, filters, conv.kernel, conv.stride, conv.padding)?
-            }
-            LayerKind::MaxPool(pool) | LayerKind::AvgPool(pool) => {
-                let Pool {
-                    kernel,
-                    stride,
-                    padding,
-                } = *pool;
-                if padding > kernel / 2 {
-                    return Err(format!(
-                        "expected padding of at most half the window {kernel}, got {padding}"
-                    ));
-                }
-                window(x, x.channels, kernel, stride, padding)?
-            }
-            LayerKind::Norm(norm) => {
-                if !(norm.eps > 0.0 && norm.eps.is_finite() && (0.0..=1.0).contains(&norm.momentum))
-                {
-                    return Err(format!(
-                        "expected eps > 0 and momentum in 0..=1, got {} and {}",
-                        norm.eps, norm.momentum
-                    ));
-                }
-                x
-            }
-            LayerKind::Activation { .. } => x,
-            LayerKind::GlobalAvgPool => Shape {
-                height: 1,
-                width: 1,
-                ..x
-            },
-            LayerKind::Linear(linear) if linear.features == 0 => {
-                return Err("expected at least 1 output, got 0".into());
-            }
-            LayerKind::Linear(linear) => Shape {
-                channels: linear.features,
-                height: 1,
-                width: 1,
-            },
-            LayerKind::Add if inputs[1] != x => {
-                let show = |s: Shape| format!("[{}, {}, {}]", s.channels, s.height, s.width);
-                return Err(format!(
-                    "expected two inputs of one shape, got {} and {}",
-                    show(x),
-                    show(inputs[1])
-                ));
-            }
-            LayerKind::Add => x,
-            LayerKind::Concat => {
-                if inputs
-                    .iter()
-                    .any(|input| (input.height, input.width) != (x.height, x.width))
-                {
-                    return Err("expected inputs of one height and width".into());
-                }
-                Shape {
-                    channels: inputs.iter().map(|input| input.channels).sum(),
-                    ..x
-                }
-            }
-            LayerKind::Shortcut(shortcut) => {
-                if !(1..=MAX_WINDOW).contains(&shortcut.stride) {
-                    let stride = shortcut.stride;
-                    return Err(format!(
-                        "expected a stride of 1 to {MAX_WINDOW}, got {stride}"
-                    ));
-                }
-                Shape {
-                    channels: space(&shortcut.space)?,
-                    height: x.height.div_ceil(shortcut.stride),
-                    width: x.width.div_ceil(shortcut.stride),
-                }
-            }
-        })
     }
 }
 
-fn window(
+/// The shape of what windows over `x` yield.
+pub(crate) fn window(
     x: Shape,
     channels: usize,
     kernel: usize,

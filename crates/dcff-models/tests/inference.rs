@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
 use dcff_models::{
-    Architecture, Builder, Conv, INPUT, InferenceNetwork, Initialisation, LayerKind, Mode, Network,
-    ParameterKind, View, Views,
+    Architecture, Builder, Conv, Groups, INPUT, InferenceNetwork, Initialisation, LayerKind, Mode,
+    Network, Offset, ParameterKind, Scatter, View, Views,
 };
-use dcff_nn::Isa;
+use dcff_nn::{Activation, Isa};
 
 /// Numbers in -1 to 1 that depend on nothing but their indices.
 fn numbers(count: usize, seed: usize) -> Vec<f32> {
@@ -102,8 +102,8 @@ fn every_network_gives_the_same_logits() {
     }
 }
 
-/// What none of the networks has: sums of two convolutions, a norm behind a pool, grouped convolutions, maps side by
-/// side inside others, images that a pool reads.
+/// What few networks have: sums of two convolutions, a norm behind a pool, grouped and depthwise convolutions, maps side by
+/// side inside others, images that a pool reads, channels put back among many, constants.
 #[test]
 fn other_wirings_give_the_same_logits() {
     Isa::each(|_| {
@@ -136,7 +136,7 @@ fn other_wirings_give_the_same_logits() {
                 kernel: 3,
                 stride: 2,
                 padding: 1,
-                groups,
+                groups: Groups::Fixed(groups),
                 bias: true,
                 scored: true,
             })
@@ -145,6 +145,22 @@ fn other_wirings_give_the_same_logits() {
         let y = b.norm("norm_f", &y);
         let z = b.conv("e", "e", [1, 2, 0], false, &x);
         let x = b.layer("both", LayerKind::Concat, &[&z, &y]);
+        // What removed channels leave behind: constants at the border, few channels in a wide stream.
+        let offset =
+            |rows: [usize; 2], columns: [usize; 2]| LayerKind::Offset(Offset { rows, columns });
+        let x = b.layer("constants", offset([1, 1], [1, 2]), &[&x]);
+        b.space("stream", 40);
+        let channels = (0..17).map(|i| 2 * i + i / 9).collect();
+        let places = LayerKind::Scatter(Scatter {
+            space: "stream".into(),
+            channels,
+        });
+        let x = b.layer("places", places, &[&x]);
+        let x = b.depthwise("apart", "stream", [3, 1, 1], &x);
+        let y = b.norm("norm_apart", &x);
+        let y = b.layer("shift", offset([0, 0], [0, 0]), &[&y]);
+        let x = b.layer("stream_sum", LayerKind::Add, &[&y, &x]);
+        let x = b.activation("relu6", Activation::Relu6, &x);
         b.linear("fc", 4, &x);
         let network = trained(&b.finish());
         let prepared = InferenceNetwork::new(&network, &Views::dense()).unwrap();

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use candle_core::{Device, Tensor};
 use dcff_models::{
     Architecture, Blend, Builder, Gradients, How, INPUT, Initialisation, LayerKind, Mode, Network,
-    ParameterKind, Program, Seeds, Trace, View, Views, Weights, by_name,
+    Offset, ParameterKind, Program, Scatter, Seeds, Trace, View, Views, Weights, by_name,
 };
-use dcff_nn::{Features, Isa, Precision};
+use dcff_nn::{Activation, Features, Isa, Precision};
 
 /// Numbers without structure in ±1.
 fn noise(count: usize, seed: usize) -> Vec<f32> {
@@ -261,6 +261,30 @@ fn another_input_size_is_another_program() {
 
 /// A convolution, a residual block, a norm without activation, a linear layer.
 fn tiny() -> Architecture {
+    with_block(|_, x| x)
+}
+
+/// As [`tiny`], with a depthwise convolution, constants and channels put among many before the last convolution.
+fn more_kinds() -> Architecture {
+    with_block(|b, x| {
+        let x = b.depthwise("apart", "stream", [3, 1, 1], &x);
+        let x = b.norm("bn_apart", &x);
+        let x = b.activation("relu6", Activation::Relu6, &x);
+        let constants = Offset {
+            rows: [1, 1],
+            columns: [1, 1],
+        };
+        let x = b.layer("constants", LayerKind::Offset(constants), &[&x]);
+        b.space("wide", 7);
+        let places = Scatter {
+            space: "wide".into(),
+            channels: vec![0, 2, 3, 6],
+        };
+        b.layer("places", LayerKind::Scatter(places), &[&x])
+    })
+}
+
+fn with_block(more: impl FnOnce(&mut Builder, String) -> String) -> Architecture {
     let mut b = Builder::new("tiny", [2, 6, 6], Initialisation::KaimingNormalFanIn);
     b.space("stream", 4);
     b.space("inner", 3);
@@ -274,6 +298,7 @@ fn tiny() -> Architecture {
     let y = b.norm("bn3", &y);
     let x = b.layer("add", LayerKind::Add, &[&y, &x]);
     let x = b.relu("relu3", &x);
+    let x = more(&mut b, x);
     let x = b.conv("conv4", "inner", [3, 2, 1], true, &x);
     let x = b.norm("bn4", &x);
     let x = b.layer("pool", LayerKind::GlobalAvgPool, &[&x]);
@@ -327,13 +352,15 @@ fn loss(trace: &Trace, taps: &[usize]) -> (f64, Seeds) {
 
 #[test]
 fn masks_and_taps_have_the_gradients_of_finite_differences() {
-    Isa::each(|_| masks_and_taps());
+    Isa::each(|_| {
+        masks_and_taps(&tiny());
+        masks_and_taps(&more_kinds());
+    });
 }
 
-fn masks_and_taps() {
-    let architecture = tiny();
-    let weights = weights(&architecture);
-    let program = Program::new(&architecture, &weights).unwrap();
+fn masks_and_taps(architecture: &Architecture) {
+    let weights = weights(architecture);
+    let program = Program::new(architecture, &weights).unwrap();
     let images = images(BATCH, architecture.input, 1);
     let taps = ["relu1", "relu3"].map(|name| architecture.position(name).unwrap());
     let how = |mode: Mode| How {

@@ -59,7 +59,9 @@ mod linear;
 mod loss;
 mod mix;
 mod norm;
+mod offset;
 mod pool;
+mod scatter;
 mod sgd;
 mod shortcut;
 mod sweep;
@@ -95,10 +97,12 @@ pub use mix::{mix, mix_backward};
 pub use norm::{
     BatchStatistics, Blend, NormGrads, batch_norm, batch_norm_backward, batch_norm_inference, blend,
 };
+pub use offset::{Border, offset, offset_backward};
 pub use pool::{
     MaxIndices, PoolConfig, avg_pool2d, avg_pool2d_backward, global_avg_pool,
     global_avg_pool_backward, max_pool2d, max_pool2d_backward,
 };
+pub use scatter::{scatter, scatter_backward};
 pub use sgd::{SgdConfig, sgd_step, sgd_steps};
 pub use shortcut::{shortcut, shortcut_backward};
 pub use threads::awake;

@@ -328,6 +328,7 @@ fn sums_activations_channels_and_shortcuts() {
         };
         let [a, b]: [Vec<f32>; 2] = [large(), large()];
         let c = exact(&mut random, product(&other));
+        let offsets = random.numbers(5 * 25);
         let run = || -> Result<_> {
             let (a, b, c) = (
                 stored(&a, dims, precision),
@@ -355,6 +356,26 @@ fn sums_activations_channels_and_shortcuts() {
                 let y = dcff_nn::shortcut(&kept, stride, channels)?;
                 let dx = dcff_nn::shortcut_backward(kept.dims(), stride, &y)?;
                 all.extend([maps(&y), maps(&dx)]);
+            }
+            let places = [1, 2, 5, 7, 8];
+            let y = dcff_nn::scatter(&kept, &places, 9)?;
+            all.extend([maps(&y), maps(&dcff_nn::scatter_backward(&places, &y)?)]);
+            for border in [
+                Border::default(),
+                Border {
+                    rows: [1, 2],
+                    columns: [2, 1],
+                },
+                Border {
+                    rows: [4, 0],
+                    columns: [0, 4],
+                },
+            ] {
+                let [rows, columns] = border.places();
+                let o = tensor(&offsets[..5 * rows * columns], &[5, rows, columns]);
+                all.push(maps(&dcff_nn::offset(&kept, &o, border)?));
+                let gradient = dcff_nn::offset_backward(&kept, border)?;
+                all.push(gradient.flatten_all()?.to_vec1()?);
             }
             Ok(all)
         };

@@ -24,7 +24,7 @@ use dcff_criteria::{Criterion, Evidence, GradientEvidence, LayerEvidence, NormEv
 use dcff_data::{Augmentation, Dataset, Loader, LoaderOptions, Normalisation};
 use dcff_flops::{Convention, cost};
 use dcff_models::{Conv, Gradients, Layer, LayerKind, Mode, Network, View, Views};
-use dcff_nn::{Activation, ConvConfig, Features};
+use dcff_nn::{ConvConfig, Features};
 
 use crate::error::{Error, Result};
 use crate::seed::{Purpose, derive_seed};
@@ -287,7 +287,8 @@ fn stand_ins(network: &Network, views: &Views) -> Result<Views> {
     Ok(all)
 }
 
-/// The feature maps of all filters of a convolution that reads `input`; with `own`, through its own batch norm.
+/// The feature maps of all filters of a convolution that reads `input`, as its network's next activation leaves them; with `own`, through
+/// its own batch norm.
 fn maps(
     network: &Network,
     layer: &Layer,
@@ -308,17 +309,18 @@ fn maps(
     let config = ConvConfig {
         stride: conv.stride,
         padding: conv.padding,
-        groups: conv.groups,
+        groups: conv.groups.of(input.channels()),
         algorithm: network.convolution(),
     };
     let weight = get(format!("{}.weight", layer.name))?;
     let y = dcff_nn::conv2d(input, weight, bias, config)?;
+    let activation = network.compact().activation_after(&layer.name);
     let Some((norm, LayerKind::Norm(settings))) = network
         .compact()
         .norm_after(&layer.name)
         .map(|norm| (&norm.name, &norm.kind))
     else {
-        return Ok(dcff_nn::activation(&y, Activation::Relu)?);
+        return Ok(dcff_nn::activation(&y, activation)?);
     };
     if own {
         let [gamma, beta, mean, var] = ["weight", "bias", "running_mean", "running_var"]
@@ -331,12 +333,12 @@ fn maps(
             var?,
             settings.eps,
             None,
-            Activation::Relu,
+            activation,
         )?);
     }
     let ones = Tensor::ones(y.channels(), weight.dtype(), network.device())?;
     let zeros = ones.zeros_like()?;
-    let (maps, _) = dcff_nn::batch_norm(&y, &ones, &zeros, settings.eps, None, Activation::Relu)?;
+    let (maps, _) = dcff_nn::batch_norm(&y, &ones, &zeros, settings.eps, None, activation)?;
     Ok(maps)
 }
 

@@ -28,6 +28,39 @@ class Shortcut(nn.Module):
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
+class Scatter(nn.Module):
+    """Channels at their places among `width`, the others zero."""
+
+    def __init__(self, places, width):
+        super().__init__()
+        self.places, self.width = places, width
+
+    def forward(self, x):
+        n, _, height, width = x.shape
+        y = x.new_zeros(n, self.width, height, width)
+        y[:, self.places] = x
+        return y
+
+
+class Offset(nn.Module):
+    """Adds numbers [C, R, S]: the first and last rows and columns have their own, all others share one."""
+
+    def __init__(self, channels, rows, columns):
+        super().__init__()
+        self.rows, self.columns = rows, columns
+        self.bias = nn.Parameter(torch.zeros(channels, sum(rows) + 1, sum(columns) + 1))
+
+    @staticmethod
+    def places(ends, size):
+        before, after = ends
+        return [*range(before), *[before] * (size - before - after), *range(before + 1, before + 1 + after)]
+
+    def forward(self, x):
+        rows = self.places(self.rows, x.shape[2])
+        columns = self.places(self.columns, x.shape[3])
+        return x + self.bias[:, rows][:, :, columns]
+
+
 class Linear(nn.Linear):
     """[N, C, H, W] to [N, features, 1, 1]."""
 
@@ -56,7 +89,8 @@ def build(layer, inputs, widths):
     if kind == "conv":
         filters = widths[layer["space"]]
         args = layer["kernel"], layer["stride"], layer["padding"]
-        conv = nn.Conv2d(channels, filters, *args, groups=layer["groups"], bias=layer["bias"])
+        groups = channels if layer["groups"] == "depthwise" else layer["groups"]
+        conv = nn.Conv2d(channels, filters, *args, groups=groups, bias=layer["bias"])
         return conv, [filters, *window(*args)]
     if kind == "norm":
         return nn.BatchNorm2d(channels, layer["eps"], layer["momentum"]), inputs[0]
@@ -79,6 +113,11 @@ def build(layer, inputs, widths):
         missing, stride = widths[layer["space"]] - channels, layer["stride"]
         shape = [channels + missing, -(-height // stride), -(-width // stride)]
         return Shortcut(stride, missing // 2, missing - missing // 2), shape
+    if kind == "scatter":
+        filters = widths[layer["space"]]
+        return Scatter(layer["channels"], filters), [filters, height, width]
+    if kind == "offset":
+        return Offset(channels, layer["rows"], layer["columns"]), inputs[0]
     raise ValueError(f"{layer['name']}: unknown type of layer '{kind}'")
 
 

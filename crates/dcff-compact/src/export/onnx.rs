@@ -1,7 +1,7 @@
 //! The ONNX form: one self-contained file.
 //!
 //! Opset 13 and IR version 7, the oldest with the operators in their present form: Conv, BatchNormalization, Relu, MaxPool, AveragePool,
-//! GlobalAveragePool, Slice, Pad, Add, Concat, Flatten, Gemm. The batch is dynamic. The shortcut without parameters is a
+//! GlobalAveragePool, Slice, Pad, Gather, Add, Concat, Flatten, Gemm. The batch is dynamic. The shortcut without parameters is a
 //! strided Slice and a Pad along the channels. Field numbers are those of *onnx.proto*,
 //! <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>; operators are at <https://onnx.ai/onnx/operators/>.
 
@@ -220,7 +220,10 @@ impl Graph {
                         ints("kernel_shape", &[conv.kernel; 2]),
                         ints("strides", &[conv.stride; 2]),
                         ints("pads", &[conv.padding; 4]),
-                        int("group", conv.groups as i64),
+                        int(
+                            "group",
+                            conv.groups.of(shapes.inputs(position)[0].channels) as i64,
+                        ),
                     ];
                     let all = [x, weight.as_str(), bias.as_str()];
                     let inputs = if conv.bias { &all[..] } else { &all[..2] };
@@ -280,6 +283,33 @@ impl Graph {
                 }
                 LayerKind::Add => self.inner("Add", &inputs, name, &[]),
                 LayerKind::Concat => self.inner("Concat", &inputs, name, &[int("axis", 1)]),
+                LayerKind::Scatter(scatter) => {
+                    let width = shapes.output(position).channels;
+                    self.scatter(x, name, &scatter.channels, width)
+                }
+                LayerKind::Offset(offset) => {
+                    // Every row and column takes the number of its place.
+                    let shape = shapes.output(position);
+                    let mut all = parameter("bias");
+                    for (axis, ends, size) in [
+                        (1, offset.rows, shape.height),
+                        (2, offset.columns, shape.width),
+                    ] {
+                        if ends != [0, 0] {
+                            let places: Vec<i64> =
+                                (0..size).map(|i| place(ends, size, i)).collect();
+                            let places = self.constant(&format!("{name}.places{axis}"), &places);
+                            let gathered = format!("{name}.gathered{axis}");
+                            all = self.inner(
+                                "Gather",
+                                &[&all, &places],
+                                &gathered,
+                                &[int("axis", axis)],
+                            );
+                        }
+                    }
+                    self.inner("Add", &[x, &all], name, &[])
+                }
                 LayerKind::Shortcut(shortcut) => {
                     let from = shapes.inputs(position)[0].channels as i64;
                     let missing = shapes.output(position).channels as i64 - from;
@@ -297,6 +327,16 @@ impl Graph {
         }
         self.node("Flatten", &[&values[last]], OUTPUT, &[int("axis", 1)]);
         Ok(())
+    }
+
+    /// Channels at their places among `width`: gathered from the maps and one channel of zeros behind them.
+    fn scatter(&mut self, x: &str, name: &str, channels: &[usize], width: usize) -> String {
+        let pads = self.constant(&format!("{name}.pads"), &[0, 0, 0, 0, 0, 1, 0, 0]);
+        let padded = self.inner("Pad", &[x, &pads], &format!("{name}.padded"), &[]);
+        let from = |place: usize| channels.binary_search(&place).unwrap_or(channels.len());
+        let from: Vec<i64> = (0..width).map(|place| from(place) as i64).collect();
+        let from = self.constant(&format!("{name}.from"), &from);
+        self.inner("Gather", &[&padded, &from], name, &[int("axis", 1)])
     }
 
     /// Every `stride`-th pixel of `channels` channels; zero channels before and after, or where negative fewer channels.
@@ -320,6 +360,16 @@ impl Graph {
         let pads = self.constant(&format!("{name}.pads"), &[0, before, 0, 0, 0, after, 0, 0]);
         self.inner("Pad", &[&sliced, &pads], name, &[])
     }
+}
+
+/// The place of row (or column) `i` of `size`: the first and last ones have places of their own.
+fn place([before, after]: [usize; 2], size: usize, i: usize) -> i64 {
+    let place = match () {
+        () if i < before => i,
+        () if i + after >= size => before + 1 + after + i - size,
+        () => before,
+    };
+    place as i64
 }
 
 fn window(pool: &Pool) -> [Message; 3] {

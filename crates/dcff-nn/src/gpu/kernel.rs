@@ -8,8 +8,8 @@ use crate::element::Precision;
 
 use super::parameters::{
     Adam, AddBias, Apply, Backward, Blend, Conv, CopyChannels, CrossEntropy, Distances,
-    Elementwise, FiltersIn, FiltersOut, Images, Join, Measure, Permute, Pool, Scale, Sgd, Shortcut,
-    Sums,
+    Elementwise, FiltersIn, FiltersOut, Images, Join, Measure, Offset, Permute, Pool, Scale, Sgd,
+    Shortcut, Sums,
 };
 
 /// A kernel that takes a `P`.
@@ -76,6 +76,8 @@ kernels! {
     34 FILTERS_OUT "filters_out" FiltersOut,
     35 ADAMAX "adamax" Adam,
     36 ADAMW "adamw" Adam,
+    37 OFFSET "offset" Offset,
+    38 OFFSET_BACKWARD "offset_backward" Offset,
 }
 
 /// The kernels' text for maps of `precision`; `host` comes first where a processor runs them.
@@ -97,6 +99,7 @@ pub(super) fn source(precision: Precision, host: &str) -> String {
         include_str!("kernels/descent.cu"),
         include_str!("kernels/distances.cu"),
         include_str!("kernels/filters.cu"),
+        include_str!("kernels/offset.cu"),
     ]
     .concat()
 }

@@ -203,7 +203,7 @@ fn elementwise_into(gpu: &Gpu, rule: Rule, a_maps: &Maps, b: &Features, y: &Maps
 }
 
 /// Copies `count` channels of `x` from `from` on to those of `y` from `to` on.
-fn copy_channels(
+pub(super) fn copy_channels(
     gpu: &Gpu,
     (x, x_channels, from): (&Maps, usize, usize),
     (y, y_channels, to): (&Maps, usize, usize),

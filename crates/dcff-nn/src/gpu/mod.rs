@@ -21,6 +21,7 @@ mod machine;
 mod maps;
 mod memory;
 mod norm;
+mod offset;
 mod parameters;
 mod pool;
 mod repeat;
@@ -49,6 +50,7 @@ pub(crate) use maps::{
     Maps, Rule, accumulate, concat, elementwise, shortcut, shortcut_backward, split_channels,
 };
 pub(crate) use norm::{batch_norm, batch_norm_backward, batch_norm_inference};
+pub(crate) use offset::{offset, offset_backward, scatter, scatter_backward};
 pub(crate) use pool::{
     Taps, avg_pool2d, avg_pool2d_backward, global_avg_pool, global_avg_pool_backward, max_pool2d,
     max_pool2d_backward,

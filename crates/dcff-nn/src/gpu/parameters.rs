@@ -31,6 +31,8 @@ parameters! {
     CopyChannels { x: u64, y: u64, rows: i64, x_channels: i32, y_channels: i32, from: i32, to: i32, count: i32, }
     /// The shortcut without parameters, and its gradient.
     Shortcut { from: u64, to: u64, n: i32, h: i32, w: i32, c: i32, oh: i32, ow: i32, oc: i32, stride: i32, before: i32, }
+    /// A constant added to maps, and its gradient.
+    Offset { x: u64, o: u64, y: u64, n: i32, h: i32, w: i32, c: i32, top: i32, bottom: i32, left: i32, right: i32, }
     /// How threads share pixels and channels.
     Rows { rows: i64, channels: i32, vector: i32, lanes: i32, }
     /// Statistics of a batch.
@@ -83,6 +85,7 @@ unsafe impl Parameters for Permute {}
 unsafe impl Parameters for Elementwise {}
 unsafe impl Parameters for CopyChannels {}
 unsafe impl Parameters for Shortcut {}
+unsafe impl Parameters for Offset {}
 unsafe impl Parameters for Measure {}
 unsafe impl Parameters for Scale {}
 unsafe impl Parameters for Apply {}

@@ -9,7 +9,9 @@ use crate::cpu::Isa;
 use crate::element::Precision;
 use crate::elementwise;
 use crate::features::{Features, LANES, Pack};
+use crate::offset::Border;
 use crate::pool::{self, PoolConfig};
+use crate::scatter::check as check_places;
 use crate::shortcut::{before, check};
 use crate::threads::{self, Out};
 
@@ -342,6 +344,95 @@ pub fn shortcut(x: &Maps, stride: usize, out_channels: usize) -> Result<Maps> {
     }))
 }
 
+/// Channels at their places among `width`, as [`crate::scatter`].
+///
+/// # Errors
+///
+/// Places that do not fit.
+pub fn scatter(x: &Maps, channels: &[usize], width: usize) -> Result<Maps> {
+    Ok(Maps(match &x.0 {
+        Layout::Images(x) => Layout::Images(crate::scatter(x, channels, width)?),
+        Layout::Channels(x) => {
+            check_places("scatter", channels, width)?;
+            args::same("scatter", "channels", channels.len(), x.channels.count())?;
+            let y = x.gather(1, Channels::new(width), |i| channels.binary_search(&i).ok())?;
+            Layout::Channels(y)
+        }
+    }))
+}
+
+/// What [`offset`] adds, in both layouts.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// `[C, R, S]`.
+    plain: Tensor,
+    border: Border,
+    /// `[blocks, R, S, 16]`.
+    blocks: Vec<f32>,
+}
+
+impl Places {
+    /// Takes over `o` `[C, R, S]` (`f32`, on the CPU) for inputs whose channels lie as `channels` says.
+    ///
+    /// # Errors
+    ///
+    /// Another shape.
+    pub fn new(o: &Tensor, border: Border, channels: &Channels) -> Result<Self> {
+        let [rows, columns] = border.places();
+        let shape = [channels.count(), rows, columns];
+        let places = rows * columns;
+        let mut blocks = vec![0.0; channels.blocks() * places * LANES];
+        args::with("offset", "an offset", o, &shape, |o| {
+            for ((block, lane), o) in channels.places().zip(o.chunks_exact(places)) {
+                for (place, &o) in o.iter().enumerate() {
+                    blocks[(block * places + place) * LANES + lane] = o;
+                }
+            }
+        })?;
+        Ok(Self {
+            plain: o.clone(),
+            border,
+            blocks,
+        })
+    }
+}
+
+/// A constant added to the maps, as [`crate::offset`].
+///
+/// # Errors
+///
+/// Maps of other channels, or smaller than the border.
+pub fn offset(x: &Maps, places: &Places) -> Result<Maps> {
+    const OP: &str = "offset";
+    Ok(Maps(match &x.0 {
+        Layout::Images(x) => Layout::Images(crate::offset(x, &places.plain, places.border)?),
+        Layout::Channels(x) => {
+            places.border.check(OP, x.size())?;
+            let [rows, columns] = places.border.places();
+            let per_block = rows * columns * LANES;
+            let expected = x.channels.blocks() * per_block;
+            args::same(OP, "numbers of an offset", expected, places.blocks.len())?;
+            let table = places.border.table(x.size());
+            let mut y = Blocks::uninit(x.batch(), x.channels.clone(), x.size())?;
+            let (plane, blocks) = (y.strides().0, x.channels.blocks());
+            let (from, out) = (x.numbers(), Out::new(y.numbers_mut()));
+            threads::each(x.batch() * blocks, |task| {
+                let o = &places.blocks[task % blocks * per_block..][..per_block];
+                let from = from[task * plane..][..plane].chunks_exact(LANES);
+                // SAFETY: every block is written by one task.
+                let to = unsafe { std::slice::from_raw_parts_mut(out.at(task * plane), plane) };
+                for ((to, from), &place) in to.chunks_exact_mut(LANES).zip(from).zip(&table) {
+                    let o = &o[place as usize * LANES..][..LANES];
+                    for ((to, from), o) in to.iter_mut().zip(from).zip(o) {
+                        *to = from + o;
+                    }
+                }
+            });
+            Layout::Channels(y)
+        }
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -400,6 +491,13 @@ mod tests {
             stride: 2,
             padding: 1,
         };
+        let places: Vec<usize> = (0..19).map(|i| 2 * i + 1).collect();
+        let border = Border {
+            rows: [1, 2],
+            columns: [0, 1],
+        };
+        let o = counted((1, 19, 4, 2)).squeeze(0).unwrap();
+        let constants = Places::new(&o, border, &Channels::new(19)).unwrap();
         let pairs = [
             (
                 max_pool2d(&maps, cfg),
@@ -412,6 +510,14 @@ mod tests {
             (
                 activation(&maps, Activation::Relu),
                 crate::activation(&features, Activation::Relu),
+            ),
+            (
+                scatter(&maps, &places, 40),
+                crate::scatter(&features, &places, 40),
+            ),
+            (
+                offset(&maps, &constants),
+                crate::offset(&features, &o, border),
             ),
         ];
         for (i, (ours, theirs)) in pairs.into_iter().enumerate() {

@@ -29,4 +29,7 @@ mod winograd;
 pub use channels::Channels;
 pub use chunks::{Load, in_chunks};
 pub use conv::Conv;
-pub use maps::{Maps, activation, add, avg_pool2d, concat, global_avg_pool, max_pool2d, shortcut};
+pub use maps::{
+    Maps, Places, activation, add, avg_pool2d, concat, global_avg_pool, max_pool2d, offset,
+    scatter, shortcut,
+};
