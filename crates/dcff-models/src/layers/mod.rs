@@ -166,6 +166,9 @@ impl KeptChannels<'_> {
     }
 }
 
+/// Replaces the tensor with a suffix by what a function makes of it.
+type Change<'a> = dyn FnMut(&str, &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<()> + 'a;
+
 /// A layer's tensors, of which a narrow network keeps a part.
 pub(crate) struct Selection<'a> {
     /// The channels that are left of what it reads and writes.
@@ -175,7 +178,7 @@ pub(crate) struct Selection<'a> {
     pub(crate) shape: Shape,
     pub(crate) view: &'a View,
     /// Replaces the tensor with a suffix, where there is one.
-    pub(crate) change: &'a mut dyn FnMut(&str, &dyn Fn(&Tensor) -> Result<Tensor>) -> Result<()>,
+    pub(crate) change: &'a mut Change<'a>,
 }
 
 /// The entries `ids` of `tensor` along `dim`.
