@@ -16,11 +16,12 @@ use dcff_train::methods::{FilterFusion, FilterFusionConfig, narrowed};
 use dcff_train::{Context as Seeds, EpochStart, Method, Optimizer, Recipe, cross_entropy_step};
 
 /// Network, rates, steps of training and images a step. ResNet-50's images are 49 times as large.
-const NETWORKS: [(&str, &str, usize, usize); 4] = [
+const NETWORKS: [(&str, &str, usize, usize); 5] = [
     ("vgg16", "published", 8, 32),
     ("resnet56", "published", 8, 32),
     ("googlenet", "published", 4, 16),
     ("resnet50", "resnet50-cos-75.1", 3, 8),
+    ("mobilenet-v2-cifar", "0.4", 4, 16),
 ];
 /// Images whose logits are compared.
 const IMAGES: usize = 7;

@@ -22,7 +22,13 @@ pub(crate) struct Args {
     no_hub: bool,
 }
 
-const NETWORKS: [&str; 4] = ["vgg16", "resnet56", "googlenet", "resnet50"];
+const NETWORKS: [&str; 5] = [
+    "vgg16",
+    "resnet56",
+    "googlenet",
+    "resnet50",
+    "mobilenet-v2-cifar",
+];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut steps = Steps(None);
@@ -40,7 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
     }
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    steps.begin("training four networks a little");
+    steps.begin("training five networks a little");
     succeed(Command::new(built("examples/interop")).arg(&folder))?;
     for name in NETWORKS {
         steps.begin(name);

@@ -48,7 +48,7 @@ enum Data {
 /// The CIFAR rows of the published table.
 const TABLE: [&str; 4] = ["vgg16", "resnet56", "resnet110", "googlenet"];
 /// The networks for images as small as these; a test compares the list with the crate that has them.
-const ARCHS: [&str; 7] = [
+const ARCHS: [&str; 9] = [
     "vgg16",
     "resnet20",
     "resnet32",
@@ -56,6 +56,8 @@ const ARCHS: [&str; 7] = [
     "resnet56",
     "resnet110",
     "googlenet",
+    "mobilenet-v1-cifar",
+    "mobilenet-v2-cifar",
 ];
 /// A small network for the built-in data, where nothing is published.
 const SYNTHETIC_ARCH: &str = "resnet20";
@@ -429,7 +431,7 @@ mod tests {
             (args(Some(0), &[]), "--epochs: expected at least 1, got 0"),
             (
                 args(None, &["resnet20", "resnet57"]),
-                "--arch: expected one of vgg16, resnet20, resnet32, resnet44, resnet56, resnet110, googlenet, got 'resnet57'",
+                "--arch: expected one of vgg16, resnet20, resnet32, resnet44, resnet56, resnet110, googlenet, mobilenet-v1-cifar, mobilenet-v2-cifar, got 'resnet57'",
             ),
         ] {
             assert_eq!(run(&args).unwrap_err().to_string(), expected);

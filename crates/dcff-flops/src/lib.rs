@@ -280,6 +280,18 @@ mod tests {
     }
 
     #[test]
+    fn mobilenets_cost_what_their_authors_count() {
+        // 568,790,528 and 300,836,992 with 49 additions for each channel of the average pool, which are no products here.
+        for (name, macs, channels) in [
+            ("mobilenet-v1", 568_790_528, 1024),
+            ("mobilenet-v2", 300_836_992, 1280),
+        ] {
+            let table = cost(&by_name(name).unwrap(), Convention::Macs, Network::Full).unwrap();
+            assert_eq!(table.ops() + 49 * channels, macs, "{name}");
+        }
+    }
+
+    #[test]
     fn vgg16_with_published_widths_costs_what_the_paper_prints() {
         let full = by_name("vgg16").unwrap();
         let compact = full

@@ -67,6 +67,9 @@ pub enum Initialisation {
     KaimingNormalFanIn,
     /// Convolution weights normal with variance `2/fan_out`, fan-out counted on all filters; linear layers uniform.
     KaimingNormalFanOut,
+    /// Convolution weights as with [`Initialisation::KaimingNormalFanOut`], linear weights normal with deviation 0.01, biases 0 (torchvision's
+    /// and PSS-Net's MobileNets).
+    MobileNet,
 }
 
 impl Architecture {
@@ -275,6 +278,11 @@ impl Builder {
             inputs,
         });
         name
+    }
+
+    /// The channels of the space called `name`, declared before; 0 when there is none.
+    pub fn width(&self, name: &str) -> usize {
+        self.architecture.width(name)
     }
 
     /// Appends a convolution that writes to `space`, with a bias or not.

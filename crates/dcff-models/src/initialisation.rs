@@ -28,28 +28,34 @@ pub(crate) fn initial_values(
             .map(|_| ((rng.random::<f64>() * 2.0 - 1.0) * bound) as f32)
             .collect()
     };
-    use Initialisation::{KaimingNormalFanIn, KaimingNormalFanOut, Uniform};
+    use Initialisation::{KaimingNormalFanIn, KaimingNormalFanOut, MobileNet, Uniform};
     match (parameter.kind, scheme) {
         (ParameterKind::NormWeight | ParameterKind::RunningVar, _) => vec![1.0; count],
         (ParameterKind::NormBias | ParameterKind::RunningMean | ParameterKind::Offset, _) => {
             vec![0.0; count]
         }
+        (ParameterKind::ConvBias | ParameterKind::LinearBias, MobileNet) => vec![0.0; count],
         (ParameterKind::ConvBias | ParameterKind::LinearBias, _) => uniform(),
         (ParameterKind::ConvWeight | ParameterKind::LinearWeight, Uniform) => uniform(),
         (ParameterKind::LinearWeight, KaimingNormalFanOut) => uniform(),
         (ParameterKind::ConvWeight | ParameterKind::LinearWeight, KaimingNormalFanIn) => {
-            normal(&mut rng, count, fan_in)
+            normal(&mut rng, count, deviation(fan_in))
         }
-        (ParameterKind::ConvWeight, KaimingNormalFanOut) => {
+        (ParameterKind::ConvWeight, KaimingNormalFanOut | MobileNet) => {
             let fan_out = weight_shape[0] * weight_shape.iter().skip(2).product::<usize>();
-            normal(&mut rng, count, fan_out)
+            normal(&mut rng, count, deviation(fan_out))
         }
+        (ParameterKind::LinearWeight, MobileNet) => normal(&mut rng, count, 0.01),
     }
 }
 
-/// Normal values with variance `2 / fan`, by the Box-Muller transform.
-fn normal(rng: &mut Pcg64Mcg, count: usize, fan: usize) -> Vec<f32> {
-    let deviation = (2.0 / fan as f64).sqrt();
+/// That of the variance `2 / fan`.
+fn deviation(fan: usize) -> f64 {
+    (2.0 / fan as f64).sqrt()
+}
+
+/// Normal values with a standard deviation, by the Box-Muller transform.
+fn normal(rng: &mut Pcg64Mcg, count: usize, deviation: f64) -> Vec<f32> {
     let mut values = Vec::with_capacity(count + 1);
     while values.len() < count {
         // 1 - u lies in (0, 1], so its logarithm is finite.

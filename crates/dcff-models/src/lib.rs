@@ -31,6 +31,7 @@ mod googlenet;
 mod inference;
 mod initialisation;
 mod layers;
+mod mobilenet;
 mod network;
 mod parameters;
 mod plan;
@@ -51,6 +52,7 @@ pub use inference::InferenceNetwork;
 pub use layers::{
     Conv, Groups, LayerKind, Linear, Norm, Offset, Pool, Scatter, Shortcut, fold_norm,
 };
+pub use mobilenet::{MobileNetInput, mobilenet_v1, mobilenet_v2};
 pub use network::Network;
 pub use parameters::{Parameter, ParameterKind, parameters};
 pub use profile::{Pass, Profile};
@@ -124,6 +126,26 @@ pub static ALL: &[Entry] = &[
         name: "resnet50",
         about: "ResNet-50 with bottlenecks, 224x224 images",
         build: resnet50,
+    },
+    Entry {
+        name: "mobilenet-v1",
+        about: "MobileNetV1, depthwise convolutions, 224x224 images",
+        build: || mobilenet_v1("mobilenet-v1", MobileNetInput::ImageNet),
+    },
+    Entry {
+        name: "mobilenet-v1-cifar",
+        about: "MobileNetV1 for 32x32 images",
+        build: || mobilenet_v1("mobilenet-v1-cifar", MobileNetInput::Cifar),
+    },
+    Entry {
+        name: "mobilenet-v2",
+        about: "MobileNetV2, inverted residuals, 224x224 images",
+        build: || mobilenet_v2("mobilenet-v2", MobileNetInput::ImageNet),
+    },
+    Entry {
+        name: "mobilenet-v2-cifar",
+        about: "MobileNetV2 for 32x32 images",
+        build: || mobilenet_v2("mobilenet-v2-cifar", MobileNetInput::Cifar),
     },
 ];
 

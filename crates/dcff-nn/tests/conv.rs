@@ -104,10 +104,22 @@ fn random_shape(random: &mut Random) -> Conv {
         };
         let groups = random.pick(&[1, 1, 1, 2, 3]);
         let most = random.pick(&[3, 8, 24]);
+        // Every fourth time each channel has a kernel of its own.
+        let (groups, c_in, c_out) = match random.below(4) {
+            0 => {
+                let channels = 2 + random.below(most);
+                (channels, channels, channels)
+            }
+            _ => (
+                groups,
+                groups * (1 + random.below(most)),
+                groups * (1 + random.below(most)),
+            ),
+        };
         let s = Conv {
             n: random.pick(&[1, 5, 16, 17, 33]),
-            c_in: groups * (1 + random.below(most)),
-            c_out: groups * (1 + random.below(most)),
+            c_in,
+            c_out,
             h: 1 + random.below(10),
             w: 1 + random.below(10),
             kh,

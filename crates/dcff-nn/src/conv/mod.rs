@@ -11,6 +11,7 @@
 //! is a cross-correlation: the kernel is not flipped.
 
 mod algorithm;
+mod depthwise;
 mod direct;
 pub(crate) mod epilogue;
 pub(crate) mod kernel;
@@ -285,6 +286,15 @@ fn forward<E: Element>(
         winograd::convolve::<E>(x, &mut y, cfg.padding, side, epilogue, weight);
         return Ok(y);
     }
+    if depthwise::is(sizes, cfg) {
+        // Alone, the activation is done with it.
+        let (clamp, act) = match residual {
+            Some(_) => (None, act),
+            None => (act.clamp(), Activation::Identity),
+        };
+        depthwise::forward::<E>(x, &mut y, w, bias, cfg, sizes, clamp);
+        return elementwise::finish(y, residual, act);
+    }
     let plan = Plan::forward(sizes.input, sizes.output, sizes.kernel, cfg);
     let shape = sizes.shape(cfg);
     let part = shape.to * shape.from * shape.kernel;
@@ -430,6 +440,10 @@ fn input_gradient<E: Element>(
         });
         return Ok(dx);
     }
+    if depthwise::is(sizes, cfg) {
+        depthwise::input_gradient::<E>(dy, &mut dx, w, cfg, sizes, sum);
+        return Ok(dx);
+    }
     let plan = Plan::input_gradient(sizes.input, sizes.output, sizes.kernel, cfg);
     // The gradient flows the other way: from the outputs to the inputs.
     let shape = turned.shape(cfg);
@@ -472,6 +486,9 @@ fn weight_gradient<E: Element>(
 ) -> Vec<f32> {
     if let Some(side) = sizes.winograd(cfg, cfg.padding) {
         return winograd_gradient::weight_gradient::<E>(x, dy, cfg.padding, side);
+    }
+    if depthwise::is(sizes, cfg) {
+        return depthwise::weight_gradient::<E>(x, dy, cfg, sizes);
     }
     let plan = Plan::forward(sizes.input, sizes.output, sizes.kernel, cfg);
     let shape = sizes.shape(cfg);
