@@ -57,7 +57,11 @@ fn train(folder: &Path, name: &str, convolution: Convolution) -> Result<()> {
     let soft = find("soft".into())?.to_vec1::<i64>()?[0] as usize;
     let mut fuser = Fuser::new(by_name("kl-published")?, KeepMode::Fuse, 0);
     let recipe = Recipe::published_cifar();
-    let mut optimizer = Optimizer::new(&network, &[], recipe.groups(network.parameters()))?;
+    let mut optimizer = Optimizer::new(
+        &network,
+        &[],
+        dcff_train::Group::all(network.parameters(), &recipe),
+    )?;
     let mut views = Views::dense();
     let mut table = String::new();
     for step in (0..).take_while(|step| given.contains_key(&format!("x{step}"))) {

@@ -73,7 +73,11 @@ fn write(dir: &Path, name: &str, rates: &str, steps: usize, batch: usize) -> Res
     let mut network = Network::new(&full, &compact, SEED, &Device::Cpu)?;
     let mut method = FilterFusion::new(FilterFusionConfig::new(rates), &Seeds::seeded(SEED))?;
     let recipe = Recipe::quick(1);
-    let mut optimizer = Optimizer::new(&network, &[], recipe.groups(network.parameters()))?;
+    let mut optimizer = Optimizer::new(
+        &network,
+        &[],
+        dcff_train::Group::all(network.parameters(), &recipe),
+    )?;
     for step in 0..steps {
         let views = views_of(&mut method, step, steps, &full, &network)?;
         let (images, labels) = waves(batch, step * batch, classes, full.input)?;

@@ -3,9 +3,9 @@
 use candle_core::{Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing};
 use dcff_models::{Architecture, Mode, Network, Views};
-use dcff_nn::Isa;
+use dcff_nn::{Isa, Precision};
 use dcff_train::{
-    Context, EpochStart, MethodConfig, Optimizer, Precision, Recipe, cross_entropy_step, methods,
+    Context, EpochStart, Group, MethodConfig, Optimizer, Recipe, cross_entropy_step, methods,
 };
 
 /// Images and labels that depend on nothing but their indices.
@@ -28,7 +28,7 @@ fn batch(architecture: &Architecture, n: usize) -> (Tensor, Tensor) {
 }
 
 fn optimizer(network: &Network, recipe: &Recipe) -> Optimizer {
-    Optimizer::new(network, &[], recipe.groups(network.parameters())).unwrap()
+    Optimizer::new(network, &[], Group::all(network.parameters(), recipe)).unwrap()
 }
 
 fn check(name: &str, n: usize) {

@@ -10,7 +10,7 @@ use crate::root;
 /// A rule: its name and the violations it finds.
 type Rule = (&'static str, fn(&Tree) -> Vec<String>);
 
-const RULES: [Rule; 5] = [
+const RULES: [Rule; 6] = [
     ("every source file opens with a //! header", headers),
     (
         "every library crate's header says what it deliberately does not know",
@@ -25,6 +25,7 @@ const RULES: [Rule; 5] = [
         "a crate that is published compiles in files of its own folder only",
         foreign_files,
     ),
+    ("a report links no kernel", light_report),
 ];
 
 /// The files of the repository, read once.
@@ -161,6 +162,40 @@ fn foreign_files(tree: &Tree) -> Vec<String> {
     found
 }
 
+/// The crates that `dcff-report` links, by the manifests, must not hold the kernels or candle.
+fn light_report(tree: &Tree) -> Vec<String> {
+    let mut linked = vec!["dcff-report".to_owned()];
+    let mut next = 0;
+    while let Some(name) = linked.get(next).cloned() {
+        next += 1;
+        let manifest = tree.root.join("crates").join(&name).join("Cargo.toml");
+        let manifest = fs::read_to_string(manifest).unwrap_or_default();
+        for found in dependencies(&manifest) {
+            if !linked.iter().any(|known| known == found) {
+                linked.push(found.to_owned());
+            }
+        }
+    }
+    let heavy = |name: &&String| *name == "dcff-nn" || name.starts_with("candle");
+    linked
+        .iter()
+        .filter(heavy)
+        .map(|name| format!("dcff-report links {name}"))
+        .collect()
+}
+
+/// The names in the section `[dependencies]` of a manifest.
+fn dependencies(manifest: &str) -> Vec<&str> {
+    let lines = manifest
+        .lines()
+        .skip_while(|line| line.trim() != "[dependencies]");
+    let lines = lines.skip(1).take_while(|line| !line.starts_with('['));
+    let names = lines.filter_map(|line| line.split(['.', ' ', '=']).next());
+    names
+        .filter(|name| !name.is_empty() && !name.starts_with('#'))
+        .collect()
+}
+
 fn no_blobs(tree: &Tree) -> Vec<String> {
     tree.with_extension(&[
         "parquet",
@@ -176,4 +211,15 @@ fn no_blobs(tree: &Tree) -> Vec<String> {
     ])
     .map(|path| tree.short(path))
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_dependencies_of_a_manifest() {
+        let manifest = "[package]\nname = \"a\"\n\n[dependencies]\n# Why.\ndcff-nn.workspace = true\nserde = \"1\"\n\n[dev-dependencies]\ncandle-nn.workspace = true\n";
+        assert_eq!(dependencies(manifest), ["dcff-nn", "serde"]);
+    }
 }

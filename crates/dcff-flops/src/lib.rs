@@ -149,11 +149,6 @@ pub fn costs(
     ])
 }
 
-/// The share of `full` that is gone in `compact`, in percent: 76.8 for a network with 23.2 % of the operations.
-pub fn reduction_percent(full: u64, compact: u64) -> f64 {
-    100.0 * (1.0 - compact as f64 / full as f64)
-}
-
 fn layer_cost(
     layer: &Layer,
     position: usize,
@@ -306,6 +301,5 @@ mod tests {
                 .ops(),
             72_349_240
         );
-        assert!((reduction_percent(314_031_616, 72_771_956) - 76.83).abs() < 0.005);
     }
 }

@@ -10,16 +10,13 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::buffer::{self, Buffer, Plain};
 use crate::cpu::{Isa, Kernel, Simd};
 use crate::features::{LANES, Storage};
 
 /// What feature maps and their gradients are stored in; parameters, statistics and all sums are
 /// `f32` or wider. One exception: with the feature `cudnn`, cuDNN rounds the gradients of filters to this precision.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Precision {
     /// Single precision: 24 significant bits.
@@ -29,31 +26,12 @@ pub enum Precision {
     Bf16,
 }
 
-impl Precision {
-    /// Every choice with the name users type.
-    pub const ALL: [(Self, &'static str); 2] = [(Self::F32, "f32"), (Self::Bf16, "bf16")];
-}
-
 impl std::fmt::Display for Precision {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
         })
-    }
-}
-
-impl std::str::FromStr for Precision {
-    type Err = candle_core::Error;
-
-    fn from_str(name: &str) -> candle_core::Result<Self> {
-        let found = Self::ALL.iter().find(|(_, known)| *known == name);
-        let Some(&(precision, _)) = found else {
-            // Without the backtrace that `bail!` adds: a user typed this.
-            let message = format!("expected one of f32, bf16, got '{name}'");
-            return Err(candle_core::Error::Msg(message));
-        };
-        Ok(precision)
     }
 }
 
@@ -375,15 +353,5 @@ mod tests {
         ] {
             assert_eq!(Bf16::from_f32(number).to_f32(), expected, "{number:e}");
         }
-    }
-
-    #[test]
-    fn names_come_back() {
-        for (precision, name) in Precision::ALL {
-            assert_eq!(precision.to_string(), name);
-            assert_eq!(name.parse::<Precision>().unwrap(), precision);
-        }
-        let message = "f16".parse::<Precision>().unwrap_err().to_string();
-        assert_eq!(message, "expected one of f32, bf16, got 'f16'");
     }
 }

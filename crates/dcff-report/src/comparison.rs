@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use dcff_train::Summary;
+use dcff_run::Summary;
 
 use crate::group::{Group, PIPELINE, Section};
 use crate::statistics::Sample;

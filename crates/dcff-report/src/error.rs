@@ -35,7 +35,7 @@ pub enum Error {
     },
     /// A configuration or checkpoint is unsound.
     #[error(transparent)]
-    Train(#[from] dcff_train::Error),
+    Run(#[from] dcff_run::Error),
     /// A file cannot be written or read.
     #[error(transparent)]
     Disk(#[from] dcff_file::Error),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dcff_train::{LayerSelection, Summary};
+use dcff_run::{LayerSelection, ScoredLayer, Summary};
 
 use crate::cells::Cells;
 use crate::group::{Group, Section};
@@ -355,27 +355,26 @@ fn dynamics(section: &Section<'_>, figures: &mut Figures) {
 
 /// One layer of the first run of each group: which filters were kept when, and `P` as it stands.
 fn inside(section: &Section<'_>, layer: Option<&str>, figures: &mut Figures) {
-    let Ok(full) = dcff_models::by_name(&section.arch) else {
-        return;
-    };
-    let known: Vec<&str> = full
-        .scored_convs()
-        .map(|(layer, _)| layer.name.as_str())
-        .collect();
+    let first = section.groups.iter().find_map(|group| group.runs.first());
+    let known = first
+        .and_then(|run| run.scored_layers())
+        .unwrap_or_default();
     // A report of several networks shows the layer asked for where there is one of that name.
-    let asked = layer.filter(|layer| known.contains(layer));
-    let Some(layer) = asked.or_else(|| known.first().copied()) else {
+    let asked = known
+        .iter()
+        .find(|known| Some(known.name.as_str()) == layer);
+    let Some(ScoredLayer {
+        name: layer,
+        filters,
+    }) = asked.or_else(|| known.first())
+    else {
         return;
     };
-    let filters = full
-        .scored_convs()
-        .find(|(found, _)| found.name == layer)
-        .map_or(0, |(_, conv)| full.width(&conv.space));
     for (index, group) in section.groups.iter().enumerate() {
         let Some(run) = group.runs.first() else {
             continue;
         };
-        if let Some(cells) = kept_by_epoch(run, layer, filters) {
+        if let Some(cells) = kept_by_epoch(run, layer, *filters) {
             let title = format!("Kept filters of {layer}: {}", group.label);
             let caption = format!(
                 "A row is an epoch, a column a filter, dark where it was kept; `{}`, from selection.jsonl.",

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
-use dcff_train::methods::FilterFusionConfig;
-use dcff_train::{
-    Cost, DataConfig, MethodConfig, Metrics, Outcome, Recipe, RunConfig, RunFolder, SUMMARY, Score,
-    Summary, Width,
+use dcff_run::{
+    Cost, DataConfig, MethodConfig, Metrics, Outcome, Recipe, Registry, RunConfig, RunFolder,
+    SUMMARY, Score, Summary, Width,
 };
+use dcff_train::methods::FilterFusionConfig;
 
 use crate::run::Run;
+
+/// The program's own methods and networks.
+pub(crate) const KNOWN: &dyn Registry = &dcff_train::Known;
 
 /// A configuration of ResNet-20 with `criterion`, `keep` and `temperature`.
 pub(crate) fn config(criterion: &str, keep: &str, temperature: &str, seed: u64) -> RunConfig {
@@ -21,7 +24,7 @@ pub(crate) fn config(criterion: &str, keep: &str, temperature: &str, seed: u64) 
         "criterion": criterion,
         "keep": keep,
         "temperature": temperature,
-        "rates": "0.5".parse::<dcff_fusion::Rates>().unwrap(),
+        "rates": "0.5",
     }))
     .unwrap();
     RunConfig::new(
@@ -46,7 +49,7 @@ pub(crate) fn finished(root: &Path, config: RunConfig, percent: f64) -> Run {
     }))
     .unwrap();
     let row = serde_json::to_string(&metrics).unwrap() + "\n";
-    std::fs::write(folder.join(dcff_train::METRICS), row).unwrap();
+    std::fs::write(folder.join(dcff_run::METRICS), row).unwrap();
     let outcome = Outcome {
         epoch: 2,
         test: score,
@@ -85,7 +88,7 @@ pub(crate) fn finished(root: &Path, config: RunConfig, percent: f64) -> Run {
         serde_json::to_string(&summary).unwrap(),
     )
     .unwrap();
-    Run::read(&folder).unwrap()
+    Run::read(&folder, KNOWN).unwrap()
 }
 
 /// Runs of one method, a seed from 1 on for each accuracy in percent.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dcff_train::{Cost, Description, Summary};
+use dcff_run::{Cost, Description, Summary};
 
 use crate::run::{Run, Status};
 use crate::statistics::Sample;
@@ -112,7 +112,10 @@ impl<'a> Group<'a> {
     fn reads_temperature(&self) -> bool {
         let criterion = self.setting("method.criterion").unwrap_or_default();
         self.setting("method.keep") == Some("fuse")
-            || dcff_criteria::by_name(criterion).is_ok_and(|known| known.reads_temperature())
+            || self
+                .runs
+                .first()
+                .is_some_and(|run| run.known.reads_temperature(criterion))
     }
 
     /// The method's setting at `path`, where it can change anything.

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dcff_fusion::{PUBLISHED, PublishedSetting};
-use dcff_train::{Cost, Summary};
+use dcff_run::{Cost, Published, Registry, Summary};
 use serde_json::{Value, json};
 
 use crate::run::Run;
@@ -14,23 +13,37 @@ use crate::text::percent;
 /// Finished runs, a row each, beside the published figures.
 #[derive(Debug)]
 pub struct PublishedTable<'a> {
-    runs: Vec<(&'a str, &'a Summary)>,
+    runs: Vec<Row<'a>>,
     command: Option<&'a str>,
 }
+
+/// A run's name, its outcome and the figures in print for its setting.
+type Row<'a> = (&'a str, &'a Summary, Option<Published>);
 
 impl<'a> PublishedTable<'a> {
     /// The table of those of `runs` that have finished, made by `command`.
     pub fn new(runs: &'a [Run], command: Option<&'a str>) -> Self {
-        let finished = |run: &'a Run| Some((run.name.as_str(), run.summary()?));
+        let finished = |run: &'a Run| {
+            let summary = run.summary()?;
+            Some((run.name.as_str(), summary, run.published()))
+        };
         Self {
             runs: runs.iter().filter_map(finished).collect(),
             command,
         }
     }
 
-    /// The table of these outcomes, each with its run's name.
-    pub fn of_summaries(runs: Vec<(&'a str, &'a Summary)>, command: Option<&'a str>) -> Self {
-        Self { runs, command }
+    /// The table of one outcome, that of the run `name`.
+    pub fn of_summary(
+        name: &'a str,
+        summary: &'a Summary,
+        known: &dyn Registry,
+        command: Option<&'a str>,
+    ) -> Self {
+        Self {
+            runs: vec![(name, summary, known.published(summary))],
+            command,
+        }
     }
 
     /// As Markdown, with times.
@@ -44,14 +57,6 @@ impl<'a> PublishedTable<'a> {
     }
 }
 
-/// The published setting whose rates a run used.
-fn published(summary: &Summary) -> Option<&'static PublishedSetting> {
-    let rates = summary.method().published?;
-    PUBLISHED.iter().find(|setting| {
-        setting.arch == summary.config.arch && setting.parsed_rates().is_ok_and(|r| r == rates)
-    })
-}
-
 fn reduced(cost: Cost) -> String {
     format!(
         "{} ({})",
@@ -60,7 +65,7 @@ fn reduced(cost: Cost) -> String {
     )
 }
 
-fn markdown(runs: &[(&str, &Summary)], command: Option<&str>) -> String {
+fn markdown(runs: &[Row<'_>], command: Option<&str>) -> String {
     let mut table = Table::new([
         ("network", Align::Left),
         ("method", Align::Left),
@@ -77,9 +82,8 @@ fn markdown(runs: &[(&str, &Summary)], command: Option<&str>) -> String {
         ("time", Align::Right),
         ("images/s", Align::Right),
     ]);
-    for (_, s) in runs {
-        let paper = published(s);
-        let print = |f: fn(&PublishedSetting) -> String| paper.map_or("-".into(), f);
+    for (_, s, paper) in runs {
+        let print = |f: fn(&Published) -> String| paper.as_ref().map_or("-".into(), f);
         table.row([
             s.config.arch.clone(),
             s.method().label,
@@ -112,7 +116,7 @@ fn markdown(runs: &[(&str, &Summary)], command: Option<&str>) -> String {
     text.push_str("\n## Means over seeds\n\n");
     text.push_str(&means(runs).markdown());
     text.push_str("\n## Kept widths\n\n");
-    for (folder, s) in runs {
+    for (folder, s, _) in runs {
         let widths: Vec<_> = s
             .widths
             .iter()
@@ -129,14 +133,14 @@ fn markdown(runs: &[(&str, &Summary)], command: Option<&str>) -> String {
 }
 
 /// What a reader must know before comparing.
-fn notes(runs: &[(&str, &Summary)]) -> Vec<String> {
+fn notes(runs: &[Row<'_>]) -> Vec<String> {
     let mut notes: Vec<String> = Vec::new();
     let mut add = |note: String| {
         if !notes.contains(&note) {
             notes.push(note);
         }
     };
-    for (_, s) in runs {
+    for (_, s, _) in runs {
         let data = &s.config.data;
         add(format!(
             "Data: {}, {} training images, test set with SHA-256 {}; figures on other files are not comparable.",
@@ -154,9 +158,9 @@ fn notes(runs: &[(&str, &Summary)]) -> Vec<String> {
     notes
 }
 
-fn means(runs: &[(&str, &Summary)]) -> Table {
+fn means(runs: &[Row<'_>]) -> Table {
     let mut groups: BTreeMap<(String, String, usize), Vec<&Summary>> = BTreeMap::new();
-    for (_, s) in runs {
+    for (_, s, _) in runs {
         groups
             .entry((
                 s.config.arch.clone(),
@@ -191,11 +195,11 @@ fn means(runs: &[(&str, &Summary)]) -> Table {
     table
 }
 
-fn json(runs: &[(&str, &Summary)], command: Option<&str>) -> Value {
+fn json(runs: &[Row<'_>], command: Option<&str>) -> Value {
     let rows: Vec<Value> = runs
         .iter()
-        .map(|(folder, summary)| {
-            let paper = published(summary).map(|p| {
+        .map(|(folder, summary, paper)| {
+            let paper = paper.as_ref().map(|p| {
                 json!({ "name": p.name, "top1": p.top1, "ops": p.ops, "ops_reduction": p.ops_reduction, "params": p.params, "params_reduction": p.params_reduction })
             });
             json!({ "run": folder, "summary": summary, "published": paper })

@@ -74,11 +74,9 @@ impl Report {
         if let Some(layer) = &options.layer {
             let mut known: Vec<String> = Vec::new();
             for run in &runs {
-                let arch = run.config.as_ref().map(|config| config.arch.as_str());
-                let full = arch.and_then(|arch| dcff_models::by_name(arch).ok());
-                for (conv, _) in full.iter().flat_map(|full| full.scored_convs()) {
-                    if !known.contains(&conv.name) {
-                        known.push(conv.name.clone());
+                for scored in run.scored_layers().unwrap_or_default() {
+                    if !known.contains(&scored.name) {
+                        known.push(scored.name);
                     }
                 }
             }
@@ -222,7 +220,7 @@ impl Report {
             ("command", Align::Left),
         ]);
         for run in &self.runs {
-            let accuracy = |which: fn(&dcff_train::Summary) -> f64| {
+            let accuracy = |which: fn(&dcff_run::Summary) -> f64| {
                 run.summary().map_or("-".into(), |s| percent(which(s)))
             };
             table.row([
@@ -263,7 +261,7 @@ impl Report {
         for run in &self.runs {
             let config = run.config.as_ref();
             let setting = |path: &str| run.setting(path).unwrap_or_default().to_owned();
-            let of = |value: fn(&dcff_train::Summary) -> String| {
+            let of = |value: fn(&dcff_run::Summary) -> String| {
                 run.summary().map_or(String::new(), value)
             };
             table.row([
@@ -463,7 +461,7 @@ fn tables(section: &Section<'_>) -> Vec<(String, Table)> {
     tables
 }
 
-fn reduced(cost: Option<dcff_train::Cost>) -> String {
+fn reduced(cost: Option<dcff_run::Cost>) -> String {
     cost.map_or("-".into(), |cost| {
         format!(
             "{} ({})",
@@ -549,7 +547,7 @@ fn latex(contents: &Contents) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::seeds;
+    use crate::fixtures::{KNOWN, seeds};
 
     fn report(root: &Path) -> Report {
         let mut runs = seeds(root, "kl", "fuse", "stretched", &[50.0, 52.0]);
@@ -557,7 +555,7 @@ mod tests {
         let failed = root.join("failed");
         std::fs::create_dir(&failed).unwrap();
         std::fs::write(failed.join(crate::ERROR), "the loss is <NaN>\n").unwrap();
-        runs.push(Run::read(&failed).unwrap());
+        runs.push(Run::read(&failed, KNOWN).unwrap());
         Report::new(runs, Options::default()).unwrap()
     }
 
@@ -621,14 +619,14 @@ mod tests {
     fn a_run_that_cannot_be_read_is_a_marked_row() {
         let dir = tempfile::tempdir().unwrap();
         let runs = seeds(dir.path(), "kl", "fuse", "stretched", &[50.0, 52.0]);
-        let metrics = runs[0].folder.join(dcff_train::METRICS);
+        let metrics = runs[0].folder.join(dcff_run::METRICS);
         std::fs::write(&metrics, "{").unwrap();
-        let checkpoint = runs[1].folder.join(dcff_train::CHECKPOINT);
+        let checkpoint = runs[1].folder.join(dcff_run::CHECKPOINT);
         std::fs::create_dir(&checkpoint).unwrap();
         std::fs::write(checkpoint.join("state.json"), "{").unwrap();
         let runs = runs
             .iter()
-            .map(|run| Run::read_or_mark(&run.folder).unwrap())
+            .map(|run| Run::read_or_mark(&run.folder, KNOWN).unwrap())
             .collect();
         let text = Report::new(runs, Options::default()).unwrap().markdown();
         assert!(
@@ -658,12 +656,12 @@ mod tests {
         );
         assert!(Report::new(Vec::new(), Options::default()).is_err());
         let folder = &runs_of_one(dir.path()).folder;
-        std::fs::write(folder.join(dcff_train::SUMMARY), "{}").unwrap();
-        let damaged = Run::read_or_mark(folder).unwrap();
+        std::fs::write(folder.join(dcff_run::SUMMARY), "{}").unwrap();
+        let damaged = Run::read_or_mark(folder, KNOWN).unwrap();
         let message = Report::new(vec![damaged], Options::default()).unwrap_err();
         let start = format!(
             "expected at least one finished run, got none of 1; {}",
-            folder.join(dcff_train::SUMMARY).display()
+            folder.join(dcff_run::SUMMARY).display()
         );
         assert!(message.to_string().starts_with(&start), "{message}");
     }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use dcff_train::{
-    CHECKPOINT, COMPACT, CONFIG, Checkpoint, Description, MAX_TABLE_BYTES, METRICS, Metrics,
-    RunConfig, RunFolder, SELECTION, SUMMARY, SelectionRow, Summary, methods, read_selection,
+use dcff_run::{
+    CONFIG, Description, MAX_TABLE_BYTES, METRICS, Metrics, Published, Registry, RunConfig,
+    RunFolder, SELECTION, SUMMARY, ScoredLayer, SelectionRow, Summary, read_selection,
 };
 use serde_json::Value;
 
@@ -47,15 +47,17 @@ pub struct Run {
     pub selection: Vec<SelectionRow>,
     /// Multiply-accumulates of the whole training, where they were counted.
     pub training_macs: Option<u64>,
+    /// What the names in it stand for.
+    pub(crate) known: &'static dyn Registry,
 }
 
 impl Run {
-    /// Reads the folder, whether the run has finished, is under way or has failed.
+    /// Reads the folder, whether the run has finished, is under way or has failed; `known` says what the names in it stand for.
     ///
     /// # Errors
     /// When it is no run folder, or a file in it is unsound.
-    pub fn read(folder: &Path) -> Result<Self> {
-        let mut run = Self::nothing(folder);
+    pub fn read(folder: &Path, known: &'static dyn Registry) -> Result<Self> {
+        let mut run = Self::nothing(folder, known);
         run.fill()?;
         Ok(run)
     }
@@ -65,8 +67,8 @@ impl Run {
     ///
     /// # Errors
     /// When it is no run folder.
-    pub fn read_or_mark(folder: &Path) -> Result<Self> {
-        let mut run = Self::nothing(folder);
+    pub fn read_or_mark(folder: &Path, known: &'static dyn Registry) -> Result<Self> {
+        let mut run = Self::nothing(folder, known);
         match run.fill() {
             Err(error) if folder.join(CONFIG).exists() => {
                 let text = error.to_string();
@@ -78,7 +80,7 @@ impl Run {
         }
     }
 
-    fn nothing(folder: &Path) -> Self {
+    fn nothing(folder: &Path, known: &'static dyn Registry) -> Self {
         Self {
             folder: folder.to_owned(),
             name: folder.display().to_string(),
@@ -89,6 +91,7 @@ impl Run {
             metrics: Vec::new(),
             selection: Vec::new(),
             training_macs: None,
+            known,
         }
     }
 
@@ -114,14 +117,14 @@ impl Run {
 
     /// Reads the files of the run; its outcome, if it has ended.
     fn files(&mut self) -> Result<Option<Summary>> {
-        let (opened, mut config) = RunFolder::open(&self.folder)?;
-        config.data = config.data.without_place();
+        let (opened, mut config) = RunFolder::open(&self.folder, self.known)?;
+        config.data = self.known.without_place(&config.data);
         flatten(
             "",
             &serde_json::to_value(&config).unwrap_or_default(),
             &mut self.settings,
         );
-        self.method = methods::describe(&config.method);
+        self.method = self.known.describe(&config.method);
         self.config = Some(config);
         self.metrics = lines(&self.folder.join(METRICS))?;
         self.selection = read_selection(&self.folder.join(SELECTION))?;
@@ -129,10 +132,13 @@ impl Run {
         for layer in self.selection.iter_mut().flat_map(|row| &mut row.layers) {
             layer.scores = Vec::new();
         }
-        let mut summary = opened.summary()?;
+        let mut summary = opened.summary(self.known)?;
         if let Some(summary) = &mut summary {
-            summary.config.data = summary.config.data.without_place();
-            check(&self.folder, summary)?;
+            summary.config.data = self.known.without_place(&summary.config.data);
+            summary
+                .check_accuracies()
+                .map_err(|error| Error::file(&self.folder.join(SUMMARY), error))?;
+            self.known.check(&self.folder, summary)?;
             self.method = summary.method();
         }
         Ok(summary)
@@ -174,32 +180,18 @@ impl Run {
         let Some(config) = &self.config else {
             return Ok(None);
         };
-        let Some(checkpoint) = Checkpoint::load(&self.folder.join(CHECKPOINT), config)? else {
-            return Ok(None);
-        };
-        checkpoint
-            .coefficients(layer)
-            .map(|p| p.to_vec2::<f32>())
-            .transpose()
-            .map_err(|error| Error::file(&self.folder.join(CHECKPOINT), error))
+        Ok(self.known.coefficients(&self.folder, config, layer)?)
     }
-}
 
-/// Checks a summary against itself and, where the run's compact network lies beside it, against that.
-fn check(folder: &Path, summary: &Summary) -> Result<()> {
-    let unsound = |error| Error::file(&folder.join(SUMMARY), error);
-    summary.check_accuracies().map_err(unsound)?;
-    let file = folder.join(COMPACT).join(dcff_compact::CONFIG);
-    if !file.exists() {
-        return Ok(());
+    /// The convolutions whose filters are scored, where the network is known.
+    pub(crate) fn scored_layers(&self) -> Option<Vec<ScoredLayer>> {
+        self.known.scored_layers(&self.config.as_ref()?.arch)
     }
-    let bytes = dcff_file::read(&file, dcff_compact::MAX_CONFIG_BYTES)?;
-    let artefact: dcff_compact::Config =
-        serde_json::from_slice(&bytes).map_err(|error| Error::file(&file, error))?;
-    let full = summary.full(&artefact).map_err(unsound)?;
-    summary
-        .check_costs(&full, &artefact.architecture)
-        .map_err(unsound)
+
+    /// The figures in print for a finished run's setting.
+    pub(crate) fn published(&self) -> Option<Published> {
+        self.known.published(self.summary()?)
+    }
 }
 
 /// The rows of a file of JSON lines; none when there is no file.
@@ -238,7 +230,7 @@ fn flatten(path: &str, value: &Value, into: &mut BTreeMap<String, String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{config, finished};
+    use crate::fixtures::{KNOWN, config, finished};
 
     fn failure(run: &Run) -> &str {
         match &run.status {
@@ -258,9 +250,9 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let folder = finished(dir.path(), config("kl", "fuse", "stretched", 1), 50.0).folder;
             std::fs::write(folder.join(file), text).unwrap();
-            let strict = Run::read(&folder).unwrap_err().to_string();
+            let strict = Run::read(&folder, KNOWN).unwrap_err().to_string();
             assert!(strict.contains(file), "{strict}");
-            let marked = Run::read_or_mark(&folder).unwrap();
+            let marked = Run::read_or_mark(&folder, KNOWN).unwrap();
             assert_eq!(failure(&marked), strict);
             assert_eq!(marked.config.is_some(), file != CONFIG);
         }
@@ -271,11 +263,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = finished(dir.path(), config("kl", "fuse", "stretched", 1), 50.0).folder;
         std::fs::write(folder.join(ERROR), "the disk is full\n").unwrap();
-        assert!(Run::read(&folder).unwrap().summary().is_some());
+        assert!(Run::read(&folder, KNOWN).unwrap().summary().is_some());
         std::fs::write(folder.join(SUMMARY), "").unwrap();
-        assert_eq!(failure(&Run::read(&folder).unwrap()), "the disk is full");
+        assert_eq!(
+            failure(&Run::read(&folder, KNOWN).unwrap()),
+            "the disk is full"
+        );
         std::fs::write(folder.join(CONFIG), "").unwrap();
-        assert_eq!(failure(&Run::read(&folder).unwrap()), "the disk is full");
+        assert_eq!(
+            failure(&Run::read(&folder, KNOWN).unwrap()),
+            "the disk is full"
+        );
     }
 
     #[test]
@@ -287,7 +285,7 @@ mod tests {
         summary.chosen.test.accuracy = 1.7;
         std::fs::write(&file, serde_json::to_string(&summary).unwrap()).unwrap();
         assert_eq!(
-            failure(&Run::read_or_mark(&run.folder).unwrap()),
+            failure(&Run::read_or_mark(&run.folder, KNOWN).unwrap()),
             format!(
                 "{}: chosen.test.accuracy: expected 0 to 1, got 1.7",
                 file.display()
@@ -298,7 +296,7 @@ mod tests {
     #[test]
     fn a_folder_without_a_run_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let message = Run::read_or_mark(&dir.path().join("typo")).unwrap_err();
+        let message = Run::read_or_mark(&dir.path().join("typo"), KNOWN).unwrap_err();
         assert!(message.to_string().contains("config.toml"), "{message}");
     }
 }

@@ -162,7 +162,7 @@ pub fn signed(value: f64, decimals: usize) -> String {
 
 /// What became of a cost: `-76.83 %`, or `0.00 %` where it stayed.
 pub fn change(full: u64, now: u64, decimals: usize) -> String {
-    let percent = -dcff_flops::reduction_percent(full, now);
+    let percent = -dcff_run::reduction_percent(full, now);
     format!("{} %", signed(percent, decimals))
 }
 

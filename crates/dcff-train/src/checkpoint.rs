@@ -11,18 +11,15 @@ use std::path::Path;
 use candle_core::{Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing};
 use dcff_models::{Architecture, Network, View, Views};
+use dcff_run::{CONFIG, Metrics, Outcome, RunConfig, Score, StageCost, Timing};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use crate::config::{RunConfig, forget_places};
 use crate::error::{Error, Result};
-use crate::evaluate::{Score, Tally};
-use crate::event::{Metrics, Timing};
+use crate::evaluate::Tally;
+use crate::hash::{sha256, sha256_of};
 use crate::method::{Filters, Saved};
 use crate::methods;
-use crate::run::CONFIG;
-use crate::stage::StageCost;
-use crate::summary::Outcome;
+use crate::places::forget_places;
 
 const STATE: &str = "state.json";
 const TENSORS: &str = "state.safetensors";
@@ -404,19 +401,4 @@ fn same_hash(path: &Path, expected: &str, found: &str) -> Result<()> {
         return Err(Error::file(path, message));
     }
     Ok(())
-}
-
-/// SHA-256 of the file `path` of at most `limit` bytes, which is not kept in memory; `None` where there is none.
-pub(crate) fn sha256_of(path: &Path, limit: u64) -> Result<Option<String>> {
-    let mut hash = Sha256::new();
-    let found = dcff_file::read_parts_if_any(path, limit, |part| hash.update(part))?;
-    Ok(found.then(|| hex(&hash.finalize())))
-}
-
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-fn hex(hash: &[u8]) -> String {
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }

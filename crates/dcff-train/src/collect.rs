@@ -26,9 +26,9 @@ use dcff_flops::{Convention, cost};
 use dcff_models::{Conv, Gradients, Layer, LayerKind, Mode, Network, View, Views};
 use dcff_nn::{ConvConfig, Features};
 
+use crate::costs;
 use crate::error::{Error, Result};
 use crate::seed::{Purpose, derive_seed};
-use crate::summary;
 
 /// Training images that evidence is collected on.
 #[derive(Clone, Debug)]
@@ -212,7 +212,7 @@ impl Collected {
                     .insert(parameter.name.clone(), sum.flatten_all()?.to_vec1()?);
             }
         }
-        self.macs = 3 * probe.images as u64 * summary::macs(network.compact())?;
+        self.macs = 3 * probe.images as u64 * costs::macs(network.compact())?;
         Ok(())
     }
 
@@ -431,7 +431,7 @@ mod tests {
         let (whole, parts) = (of(IMAGES), of(5));
         assert_eq!(
             whole.macs(),
-            3 * IMAGES as u64 * summary::macs(&full).unwrap()
+            3 * IMAGES as u64 * costs::macs(&full).unwrap()
         );
         assert!(whole.gradients["a.weight"].iter().any(|g| g.abs() > 1e-3));
         for (name, gradient) in &whole.gradients {

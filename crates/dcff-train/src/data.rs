@@ -4,10 +4,24 @@ use std::sync::Arc;
 
 use dcff_data::{Augmentation, Dataset, Normalisation, Splits};
 use dcff_models::Architecture;
+use dcff_run::{Augment, RunConfig};
 
-use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::seed::{Purpose, derive_seed};
+
+/// The augmentation for data whose standard one is `standard`.
+pub fn augmentation(choice: Augment, standard: Augmentation) -> Augmentation {
+    match choice {
+        Augment::Standard => standard,
+        Augment::Crop => Augmentation {
+            flip: false,
+            ..standard
+        },
+        Augment::Flip => Augmentation { pad: 0, ..standard },
+        Augment::Imagenet => Augmentation::IMAGENET,
+        Augment::None => Augmentation::NONE,
+    }
+}
 
 /// What a run trains on: images and how they become the network's input.
 #[derive(Clone, Debug)]

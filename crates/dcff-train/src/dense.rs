@@ -13,15 +13,15 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use dcff_compact::Artefact;
 use dcff_models::{Architecture, Network};
+use dcff_run::{
+    COMPACT, DataConfig, DenseFrom, MAX_TABLE_BYTES, METRICS, Metrics, Recipe, RunConfig, TIMING,
+    Timing, first_difference,
+};
 use serde::Serialize;
 
-use crate::checkpoint::sha256_of;
-use crate::config::{DataConfig, DenseFrom, RunConfig, first_difference};
 use crate::error::{Error, Result};
-use crate::event::{Metrics, Timing};
-use crate::methods;
-use crate::recipe::Recipe;
-use crate::run::{COMPACT, MAX_TABLE_BYTES, METRICS, TIMING};
+use crate::hash::sha256_of;
+use crate::places::without_place;
 use crate::stage::{DENSE, Stage};
 
 /// The entry of the artefact's provenance that describes the stage.
@@ -58,7 +58,7 @@ impl DenseStage {
         Ok(Self {
             arch: config.arch.clone(),
             seed: config.seed,
-            data: config.data.without_place(),
+            data: without_place(&config.data),
             recipe: Recipe {
                 // Says which epoch is chosen, not how weights change.
                 select_on_test: false,
@@ -78,119 +78,117 @@ impl DenseStage {
     }
 }
 
-impl DenseFrom {
-    /// The dense network of the run in the folder `run`.
-    ///
-    /// # Errors
-    /// When it has none.
-    pub fn of(run: &Path) -> Result<Self> {
-        let Some(folder) = folder(run) else {
+/// The dense network of the run in the folder `run`.
+///
+/// # Errors
+/// When it has none.
+pub fn dense_of(run: &Path) -> Result<DenseFrom> {
+    let Some(folder) = folder(run) else {
+        let message = format!(
+            "no such file: expected a run whose dense stage is done, or a folder with {} and {}",
+            dcff_compact::CONFIG,
+            dcff_compact::WEIGHTS
+        );
+        return Err(Error::file(&weights(&run.join(DENSE)), message));
+    };
+    let file = weights(&folder);
+    let hash = sha256_of(&file, dcff_compact::MAX_WEIGHTS_BYTES)?;
+    let missing = "no such file";
+    Ok(DenseFrom {
+        run: run.to_owned(),
+        sha256: hash.ok_or_else(|| Error::file(&file, missing))?,
+    })
+}
+
+/// Checks that the dense network `from` is there, is the recorded one, and is what a run of `full` with `config` would train itself
+/// in one of its `stages`, or, where it comes from elsewhere, is of that network.
+///
+/// # Errors
+/// When it is not, with the first setting that differs.
+pub fn check_dense(
+    from: &DenseFrom,
+    config: &RunConfig,
+    full: &Architecture,
+    stages: &[Stage],
+) -> Result<()> {
+    let stage = stages.iter().find(|stage| stage.name == DENSE);
+    artefact(from, &DenseStage::of(config, stage)?, full).map(drop)
+}
+
+/// Whether the weights are those of a run's dense stage, and not from elsewhere.
+fn is_a_stage(from: &DenseFrom) -> bool {
+    weights(&from.run.join(DENSE)).exists()
+}
+
+fn artefact(from: &DenseFrom, wanted: &DenseStage, own: &Architecture) -> Result<Artefact> {
+    let folder = folder(&from.run).unwrap_or_else(|| from.run.join(DENSE));
+    let file = weights(&folder);
+    let found = dense_of(&from.run)?.sha256;
+    if found != from.sha256 {
+        let message = format!("expected SHA-256 {}, got {found}", from.sha256);
+        return Err(Error::file(&file, message));
+    }
+    let artefact = Artefact::load(&folder)?;
+    if !is_a_stage(from) {
+        let theirs = &artefact.config.architecture;
+        if own.layers != theirs.layers || own.spaces != theirs.spaces || own.input != theirs.input {
             let message = format!(
-                "no such file: expected a run whose dense stage is done, or a folder with {} and {}",
-                dcff_compact::CONFIG,
-                dcff_compact::WEIGHTS
+                "expected the whole {} for images of {:?} and {} classes, got another network",
+                wanted.arch,
+                own.input,
+                own.shapes()?.classes()
             );
-            return Err(Error::file(&weights(&run.join(DENSE)), message));
-        };
-        let file = weights(&folder);
-        let hash = sha256_of(&file, dcff_compact::MAX_WEIGHTS_BYTES)?;
-        let missing = "no such file";
-        Ok(Self {
-            run: run.to_owned(),
-            sha256: hash.ok_or_else(|| Error::file(&file, missing))?,
-        })
-    }
-
-    /// Checks that the dense network is there, is the recorded one, and is what a run of `full` with `config` would train itself,
-    /// or, where it comes from elsewhere, is of that network.
-    ///
-    /// # Errors
-    /// When it is not, with the first setting that differs.
-    pub fn check(&self, config: &RunConfig, full: &Architecture) -> Result<()> {
-        let plan = methods::plan(config, full)?;
-        let stage = plan.stages.iter().find(|stage| stage.name == DENSE);
-        self.artefact(&DenseStage::of(config, stage)?, full)
-            .map(drop)
-    }
-
-    /// Whether the weights are those of a run's dense stage, and not from elsewhere.
-    fn is_a_stage(&self) -> bool {
-        weights(&self.run.join(DENSE)).exists()
-    }
-
-    fn artefact(&self, wanted: &DenseStage, own: &Architecture) -> Result<Artefact> {
-        let folder = folder(&self.run).unwrap_or_else(|| self.run.join(DENSE));
-        let file = weights(&folder);
-        let found = Self::of(&self.run)?.sha256;
-        if found != self.sha256 {
-            let message = format!("expected SHA-256 {}, got {found}", self.sha256);
-            return Err(Error::file(&file, message));
+            return Err(Error::file(&from.run, message));
         }
-        let artefact = Artefact::load(&folder)?;
-        if !self.is_a_stage() {
-            let theirs = &artefact.config.architecture;
-            if own.layers != theirs.layers
-                || own.spaces != theirs.spaces
-                || own.input != theirs.input
-            {
-                let message = format!(
-                    "expected the whole {} for images of {:?} and {} classes, got another network",
-                    wanted.arch,
-                    own.input,
-                    own.shapes()?.classes()
-                );
-                return Err(Error::file(&self.run, message));
-            }
-            return Ok(artefact);
-        }
-        let stage = artefact.config.provenance.get(PROVENANCE).cloned();
-        let mut stage = stage.unwrap_or(serde_json::Value::Null);
-        let mut own = wanted.value()?;
-        // The fingerprints say which images they are, whatever these were called and wherever they lay.
-        for value in [&mut stage, &mut own] {
-            if let Some(data) = value.get_mut("data").and_then(|data| data.as_object_mut()) {
-                data.remove("name");
-                data.remove("path");
-            }
-        }
-        match first_difference("", &own, &stage) {
-            None => Ok(artefact),
-            Some(difference) => Err(Error::file(
-                &folder,
-                format!("another dense stage than this run's: {difference}"),
-            )),
+        return Ok(artefact);
+    }
+    let stage = artefact.config.provenance.get(PROVENANCE).cloned();
+    let mut stage = stage.unwrap_or(serde_json::Value::Null);
+    let mut own = wanted.value()?;
+    // The fingerprints say which images they are, whatever these were called and wherever they lay.
+    for value in [&mut stage, &mut own] {
+        if let Some(data) = value.get_mut("data").and_then(|data| data.as_object_mut()) {
+            data.remove("name");
+            data.remove("path");
         }
     }
+    match first_difference("", &own, &stage) {
+        None => Ok(artefact),
+        Some(difference) => Err(Error::file(
+            &folder,
+            format!("another dense stage than this run's: {difference}"),
+        )),
+    }
+}
 
-    /// Reads the weights, checking that they are the recorded ones and those of `wanted`.
-    pub(crate) fn load(&self, wanted: &DenseStage, network: &Network) -> Result<Dense> {
-        let artefact = self.artefact(wanted, network.compact())?;
-        let tensors = artefact.network(network.device())?.state()?;
-        if !self.is_a_stage() {
-            return Ok(Dense {
-                tensors: tensors.into_iter().collect(),
-                metrics: Vec::new(),
-                timing: Vec::new(),
-                seconds: 0.0,
-                metrics_known: false,
-            });
-        }
-        let rows = self.run.join(METRICS);
-        let epochs = wanted.recipe.epochs;
-        let mut metrics: Vec<Metrics> = read_rows(&rows, epochs)?;
-        for row in &mut metrics {
-            row.stage = Some(DENSE.to_owned());
-        }
-        let timing: Vec<Timing> = read_rows(&self.run.join(TIMING), epochs)?;
-        let spent = |row: &Timing| row.method_seconds + row.train_seconds + row.evaluation_seconds;
-        Ok(Dense {
+/// Reads the weights `from` names, checking that they are the recorded ones and those of `wanted`.
+pub(crate) fn load(from: &DenseFrom, wanted: &DenseStage, network: &Network) -> Result<Dense> {
+    let artefact = artefact(from, wanted, network.compact())?;
+    let tensors = artefact.network(network.device())?.state()?;
+    if !is_a_stage(from) {
+        return Ok(Dense {
             tensors: tensors.into_iter().collect(),
-            metrics,
-            seconds: timing.iter().map(spent).sum(),
-            timing,
-            metrics_known: true,
-        })
+            metrics: Vec::new(),
+            timing: Vec::new(),
+            seconds: 0.0,
+            metrics_known: false,
+        });
     }
+    let rows = from.run.join(METRICS);
+    let epochs = wanted.recipe.epochs;
+    let mut metrics: Vec<Metrics> = read_rows(&rows, epochs)?;
+    for row in &mut metrics {
+        row.stage = Some(DENSE.to_owned());
+    }
+    let timing: Vec<Timing> = read_rows(&from.run.join(TIMING), epochs)?;
+    let spent = |row: &Timing| row.method_seconds + row.train_seconds + row.evaluation_seconds;
+    Ok(Dense {
+        tensors: tensors.into_iter().collect(),
+        metrics,
+        seconds: timing.iter().map(spent).sum(),
+        timing,
+        metrics_known: true,
+    })
 }
 
 /// The folder with the weights of `run`: its dense stage, itself, or what it made.

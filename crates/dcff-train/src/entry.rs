@@ -5,16 +5,13 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use dcff_criteria::Criterion;
-use dcff_fusion::Rates;
 use dcff_models::Architecture;
+use dcff_run::{MethodConfig, Recipe};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::MethodConfig;
 use crate::error::{Error, Result};
 use crate::method::Method;
-use crate::recipe::Recipe;
 
 /// A method that the program knows by its name.
 pub trait Entry: Sync {
@@ -130,7 +127,7 @@ impl Given<'_> {
     /// When a saved setting is none.
     pub fn own<T: DeserializeOwned>(&self, names: &[&str]) -> Result<Option<T>> {
         match self.saved {
-            Some(saved) if names.contains(&saved.name.as_str()) => saved.read().map(Some),
+            Some(saved) if names.contains(&saved.name.as_str()) => Ok(Some(saved.read()?)),
             _ => Ok(None),
         }
     }
@@ -200,27 +197,4 @@ impl Given<'_> {
             .map(Some)
             .map_err(|error| Error::setting("--criterion", error.to_string()))
     }
-}
-
-/// What reports and model cards say of a method.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Description {
-    /// In a cell of a table: criterion, keep mode, temperature.
-    pub label: String,
-    /// Runs of one pipeline are compared with each other; none for the network as it is.
-    #[serde(default)]
-    pub pipeline: Option<String>,
-    /// How the network came about, without the full stop.
-    pub sentence: String,
-    /// BibTeX.
-    #[serde(default)]
-    pub citation: Option<String>,
-    /// The rates, where the figures in print for them were made by the same method.
-    #[serde(default)]
-    pub published: Option<Rates>,
-}
-
-impl Description {
-    /// The pipeline of networks that are compact from the first step.
-    pub const SCRATCH: &str = "scratch";
 }

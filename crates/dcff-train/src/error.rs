@@ -53,7 +53,7 @@ pub enum Error {
         /// The batch's.
         images: usize,
         /// What feature maps are stored in.
-        precision: dcff_nn::Precision,
+        precision: dcff_run::Precision,
         /// The card's number and name.
         device: String,
         /// What it said.
@@ -80,9 +80,39 @@ pub enum Error {
     /// Writing or reading weights failed.
     #[error(transparent)]
     Compact(#[from] dcff_compact::Error),
+    /// The record is unsound in another way.
+    #[error(transparent)]
+    Run(dcff_run::Error),
     /// Candle failed.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+impl From<dcff_run::Error> for Error {
+    fn from(error: dcff_run::Error) -> Self {
+        match error {
+            dcff_run::Error::Setting { field, message } => Self::Setting { field, message },
+            dcff_run::Error::File { path, message } => Self::File { path, message },
+            dcff_run::Error::Disk(error) => Self::Disk(error),
+            dcff_run::Error::Other(error) => match error.downcast() {
+                Ok(own) => *own,
+                Err(error) => Self::Run(dcff_run::Error::Other(error)),
+            },
+            error => Self::Run(error),
+        }
+    }
+}
+
+impl From<Error> for dcff_run::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Setting { field, message } => Self::Setting { field, message },
+            Error::File { path, message } => Self::File { path, message },
+            Error::Disk(error) => Self::Disk(error),
+            Error::Run(error) => error,
+            error => Self::Other(Box::new(error)),
+        }
+    }
 }
 
 /// A place in an epoch.

@@ -4,18 +4,10 @@ use candle_core::{Device, Tensor};
 use dcff_data::Loader;
 use dcff_models::{InferenceNetwork, Mode, Network, Views};
 use dcff_nn::LossNumbers;
+use dcff_run::Score;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-
-/// Mean loss and accuracy.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Score {
-    /// Mean cross-entropy in nats.
-    pub loss: f64,
-    /// The share of images whose largest logit is the label's, 0 to 1.
-    pub accuracy: f64,
-}
 
 /// Sums over images, which become a [`Score`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -11,64 +11,59 @@
 //! their filters, in a step it may ask for other passes and losses, and its state travels in checkpoints. The
 //! [`Trainer`] knows no method, criterion or data set by name; [`MethodConfig`] is where names become objects.
 //!
-//! A run is a folder: `config.toml` (complete: running it again repeats the run), `metrics.jsonl` (a row per
-//! epoch, free of timings, so that two runs of one seed can be compared byte by byte), `selection.jsonl` (scores and
-//! kept filters of every selection), `timing.jsonl`, `checkpoint/`, `dense/` (the network at the end of a dense stage),
-//! `compact/` (the artefact), `summary.json` and, for TensorBoard, `events.out.tfevents.dcff`.
+//! A run is a folder, whose record is `dcff-run`'s ([`RunConfig`], [`RunFolder`], [`Summary`]); this crate writes it, and
+//! [`Known`] says what the names in it stand for.
 //!
 //! This crate deliberately does not print, and reads neither arguments nor the environment: it reports [`Event`]s.
 
 mod checkpoint;
 mod clock;
 mod collect;
-mod config;
+mod costs;
 mod data;
 mod dense;
 mod entry;
 mod error;
 mod evaluate;
 mod event;
+mod hash;
+mod known;
 mod method;
 pub mod methods;
 mod on_card;
 mod optimizer;
 pub mod optimizers;
+mod places;
 mod recipe;
-mod run;
-mod schedule;
 mod seed;
-mod selection;
 mod stage;
 mod step;
-mod summary;
 mod tensorboard;
 pub mod testing;
-pub mod toml_file;
 mod trainer;
 
 pub use checkpoint::{Checkpoint, Position};
 pub use collect::{Collected, Probe};
-pub use config::{
-    Augment, DataConfig, DenseFrom, MethodConfig, RunConfig, Settings, forget_places,
+pub use costs::{check_costs, full_of};
+pub use data::{Data, augmentation};
+pub use dcff_run::{
+    Augment, CHECKPOINT, COMPACT, CONFIG, Cosine, Cost, DataConfig, DenseFrom, Description,
+    GeometricWarmup, LayerSelection, METRICS, MethodConfig, Metrics, Outcome, PRODUCTS, Precision,
+    ProductSummary, Recipe, RunConfig, RunFolder, SELECTION, SUMMARY, Schedule, Score,
+    SelectionRow, Settings, StageCost, Summary, TIMING, Timing, Width, geometric, toml_file,
 };
-pub use data::Data;
-/// What feature maps are stored in; [`Recipe::precision`].
-pub use dcff_nn::Precision;
-pub use entry::{Context, Description, Entry, Given, Typed};
+pub use dense::{check_dense, dense_of};
+pub use entry::{Context, Entry, Given, Typed};
 pub use error::{Error, Place, Result};
-pub use evaluate::{Score, evaluate, evaluate_finished};
-pub use event::{Event, Metrics, Observer, Timing};
+pub use evaluate::{evaluate, evaluate_finished};
+pub use event::{Event, Observer};
+pub use known::Known;
 pub use method::{Decision, End, EpochStart, Filters, Method, Plan, Product, Saved, Setup};
 pub use optimizer::{Group, Id, Optimizer};
-pub use recipe::Recipe;
-pub use run::{
-    CHECKPOINT, COMPACT, CONFIG, MAX_TABLE_BYTES, METRICS, PRODUCTS, RunFolder, SUMMARY, TIMING,
-};
-pub use schedule::{Cosine, GeometricWarmup, Schedule, geometric};
+pub use places::{forget_places, without_place};
+pub use recipe::{configure, full_network, quick_for, stored};
 pub use seed::{Purpose, derive_seed};
-pub use selection::{LayerSelection, SELECTION, SelectionRow, read_selection};
-pub use stage::{DENSE, FINETUNE, Stage, StageCost, TRAIN};
+pub use stage::{DENSE, FINETUNE, Stage, TRAIN};
 pub use step::{Pass, Progress, Step, StepGradients, StepOutput, cross_entropy_step};
-pub use summary::{Cost, Outcome, ProductSummary, Summary, Width};
 pub use tensorboard::EVENTS;
 pub use trainer::{Builder, Ending, Trainer};

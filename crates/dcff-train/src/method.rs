@@ -5,15 +5,12 @@ use std::collections::BTreeMap;
 use candle_core::{Tensor, Var};
 use dcff_models::{Architecture, Network, Parameter, Views};
 use dcff_nn::LossValue;
+use dcff_run::{DenseFrom, Description, LayerSelection, Recipe};
 use serde_json::Value;
 
 use crate::collect::Probe;
-use crate::config::DenseFrom;
-use crate::entry::Description;
 use crate::error::{Error, Result};
 use crate::optimizer::Group;
-use crate::recipe::Recipe;
-use crate::selection::LayerSelection;
 use crate::stage::Stage;
 use crate::step::Step;
 
@@ -216,7 +213,7 @@ pub trait Method {
     /// variables is in exactly one group. Unless said otherwise one group holds the network's parameters, as the stage's recipe
     /// moves them.
     fn groups(&self, parameters: &[Parameter], stage: &Stage) -> Vec<Group> {
-        stage.recipe.groups(parameters)
+        Group::all(parameters, &stage.recipe)
     }
 
     /// Called before the first step of an epoch.

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 use dcff_models::{Gradients, Network, Parameter};
+use dcff_run::Recipe;
 
 use crate::error::{Error, Result};
-use crate::optimizers::{Descent, Pace, Rule};
+use crate::optimizers::{Descent, Pace, Rule, Sgd};
 
 /// Something that is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +48,16 @@ impl Group {
             rate: 1.0,
             decay,
         }
+    }
+
+    /// A network's parameters in one group: weight decay reaches all of them, batch norm's included, as in the published
+    /// recipe.
+    pub fn all(parameters: &[Parameter], recipe: &Recipe) -> Vec<Self> {
+        let rule = Sgd {
+            momentum: recipe.momentum,
+            nesterov: recipe.nesterov,
+        };
+        vec![Self::whole(parameters, rule, recipe.weight_decay)]
     }
 
     /// `members` that stay as they are.

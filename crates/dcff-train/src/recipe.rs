@@ -1,147 +1,59 @@
-//! How a network is trained: epochs, batches, the optimiser and its schedule.
+//! A recipe at work: for a network, and on a device.
 
 use candle_core::Device;
-use dcff_models::{Architecture, Initialisation, Parameter};
-use dcff_nn::{DeviceSettings, Precision};
-use serde::{Deserialize, Serialize};
+use dcff_models::{Architecture, Initialisation};
+use dcff_nn::DeviceSettings;
+use dcff_run::{Precision, Recipe, RunConfig};
 
 use crate::error::{Error, Result, first_line};
-use crate::optimizer::Group;
-use crate::optimizers::Sgd;
-use crate::schedule::Schedule;
 
-/// How a network is trained.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Recipe {
-    /// Passes over the training images.
-    pub epochs: usize,
-    /// Images per step.
-    pub batch_size: usize,
-    /// Before the schedule.
-    pub learning_rate: f64,
-    /// Of stochastic gradient descent.
-    pub momentum: f64,
-    /// Added to the gradients of all parameters.
-    pub weight_decay: f64,
-    /// Whether Nesterov's form of momentum is used.
-    pub nesterov: bool,
-    /// The share of the label's probability spread over all classes.
-    pub label_smoothing: f64,
-    /// Epochs of linear warm-up.
-    pub warmup_epochs: usize,
-    /// Whether the best epoch is chosen on the test images, as the paper does. Such a figure is not an estimate of
-    /// accuracy on new images; reports say so.
-    pub select_on_test: bool,
-    /// Whether convolutions are plain sums of products, without Winograd's transforms: slower, rounding as elsewhere.
-    #[serde(default)]
-    pub direct_convolution: bool,
-    /// What feature maps and their gradients are stored in during training. Weights, statistics, sums and every
-    /// evaluation are single precision.
-    #[serde(default)]
-    pub precision: Precision,
-    /// Whether a card may multiply the `f32` maps of convolutions in TensorFloat-32.
-    #[serde(default)]
-    pub tf32: bool,
-    /// Whether a card must give the same bits every time; the CPU does anyway.
-    #[serde(default)]
-    pub deterministic: bool,
-    /// How the learning rate falls.
-    pub schedule: Schedule,
+/// [`Recipe::quick`] with a rate that suits the filters that `full` starts with.
+///
+/// Behind batch norm a step turns a filter by the rate over its squared length. PyTorch's default filters have a sixth
+/// of the squared length of He's: at 0.05 the dense VGG-16 loses its first epochs, at 0.01 it learns from the first.
+pub fn quick_for(full: &Architecture, epochs: usize) -> Recipe {
+    let quick = Recipe::quick(epochs);
+    let learning_rate = match full.initialisation {
+        Initialisation::Uniform => 0.01,
+        _ => quick.learning_rate,
+    };
+    Recipe {
+        learning_rate,
+        ..quick
+    }
 }
 
-impl Recipe {
-    /// The published CIFAR recipe: 300 epochs, batches of 256, rate 0.1 divided by 10 at epochs 150 and 225,
-    /// momentum 0.9, weight decay 5e-4 (arXiv 2107.06916, section 4.1).
-    pub fn published_cifar() -> Self {
-        Self {
-            epochs: 300,
-            batch_size: 256,
-            learning_rate: 0.1,
-            momentum: 0.9,
-            weight_decay: 5e-4,
-            nesterov: false,
-            label_smoothing: 0.0,
-            warmup_epochs: 0,
-            select_on_test: false,
-            direct_convolution: false,
-            precision: Precision::F32,
-            tf32: false,
-            deterministic: false,
-            schedule: Schedule::MultiStep {
-                milestones: vec![150, 225],
-                gamma: 0.1,
-            },
-        }
-    }
+/// Has `device` compute as `recipe` says.
+///
+/// # Errors
+/// When the device cannot.
+pub fn configure(recipe: &Recipe, device: &Device) -> Result<()> {
+    let settings = DeviceSettings {
+        tf32: recipe.tf32,
+        deterministic: recipe.deterministic,
+    };
+    dcff_nn::configure(device, settings)
+        .map_err(|error| Error::setting("recipe.tf32", first_line(&error)))
+}
 
-    /// A short recipe: batches of 128, rate 0.05 falling by half a cosine.
-    pub fn quick(epochs: usize) -> Self {
-        Self {
-            epochs,
-            batch_size: 128,
-            learning_rate: 0.05,
-            schedule: Schedule::cosine(),
-            ..Self::published_cifar()
-        }
+/// The type that feature maps are stored in where a recipe asks for `precision`.
+pub fn stored(precision: Precision) -> dcff_nn::Precision {
+    match precision {
+        Precision::F32 => dcff_nn::Precision::F32,
+        Precision::Bf16 => dcff_nn::Precision::Bf16,
     }
+}
 
-    /// [`Recipe::quick`] with a rate that suits the filters that `full` starts with.
-    ///
-    /// Behind batch norm a step turns a filter by the rate over its squared length. PyTorch's default filters have a sixth
-    /// of the squared length of He's: at 0.05 the dense VGG-16 loses its first epochs, at 0.01 it learns from the first.
-    pub fn quick_for(full: &Architecture, epochs: usize) -> Self {
-        let quick = Self::quick(epochs);
-        let learning_rate = match full.initialisation {
-            Initialisation::Uniform => 0.01,
-            _ => quick.learning_rate,
-        };
-        Self {
-            learning_rate,
-            ..quick
-        }
-    }
-
-    /// The same recipe for a stage of `epochs` epochs at `learning_rate`: the schedule runs over the stage.
-    pub fn for_stage(&self, epochs: usize, learning_rate: f64) -> Self {
-        Self {
-            epochs,
-            learning_rate,
-            schedule: self.schedule.scaled(self.epochs, epochs),
-            ..self.clone()
-        }
-    }
-
-    /// Has `device` compute as this recipe says.
-    ///
-    /// # Errors
-    /// When the device cannot.
-    pub fn configure(&self, device: &Device) -> Result<()> {
-        let settings = DeviceSettings {
-            tf32: self.tf32,
-            deterministic: self.deterministic,
-        };
-        dcff_nn::configure(device, settings)
-            .map_err(|error| Error::setting("recipe.tf32", first_line(&error)))
-    }
-
-    /// The learning rate at `step` of `steps` in `epoch`.
-    pub fn rate(&self, epoch: usize, step: usize, steps: usize) -> f64 {
-        self.learning_rate
-            * self
-                .schedule
-                .factor(epoch, self.epochs, step, steps, self.warmup_epochs)
-    }
-
-    /// A network's parameters in one group: weight decay reaches all of them, batch norm's included, as in the published
-    /// recipe.
-    pub fn groups(&self, parameters: &[Parameter]) -> Vec<Group> {
-        let rule = Sgd {
-            momentum: self.momentum,
-            nesterov: self.nesterov,
-        };
-        vec![Group::whole(parameters, rule, self.weight_decay)]
-    }
+/// The whole network of `config`, before anything is pruned, for images of its size.
+///
+/// # Errors
+/// When its name is unknown.
+pub fn full_network(config: &RunConfig) -> Result<Architecture> {
+    let full = dcff_models::by_name(&config.arch)?;
+    Ok(match config.data.input_size {
+        Some(input) => full.with_input(input),
+        None => full,
+    })
 }
 
 #[cfg(test)]
@@ -150,7 +62,7 @@ mod tests {
 
     #[test]
     fn the_quick_rate_suits_the_first_filters() {
-        let rate = |name| Recipe::quick_for(&dcff_models::by_name(name).unwrap(), 15).learning_rate;
+        let rate = |name| quick_for(&dcff_models::by_name(name).unwrap(), 15).learning_rate;
         let rates = ["vgg16", "googlenet", "resnet20", "resnet50"].map(rate);
         assert_eq!(rates, [0.01, 0.01, 0.05, 0.05]);
     }

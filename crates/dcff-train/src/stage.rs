@@ -1,11 +1,9 @@
-//! Stages of a run: stretches of epochs with a recipe of their own, and what they cost.
+//! Stages of a run: stretches of epochs with a recipe of their own.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use serde::{Deserialize, Serialize};
-
-use crate::recipe::Recipe;
+use dcff_run::Recipe;
 
 /// A stretch of epochs.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,25 +42,3 @@ pub const TRAIN: &str = "train";
 pub const DENSE: &str = "dense";
 /// The stage after pruning.
 pub const FINETUNE: &str = "finetune";
-
-/// What a stage cost.
-///
-/// A training pass counts as three forward passes (forward, gradient of the maps, gradient of the weights), a forward pass
-/// as the network's multiply-accumulates (`dcff-flops`, convention `macs`) per image.
-/// The products that make fused weights, and evaluation, are not counted.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct StageCost {
-    /// The stage's name.
-    pub stage: String,
-    /// Epochs trained.
-    pub epochs: usize,
-    /// Multiply-accumulates of training.
-    pub training_macs: u64,
-    /// Multiply-accumulates of collecting evidence for scores.
-    pub scoring_macs: u64,
-    /// Seconds of scoring, training and evaluation.
-    pub seconds: f64,
-    /// Whether another run trained it and its weights were taken over.
-    #[serde(default)]
-    pub reused: bool,
-}

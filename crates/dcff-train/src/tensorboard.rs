@@ -17,10 +17,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use dcff_run::selection::{SELECTION, SelectionRow, last_selection, read_selection};
+use dcff_run::{Metrics, RunFolder, Timing};
+
 use crate::error::{Error, Result};
-use crate::event::{Metrics, Timing};
-use crate::run::RunFolder;
-use crate::selection::{SELECTION, SelectionRow, last_selection, read_selection};
 
 /// The file's name in a run folder.
 pub const EVENTS: &str = "events.out.tfevents.dcff";

@@ -18,15 +18,15 @@ use candle_core::{Device, Tensor};
 use dcff_compact::Artefact;
 use dcff_data::{Augmentation, Dataset, Normalisation, Splits};
 use dcff_models::{Architecture, Mode, Network, View, Views};
+use dcff_run::{
+    Augment, COMPACT, DataConfig, METRICS, MethodConfig, Recipe, RunConfig, RunFolder, Summary,
+};
 
-use crate::config::{Augment, DataConfig, MethodConfig, RunConfig};
+use crate::costs::macs;
 use crate::data::Data;
 use crate::error::Result;
 use crate::event::Event;
 use crate::method::{EpochStart, Method};
-use crate::recipe::Recipe;
-use crate::run::{COMPACT, METRICS, RunFolder};
-use crate::summary::{Summary, macs};
 use crate::trainer::{Ending, Trainer};
 
 const SIDE: usize = 8;

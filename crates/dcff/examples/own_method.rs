@@ -84,7 +84,7 @@ impl Method for SoftMasks {
     }
 
     fn groups(&self, parameters: &[Parameter], stage: &Stage) -> Vec<Group> {
-        let mut groups = stage.recipe.groups(parameters);
+        let mut groups = Group::all(parameters, &stage.recipe);
         let own = (0..self.variables.len()).map(Id::Own);
         groups.push(Group::new("masks", own, Adamax::default(), 0.0));
         groups

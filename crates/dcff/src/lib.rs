@@ -25,4 +25,5 @@ pub use dcff_flops as flops;
 pub use dcff_fusion as fusion;
 pub use dcff_models as models;
 pub use dcff_nn as nn;
+pub use dcff_run as run;
 pub use dcff_train as train;

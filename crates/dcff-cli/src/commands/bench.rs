@@ -14,7 +14,8 @@ use dcff_flops::Convention;
 use dcff_models::{Architecture, InferenceNetwork, Network, Profile, Views};
 use dcff_train::methods::{FilterFusion, FilterFusionConfig, narrowed};
 use dcff_train::{
-    Context as Seeds, EpochStart, Method, Optimizer, Precision, Recipe, cross_entropy_step,
+    Context as Seeds, EpochStart, Group, Method, Optimizer, Precision, Recipe, cross_entropy_step,
+    stored,
 };
 use serde_json::json;
 
@@ -125,11 +126,11 @@ fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
     }
     check("--batch", args.batch)?;
     check("--rounds", args.rounds)?;
-    let precision = args.precision.parse().context("--precision")?;
+    let precision: Precision = args.precision.parse().context("--precision")?;
     let (mut network, views) = subject.fused(&Device::Cpu)?;
-    network.set_precision(precision);
+    network.set_precision(stored(precision));
     let recipe = Recipe::published_cifar();
-    let mut optimizer = Optimizer::new(&network, &[], recipe.groups(network.parameters()))?;
+    let mut optimizer = Optimizer::new(&network, &[], Group::all(network.parameters(), &recipe))?;
     let rate = recipe.rate(0, 0, 1);
     let images = noise(args.batch, subject.full.input)?;
     let labels = labels(args.batch, subject.compact.shapes()?.classes())?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, ensure};
 use candle_core::Device;
-use dcff_train::{CHECKPOINT, Checkpoint, RunFolder};
+use dcff_train::{CHECKPOINT, Checkpoint, Known, RunFolder, full_network};
 
 use crate::Ended;
 use crate::args::CompactArgs;
@@ -13,12 +13,12 @@ pub(crate) fn run(args: &CompactArgs) -> anyhow::Result<Ended> {
         "{}: exists already; name a new folder",
         args.out.display()
     );
-    let (folder, config) = RunFolder::open(&args.run)?;
+    let (folder, config) = RunFolder::open(&args.run, &Known)?;
     let path = folder.join(CHECKPOINT);
     let checkpoint = Checkpoint::load(&path, &config)?
         .with_context(|| format!("{}: no checkpoint yet", path.display()))?;
     let position = checkpoint.position();
-    let artefact = checkpoint.collapse(&config.full()?, &Device::Cpu)?;
+    let artefact = checkpoint.collapse(&full_network(&config)?, &Device::Cpu)?;
     artefact.save(&args.out)?;
     println!(
         "{}: the compact network after {} epochs and {} steps",

@@ -328,7 +328,11 @@ fn recorded_steps(device: &Device) -> anyhow::Result<Value> {
     for record in [false, true] {
         let (mut network, views) = subject.fused(device)?;
         let recipe = Recipe::published_cifar();
-        let mut optimizer = Optimizer::new(&network, &[], recipe.groups(network.parameters()))?;
+        let mut optimizer = Optimizer::new(
+            &network,
+            &[],
+            dcff_train::Group::all(network.parameters(), &recipe),
+        )?;
         for i in 0..STEPS {
             // Every step has a batch and a rate of its own.
             let images = images.affine(1.0, i as f64 / 8.0)?;
@@ -374,7 +378,11 @@ fn speed(
     let (mut network, views) = subject.fused(device)?;
     network.set_precision(precision);
     let recipe = Recipe::published_cifar();
-    let mut optimizer = Optimizer::new(&network, &[], recipe.groups(network.parameters()))?;
+    let mut optimizer = Optimizer::new(
+        &network,
+        &[],
+        dcff_train::Group::all(network.parameters(), &recipe),
+    )?;
     let rates = optimizer.begin(recipe.rate(0, 0, 1));
     let (images, labels) = batch_of(&subject, batch, device)?;
     let mut step = |images: &Tensor, labels: &Tensor| -> anyhow::Result<LossValue> {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use dcff_report::{Options, Report, Run, Status};
+use dcff_train::Known;
 
 use crate::Ended;
 use crate::args::ReportArgs;
@@ -31,7 +32,7 @@ fn report(folders: &[PathBuf], out: Option<&Path>, options: Options) -> anyhow::
     // On a terminal runs are called as they were typed.
     let shared = out.and_then(|_| shared_parent(folders));
     for folder in folders {
-        let mut run = Run::read_or_mark(folder)?;
+        let mut run = Run::read_or_mark(folder, &Known)?;
         // A report that moves with its runs names them from where it stands.
         let beside = out
             .and_then(Path::parent)

@@ -9,8 +9,8 @@ use dcff_data::{Augmentation, Loaded, Wanted};
 use dcff_models::Architecture;
 use dcff_train::methods::{self, METHODS};
 use dcff_train::{
-    Augment, Data, DataConfig, Ending, MethodConfig, Precision, Recipe, RunConfig, RunFolder,
-    Schedule, Summary, Trainer,
+    Augment, Data, DataConfig, Ending, Known, MethodConfig, Precision, Recipe, RunConfig,
+    RunFolder, Schedule, Summary, Trainer, augmentation, check_dense, full_network, quick_for,
 };
 
 use super::method;
@@ -28,24 +28,26 @@ const ESTIMATE_STEPS: usize = 8;
 
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
     let saved = match (&args.resume, &args.config) {
-        (Some(folder), _) => Some(RunFolder::open(folder)?.1),
+        (Some(folder), _) => Some(RunFolder::open(folder, &Known)?.1),
         (None, Some(file)) => Some(read_config(file)?),
         (None, None) => None,
     };
     // Everything that needs no images is checked before they are read.
     let draft = configure(args, saved.as_ref(), None)?;
-    draft.validate().map_err(|error| typed(args, error))?;
+    draft
+        .validate()
+        .map_err(|error| typed(args, error.into()))?;
     if let (true, Some(out)) = (args.check, &args.out) {
-        methods::plan(&draft, &draft.full()?)?;
+        methods::plan(&draft, &full_network(&draft)?)?;
         check_folder(out, &draft)?;
         return Ok(Ended::Done);
     }
     let device = args.device.open()?;
-    draft.recipe.configure(&device)?;
+    dcff_train::configure(&draft.recipe, &device)?;
     if let (Some(folder), Some(saved)) = (&args.resume, &saved) {
         check_resumed(folder, saved, &draft)?;
     }
-    methods::plan(&draft, &draft.full()?)?;
+    methods::plan(&draft, &full_network(&draft)?)?;
     if let (Some(file), Some(saved)) = (&args.config, &saved)
         && let Some(moved) = moved(args, saved, &draft)
     {
@@ -67,7 +69,9 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
             with_images(config, &native, &place, &loaded)?
         }
     };
-    config.validate().map_err(|error| typed(args, error))?;
+    config
+        .validate()
+        .map_err(|error| typed(args, error.into()))?;
     let data = Data::new(
         loaded.splits,
         loaded.info.normalisation,
@@ -76,7 +80,8 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
     data.check(&config, &full)
         .map_err(|error| typed(args, error))?;
     if let (Some(from), None) = (config.method.dense_from(), &args.resume) {
-        from.check(&config, &full)?;
+        let plan = methods::plan(&config, &full)?;
+        check_dense(&from, &config, &full, &plan.stages)?;
     }
     if args.estimate {
         let scratch = tempfile::tempdir()?;
@@ -89,7 +94,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
     }
     let folder = match (&args.resume, &args.out) {
         (Some(folder), _) => {
-            let (folder, saved) = RunFolder::open(folder)?;
+            let (folder, saved) = RunFolder::open(folder, &Known)?;
             if saved.recipe.epochs < config.recipe.epochs {
                 folder.train_on(&config)?;
             }
@@ -98,7 +103,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
         (None, Some(out)) => RunFolder::create(out, &config)?,
         (None, None) => bail!("expected --out or --resume"),
     };
-    if let Some(summary) = folder.summary()? {
+    if let Some(summary) = folder.summary(&Known)? {
         if let Some(difference) = summary.config.difference(&config) {
             bail!(
                 "{}: the finished run had other settings: {difference}",
@@ -137,7 +142,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
 pub(crate) fn plan(args: &TrainArgs) -> anyhow::Result<RunConfig> {
     let config = configure(args, None, None)?;
     config.validate()?;
-    methods::plan(&config, &config.full()?)?;
+    methods::plan(&config, &full_network(&config)?)?;
     Ok(config)
 }
 
@@ -166,7 +171,7 @@ fn wanted(args: &TrainArgs, config: &RunConfig, native: &Architecture) -> Wanted
         network: Some(native.input),
         crop_pct: augment.crop_pct(),
         interpolation: None,
-        area: augment.of(Augmentation::NONE).area,
+        area: augmentation(augment, Augmentation::NONE).area,
         skip_bad: args.skip_bad || config.data.skipped.is_some(),
     }
 }
@@ -333,7 +338,7 @@ pub(crate) fn check_folder(folder: &Path, config: &RunConfig) -> anyhow::Result<
     if !folder.join(dcff_train::CONFIG).exists() {
         return Ok(());
     }
-    let mut saved = RunFolder::open(folder)?.1;
+    let mut saved = RunFolder::open(folder, &Known)?.1;
     let mut wanted = config.clone();
     if wanted.data.input_size.is_none() {
         // That of the images, then.
@@ -383,7 +388,7 @@ fn configure(
     }
     let full = match full {
         Some(full) => full.clone(),
-        None => config.full().context("--arch")?,
+        None => full_network(&config).context("--arch")?,
     };
     if config.data.input_size.is_some() {
         check_input(args, &dcff_models::by_name(&config.arch)?, &full)?;
@@ -531,7 +536,7 @@ fn named_recipe(name: &str, epochs: Option<usize>, full: &Architecture) -> anyho
                 ..published
             }
         }
-        "quick" => Recipe::quick_for(full, epochs.unwrap_or(QUICK_EPOCHS)),
+        "quick" => quick_for(full, epochs.unwrap_or(QUICK_EPOCHS)),
         other => bail!("--recipe: expected published or quick, got '{other}'"),
     })
 }

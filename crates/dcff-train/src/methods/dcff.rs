@@ -12,13 +12,12 @@ use dcff_models::{Architecture, View, Views};
 use serde::{Deserialize, Serialize};
 
 use super::widths::{self, narrowed};
+use dcff_run::{Description, LayerSelection, MethodConfig, Recipe};
+
 use crate::collect::Collected;
-use crate::config::MethodConfig;
-use crate::entry::{Context, Description, Entry, Given};
+use crate::entry::{Context, Entry, Given};
 use crate::error::{Error, Result};
 use crate::method::{Decision, EpochStart, Filters, Method, Plan, Saved};
-use crate::recipe::Recipe;
-use crate::selection::LayerSelection;
 
 /// Training images that criteria which read images see.
 pub const EVIDENCE_IMAGES: usize = 256;
@@ -114,7 +113,7 @@ impl Method for FilterFusion {
                 c.temperature
             ),
             citation: Some(CITATION.to_owned()),
-            published: Some(c.rates.clone()),
+            published: Some(c.rates.to_string()),
         }
     }
 
@@ -310,7 +309,7 @@ fn named(config: &FilterFusionConfig) -> Result<MethodConfig> {
         KeepMode::Fuse => Dcff::NAME,
         KeepMode::Select => super::Select::NAME,
     };
-    MethodConfig::new(name, config)
+    Ok(MethodConfig::new(name, config)?)
 }
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
 //! No compression: the dense network, as a reference.
 
 use dcff_models::Architecture;
+use dcff_run::{Description, MethodConfig, Recipe};
 use serde::{Deserialize, Serialize};
 
-use crate::config::MethodConfig;
-use crate::entry::{Context, Description, Entry, Given};
+use crate::entry::{Context, Entry, Given};
 use crate::error::Result;
 use crate::method::{Decision, EpochStart, Filters, Method, Plan};
-use crate::recipe::Recipe;
 use crate::stage::{DENSE, Stage};
 
 /// The settings of [`Dense`]: none.
@@ -65,11 +64,11 @@ impl Entry for Entrance {
     }
 
     fn configure(&self, _: &Given<'_>) -> Result<MethodConfig> {
-        MethodConfig::new(DENSE, DenseConfig {})
+        Ok(MethodConfig::new(DENSE, DenseConfig {})?)
     }
 
     fn complete(&self, config: &MethodConfig) -> Result<MethodConfig> {
-        MethodConfig::new(DENSE, config.read::<DenseConfig>()?)
+        Ok(MethodConfig::new(DENSE, config.read::<DenseConfig>()?)?)
     }
 
     fn build(&self, _: &MethodConfig, _: &Context) -> Result<Box<dyn Method>> {

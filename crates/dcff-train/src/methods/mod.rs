@@ -7,12 +7,11 @@ mod select;
 mod widths;
 
 use dcff_models::Architecture;
+use dcff_run::{Description, MethodConfig, Recipe, RunConfig};
 
-use crate::config::{MethodConfig, RunConfig};
-use crate::entry::{Context, Description, Entry, Given};
+use crate::entry::{Context, Entry, Given};
 use crate::error::{Error, Result};
 use crate::method::{Method, Plan};
-use crate::recipe::Recipe;
 
 pub use dcff::{EVIDENCE_IMAGES, FilterFusion, FilterFusionConfig};
 pub use dense::Dense;
@@ -123,9 +122,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::config::Settings;
     use crate::entry::Typed;
     use crate::testing;
+    use dcff_run::Settings;
 
     fn completed(name: &str, settings: &[(&str, &str)]) -> Result<MethodConfig> {
         let settings: Settings = settings

@@ -27,13 +27,13 @@ use serde::{Deserialize, Serialize};
 
 use super::dcff::evidence_images;
 use super::widths::{self, narrowed};
+use dcff_run::{DenseFrom, Description, LayerSelection, MethodConfig, Recipe};
+
 use crate::collect::Collected;
-use crate::config::{DenseFrom, MethodConfig};
-use crate::entry::{Context, Description, Entry, Given};
+use crate::dense::dense_of;
+use crate::entry::{Context, Entry, Given};
 use crate::error::{Error, Result};
 use crate::method::{Decision, EpochStart, Filters, Method, Plan, Saved};
-use crate::recipe::Recipe;
-use crate::selection::LayerSelection;
 use crate::stage::{DENSE, FINETUNE, Stage};
 use crate::step::Step;
 
@@ -582,18 +582,21 @@ impl Entry for Pruning {
         }
         if let Some(run) = given.parse::<String>("dense_from")? {
             config.dense_from = Some(
-                DenseFrom::of(run.as_ref())
+                dense_of(run.as_ref())
                     .map_err(|error| Error::setting("--dense-from", error.to_string()))?,
             );
         }
         if widths::allocated_globally(given)? {
             config.budget = widths::budget(given)?;
         }
-        MethodConfig::new(Self::NAME, config)
+        Ok(MethodConfig::new(Self::NAME, config)?)
     }
 
     fn complete(&self, config: &MethodConfig) -> Result<MethodConfig> {
-        MethodConfig::new(Self::NAME, config.read::<PruneConfig>()?)
+        Ok(MethodConfig::new(
+            Self::NAME,
+            config.read::<PruneConfig>()?,
+        )?)
     }
 
     fn build(&self, config: &MethodConfig, context: &Context) -> Result<Box<dyn Method>> {
@@ -620,7 +623,7 @@ impl Entry for Pruning {
         } else if from.learning_rate > 0.0 && from.learning_rate != to.learning_rate {
             prune.finetune_learning_rate *= to.learning_rate / from.learning_rate;
         }
-        MethodConfig::new(Self::NAME, prune)
+        Ok(MethodConfig::new(Self::NAME, prune)?)
     }
 }
 

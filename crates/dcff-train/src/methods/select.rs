@@ -6,7 +6,8 @@
 use dcff_fusion::KeepMode;
 
 use super::dcff;
-use crate::config::MethodConfig;
+use dcff_run::MethodConfig;
+
 use crate::entry::{Context, Entry, Given};
 use crate::error::Result;
 use crate::method::Method;

@@ -9,17 +9,18 @@ use dcff_data::Batch;
 use dcff_nn::LossValue;
 
 use super::{Trainer, setup};
+use dcff_run::{Metrics, Outcome, SELECTION, SelectionRow, StageCost, Timing, selection};
+
 use crate::checkpoint::{Best, OpenEpoch, Position};
 use crate::clock::Clock;
+use crate::costs::macs;
 use crate::dense::DenseStage;
 use crate::error::{Error, Place, Result};
 use crate::evaluate::{Tally, evaluate};
-use crate::event::{Event, Metrics, Observer, Timing};
+use crate::event::{Event, Observer};
 use crate::seed::{Purpose, derive_seed};
-use crate::selection::{self, SELECTION, SelectionRow};
-use crate::stage::{DENSE, Stage, StageCost};
+use crate::stage::{DENSE, Stage};
 use crate::step::{Progress, Step};
-use crate::summary::{Outcome, macs};
 use crate::tensorboard::EventFile;
 
 /// Steps launched on a GPU before their losses are read: reading waits for all of them, and the GPU then waits for

@@ -6,13 +6,14 @@ use dcff_compact::Artefact;
 use dcff_models::{Network, Views};
 
 use super::Trainer;
+use dcff_run::{CHECKPOINT, COMPACT, Outcome, PRODUCTS, ProductSummary, Summary};
+
 use crate::clock::Clock;
-use crate::config::forget_places;
+use crate::costs::{Costs, costs};
 use crate::error::{Error, Result};
 use crate::evaluate::evaluate;
 use crate::method::End;
-use crate::run::{CHECKPOINT, COMPACT, PRODUCTS};
-use crate::summary::{Costs, Outcome, ProductSummary, Summary, costs};
+use crate::places::forget_places;
 
 impl Trainer {
     /// Writes the artefact and the summary.

@@ -15,6 +15,7 @@ use dcff_file::FolderLock;
 use dcff_models::{Architecture, Network, Views};
 use dcff_nn::RepeatedStep;
 
+use dcff_run::{CHECKPOINT, RunConfig, RunFolder, SELECTION, Summary, selection};
 pub use setup::Builder;
 
 use crate::checkpoint::{
@@ -22,16 +23,13 @@ use crate::checkpoint::{
 };
 use crate::clock::Clock;
 use crate::collect::Probe;
-use crate::config::RunConfig;
+use crate::costs::macs;
 use crate::error::{Error, Place, Result};
 use crate::event::{Event, Observer};
 use crate::method::{Decision, EpochStart, Method, Plan};
 use crate::optimizer::Optimizer;
-use crate::run::{CHECKPOINT, RunFolder};
-use crate::selection::{self, SELECTION};
 use crate::stage::Stage;
 use crate::step::Progress;
-use crate::summary::{Summary, macs};
 use crate::tensorboard::EventFile;
 
 /// How [`Trainer::run`] ended.
@@ -113,7 +111,10 @@ impl Trainer {
     pub fn run(&mut self, observer: &mut dyn Observer, stop: &AtomicBool) -> Result<Ending> {
         let epochs = self.config.recipe.epochs;
         let steps = self.train.batches();
-        selection::rewind(&self.folder.join(SELECTION), self.state.position)?;
+        // An epoch's row is written before its first step.
+        let Position { epoch, step } = self.state.position;
+        let begun = epoch + usize::from(step > 0);
+        selection::rewind(&self.folder.join(SELECTION), begun)?;
         EventFile::open(&self.folder, &self.state.metrics, &self.state.timing)?;
         if !self.state.metrics.is_empty() {
             // The program may have ended between the checkpoint and the tables.

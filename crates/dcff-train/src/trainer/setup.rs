@@ -10,11 +10,13 @@ use dcff_models::{Architecture, Network, Views};
 use dcff_nn::{Convolution, RepeatedStep};
 
 use super::Trainer;
+use dcff_run::{CHECKPOINT, RunConfig, RunFolder, StageCost};
+
 use crate::checkpoint::{CHOSEN, Checkpoint, NETWORK, OpenEpoch, Position, State};
 use crate::collect::Probe;
-use crate::config::RunConfig;
-use crate::data::Data;
-use crate::dense::DenseStage;
+use crate::costs::macs;
+use crate::data::{Data, augmentation};
+use crate::dense::{self, DenseStage};
 use crate::entry::Context;
 use crate::error::{Error, Result};
 use crate::evaluate::Tally;
@@ -22,10 +24,9 @@ use crate::method::{Method, Plan, Setup};
 use crate::methods;
 use crate::on_card::on_device;
 use crate::optimizer::Optimizer;
-use crate::run::{CHECKPOINT, RunFolder};
+use crate::recipe::{configure, stored};
 use crate::seed::{Purpose, derive_seed};
-use crate::stage::{DENSE, StageCost};
-use crate::summary::macs;
+use crate::stage::DENSE;
 
 /// What a [`Trainer`] is made of.
 pub struct Builder<'a> {
@@ -92,7 +93,7 @@ impl Builder<'_> {
         config.validate()?;
         data.check(&config, full)?;
         let lock = folder.lock()?;
-        config.recipe.configure(device)?;
+        configure(&config.recipe, device)?;
         let seed = derive_seed(config.seed, Purpose::Method, 0);
         let mut method = match method {
             Some(method) => method,
@@ -110,7 +111,7 @@ impl Builder<'_> {
             normalisation: data.normalisation.clone(),
             drop_last,
         };
-        let augmentation = config.data.augment.of(data.augmentation);
+        let augmentation = augmentation(config.data.augment, data.augmentation);
         let probe = match method.evidence_images() {
             0 => None,
             images => Some(Probe::new(
@@ -198,7 +199,7 @@ impl Builder<'_> {
                     let stage = plan.stages.iter().find(|stage| stage.name == DENSE);
                     let wanted = DenseStage::of(&config, stage)?;
                     let images = train.images() as u64;
-                    let dense = from.load(&wanted, &network)?;
+                    let dense = dense::load(from, &wanted, &network)?;
                     network.load(&dense.tensors)?;
                     state.position.epoch = wanted.recipe.epochs;
                     state.untold = match dense.metrics_known {
@@ -225,7 +226,7 @@ impl Builder<'_> {
                 (state, network, optimizer)
             }
         };
-        network.set_precision(config.recipe.precision);
+        network.set_precision(stored(config.recipe.precision));
         network.set_convolution(match config.recipe.direct_convolution {
             true => Convolution::Direct,
             false => Convolution::Fast,

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use dcff_report::ERROR;
-use dcff_train::{CONFIG, DENSE, MAX_TABLE_BYTES, METRICS, SUMMARY};
+use dcff_run::MAX_TABLE_BYTES;
+use dcff_train::{CONFIG, DENSE, METRICS, SUMMARY};
 
 use super::matrix::Run;
 use crate::table::duration;

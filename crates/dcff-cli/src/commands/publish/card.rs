@@ -4,8 +4,8 @@
 //! <https://huggingface.co/docs/hub/model-cards#model-card-metadata>. Strings are written as JSON, which YAML contains.
 
 use dcff_data::{DatasetInfo, HubFiles};
-use dcff_flops::reduction_percent;
 use dcff_fusion::PUBLISHED;
+use dcff_run::reduction_percent;
 use dcff_train::{Cost, Outcome, Summary};
 
 use super::figures::Figure;
@@ -305,7 +305,8 @@ impl Card<'_> {
     }
 
     fn uses(&self, setting: &dcff_fusion::PublishedSetting) -> bool {
-        let Some(rates) = self.summary.method().published else {
+        let rates = self.summary.method().published;
+        let Some(Ok(rates)) = rates.map(|rates| rates.parse::<dcff_fusion::Rates>()) else {
             return false;
         };
         // The figures in print are CIFAR-10's or ImageNet's.

@@ -14,7 +14,10 @@ use dcff_compact::export::{MODELING, ONNX, modeling, onnx};
 use dcff_compact::{Artefact, CONFIG, WEIGHTS};
 use dcff_hub::RepoId;
 use dcff_report::{PublishedTable, Run};
-use dcff_train::{COMPACT, MAX_TABLE_BYTES, METRICS, RunFolder, Summary};
+use dcff_run::MAX_TABLE_BYTES;
+use dcff_train::{
+    COMPACT, Known, METRICS, RunFolder, Summary, check_costs, full_of, without_place,
+};
 
 use crate::Ended;
 use crate::args::PublishArgs;
@@ -60,16 +63,15 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
         "--license: expected an identifier such as mit or apache-2.0, got '{}'",
         args.license
     );
-    let (folder, _) = RunFolder::open(&args.run)?;
+    let (folder, _) = RunFolder::open(&args.run, &Known)?;
     let mut summary = folder
-        .summary()?
+        .summary(&Known)?
         .with_context(|| format!("{}: the run is not finished", args.run.display()))?;
     let mut artefact = Artefact::load(&folder.join(COMPACT))?;
-    let full = summary.full(&artefact.config)?;
-    summary
-        .check_accuracies()
-        .and_then(|()| summary.check_costs(&full, &artefact.config.architecture))
-        .with_context(|| folder.join(dcff_train::SUMMARY).display().to_string())?;
+    let full = full_of(&summary, &artefact.config)?;
+    let context = || folder.join(dcff_train::SUMMARY).display().to_string();
+    summary.check_accuracies().with_context(context)?;
+    check_costs(&summary, &full, &artefact.config.architecture).with_context(context)?;
     if args.measure {
         latency::measure(folder.path(), &artefact, &full)?;
     }
@@ -82,7 +84,7 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
     }
     tree.insert(MODELING.to_owned(), modeling().as_bytes().to_vec());
     tree.insert(ONNX.to_owned(), onnx(&artefact)?);
-    let figures = figures::draw(&Run::read(&args.run)?.metrics, &summary);
+    let figures = figures::draw(&Run::read(&args.run, &Known)?.metrics, &summary);
     let cfg = &artefact.config.pretrained_cfg;
     let card = card::Card {
         repo: &args.repo,
@@ -113,7 +115,7 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
     );
     let text = serde_json::to_string_pretty(&summary)?;
     training(dcff_train::SUMMARY, format!("{text}\n").into_bytes());
-    let table = PublishedTable::of_summaries(vec![(&args.repo, &summary)], None);
+    let table = PublishedTable::of_summary(&args.repo, &summary, &Known, None);
     training(REPORT, table.markdown().into_bytes());
     Ok(tree)
 }
@@ -122,7 +124,7 @@ fn tree(args: &PublishArgs) -> anyhow::Result<Tree> {
 fn forget_places(summary: &mut Summary, artefact: &mut Artefact) {
     dcff_train::forget_places(&mut artefact.config.provenance);
     let config = &mut summary.config;
-    config.data = config.data.without_place();
+    config.data = without_place(&config.data);
     config.method.forget_dense_from();
 }
 

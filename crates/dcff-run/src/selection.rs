@@ -14,7 +14,6 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::Position;
 use crate::error::{Error, Result};
 
 /// The file's name in a run folder.
@@ -53,7 +52,7 @@ pub struct LayerSelection {
 
 impl LayerSelection {
     /// Scores as they are written. JSON has no infinities, and at temperatures beyond 1e36 divergences exceed `f32`.
-    pub(crate) fn narrowed(scores: &[f64]) -> Vec<f32> {
+    pub fn narrowed(scores: &[f64]) -> Vec<f32> {
         scores
             .iter()
             .map(|&score| (score as f32).clamp(f32::MIN, f32::MAX))
@@ -62,7 +61,10 @@ impl LayerSelection {
 }
 
 /// Appends a row to the file `path`.
-pub(crate) fn append(path: &Path, row: &SelectionRow) -> Result<()> {
+///
+/// # Errors
+/// When it cannot be written.
+pub fn append(path: &Path, row: &SelectionRow) -> Result<()> {
     let mut line = serde_json::to_vec(row).map_err(|error| Error::file(path, error))?;
     line.push(b'\n');
     let write = || -> std::io::Result<()> {
@@ -76,18 +78,19 @@ pub(crate) fn append(path: &Path, row: &SelectionRow) -> Result<()> {
     write().map_err(|error| Error::file(path, error))
 }
 
-/// Drops the rows that a run at `position` will write again, and a last row that was cut off.
-pub(crate) fn rewind(path: &Path, position: Position) -> Result<()> {
+/// Keeps the rows of the first `epochs` epochs: drops those that the run will write again, and a last row that was cut off.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn rewind(path: &Path, epochs: usize) -> Result<()> {
     let Some(text) = dcff_file::read_text_if_any(path, MAX_BYTES)? else {
         return Ok(());
     };
-    // An epoch's row is written before its first step.
-    let done = position.epoch + usize::from(position.step > 0);
     let kept: String = text
         .split_inclusive('\n')
         .take_while(|line| {
             line.ends_with('\n')
-                && serde_json::from_str::<SelectionRow>(line).is_ok_and(|row| row.epoch <= done)
+                && serde_json::from_str::<SelectionRow>(line).is_ok_and(|row| row.epoch <= epochs)
         })
         .collect();
     if kept.len() < text.len() {
@@ -97,7 +100,10 @@ pub(crate) fn rewind(path: &Path, position: Position) -> Result<()> {
 }
 
 /// The last row of the file `path`, if there is one.
-pub(crate) fn last_selection(path: &Path) -> Result<Option<SelectionRow>> {
+///
+/// # Errors
+/// When it cannot be read, or is unsound.
+pub fn last_selection(path: &Path) -> Result<Option<SelectionRow>> {
     let Some(text) = dcff_file::read_text_if_any(path, MAX_BYTES)? else {
         return Ok(None);
     };
@@ -155,19 +161,18 @@ mod tests {
             let rows = read_selection(&path).unwrap();
             rows.iter().map(|row| row.epoch).collect()
         };
-        rewind(&path, Position::default()).unwrap();
+        rewind(&path, 0).unwrap();
         assert!(epochs().is_empty());
         for epoch in 1..=4 {
             append(&path, &row(epoch)).unwrap();
         }
         let cut = std::fs::read_to_string(&path).unwrap() + "{\"epoch\":5,\"lay";
         std::fs::write(&path, cut).unwrap();
-        // Epochs 1 to 3 are done and the fourth has begun; then the checkpoint before it.
-        rewind(&path, Position { epoch: 3, step: 7 }).unwrap();
+        rewind(&path, 4).unwrap();
         assert_eq!(epochs(), [1, 2, 3, 4]);
-        rewind(&path, Position { epoch: 3, step: 0 }).unwrap();
+        rewind(&path, 3).unwrap();
         assert_eq!(epochs(), [1, 2, 3]);
-        rewind(&path, Position::default()).unwrap();
+        rewind(&path, 0).unwrap();
         assert!(epochs().is_empty());
     }
 }

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
-use crate::event::{Metrics, Timing};
-use crate::methods;
+use crate::registry::Registry;
+use crate::rows::{Metrics, Timing};
 use crate::summary::Summary;
 use crate::toml_file;
 
@@ -79,10 +79,11 @@ impl RunFolder {
     ///
     /// # Errors
     /// When there is no `config.toml`, or it is unsound.
-    pub fn open(path: &Path) -> Result<(Self, RunConfig)> {
+    pub fn open(path: &Path, known: &dyn Registry) -> Result<(Self, RunConfig)> {
         let file = path.join(CONFIG);
         let config = toml_file::read(&file)?;
-        let config = methods::complete(config)
+        let config = known
+            .complete(config)
             .and_then(|config: RunConfig| config.validate().map(|()| config))
             .map_err(|error| Error::file(&file, error))?;
         Ok((
@@ -110,12 +111,11 @@ impl RunFolder {
             }
             _ => {}
         }
-        Ok(dcff_compact::file::write(&file, text.as_bytes())?)
+        Ok(dcff_file::write(&file, text.as_bytes())?)
     }
 
     /// A folder that is there already.
-    #[cfg(test)]
-    pub(crate) fn at(path: &Path) -> Self {
+    pub fn at(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
             lock: None,
@@ -136,7 +136,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// When one does.
-    pub(crate) fn lock(&self) -> Result<Arc<FolderLock>> {
+    pub fn lock(&self) -> Result<Arc<FolderLock>> {
         match &self.lock {
             Some(lock) => Ok(Arc::clone(lock)),
             None => lock(&self.path),
@@ -147,7 +147,7 @@ impl RunFolder {
     ///
     /// # Errors
     /// Then, and when the table cannot be read.
-    pub(crate) fn check_rows(&self, known: usize) -> Result<()> {
+    pub fn check_rows(&self, known: usize) -> Result<()> {
         let path = self.join(METRICS);
         let text = dcff_file::read_text_if_any(&path, MAX_TABLE_BYTES)?;
         let rows = text.map_or(0, |text| text.lines().count());
@@ -162,7 +162,7 @@ impl RunFolder {
     }
 
     /// Writes both tables, a row per epoch so far.
-    pub(crate) fn write_tables(&self, metrics: &[Metrics], timing: &[Timing]) -> Result<()> {
+    pub fn write_tables(&self, metrics: &[Metrics], timing: &[Timing]) -> Result<()> {
         dcff_file::write(&self.join(METRICS), &lines(metrics, &self.join(METRICS))?)?;
         Ok(dcff_file::write(
             &self.join(TIMING),
@@ -171,7 +171,7 @@ impl RunFolder {
     }
 
     /// Writes `summary.json`.
-    pub(crate) fn write_summary(&self, summary: &Summary) -> Result<()> {
+    pub fn write_summary(&self, summary: &Summary) -> Result<()> {
         let file = self.join(SUMMARY);
         let text =
             serde_json::to_string_pretty(summary).map_err(|error| Error::file(&file, error))?;
@@ -182,15 +182,18 @@ impl RunFolder {
     ///
     /// # Errors
     /// When the file is there but unsound.
-    pub fn summary(&self) -> Result<Option<Summary>> {
+    pub fn summary(&self, known: &dyn Registry) -> Result<Option<Summary>> {
         let file = self.join(SUMMARY);
         let Some(text) = dcff_file::read_if_any(&file, MAX_SUMMARY_BYTES)? else {
             return Ok(None);
         };
         let mut summary: Summary =
             serde_json::from_slice(&text).map_err(|error| Error::file(&file, error))?;
-        summary.config =
-            methods::complete(summary.config).map_err(|error| Error::file(&file, error))?;
+        summary.config = known
+            .complete(summary.config)
+            .map_err(|error| Error::file(&file, error))?;
+        let described = summary.method.take();
+        summary.method = Some(described.unwrap_or_else(|| known.describe(&summary.config.method)));
         Ok(Some(summary))
     }
 }
@@ -216,7 +219,7 @@ fn lines<T: Serialize>(rows: &[T], file: &Path) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DataConfig, MethodConfig, Recipe};
+    use crate::{DataConfig, Description, MethodConfig, Published, Recipe, ScoredLayer};
 
     fn config() -> RunConfig {
         let data = DataConfig {
@@ -231,6 +234,64 @@ mod tests {
             MethodConfig::named("dense"),
             Recipe::published_cifar(),
         )
+    }
+
+    /// Knows no name.
+    struct Nobody;
+
+    impl Registry for Nobody {
+        fn complete(&self, config: RunConfig) -> Result<RunConfig> {
+            Ok(config)
+        }
+
+        fn describe(&self, method: &MethodConfig) -> Description {
+            Description {
+                label: format!("the method {}", method.name),
+                ..Description::default()
+            }
+        }
+
+        fn without_place(&self, data: &DataConfig) -> DataConfig {
+            data.clone()
+        }
+
+        fn scored_layers(&self, _: &str) -> Option<Vec<ScoredLayer>> {
+            None
+        }
+
+        fn reads_temperature(&self, _: &str) -> bool {
+            false
+        }
+
+        fn published(&self, _: &Summary) -> Option<Published> {
+            None
+        }
+
+        fn check(&self, _: &Path, _: &Summary) -> Result<()> {
+            Ok(())
+        }
+
+        fn coefficients(&self, _: &Path, _: &RunConfig, _: &str) -> Result<Option<Vec<Vec<f32>>>> {
+            Ok(None)
+        }
+    }
+
+    /// Earlier versions wrote nothing of the method.
+    #[test]
+    fn a_summary_that_does_not_describe_its_method_is_completed() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create(&dir.path().join("run"), &config()).unwrap();
+        assert!(folder.summary(&Nobody).unwrap().is_none());
+        let outcome = serde_json::json!({"epoch": 1, "test": {"loss": 1.0, "accuracy": 0.5}});
+        let cost = serde_json::json!({"full": 2, "compact": 1});
+        let text = serde_json::json!({
+            "config": config(), "last": outcome, "chosen": outcome, "chosen_by": "last", "widths": [], "macs": cost,
+            "published_ops": cost, "params": cost, "train_images": 1, "seconds": 1.0, "images_per_second": 1.0,
+            "device": "cpu", "threads": 1, "dcff_version": "0.1.0",
+        });
+        std::fs::write(folder.join(SUMMARY), text.to_string()).unwrap();
+        let summary = folder.summary(&Nobody).unwrap().unwrap();
+        assert_eq!(summary.method().label, "the method dense");
     }
 
     #[test]
@@ -257,7 +318,7 @@ mod tests {
                 );
             }
             // Held until the folder goes; also for one that was opened.
-            let (opened, _) = RunFolder::open(&path).unwrap();
+            let (opened, _) = RunFolder::open(&path, &Nobody).unwrap();
             assert!(opened.lock().is_err());
             drop(made);
             assert!(opened.lock().is_ok());

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use dcff_data::Augmentation;
-use dcff_models::Architecture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -73,41 +71,6 @@ impl DataConfig {
             path: None,
         }
     }
-
-    /// As it may be told to others: a folder of images is called by its name, its place is nobody's business.
-    pub fn without_place(&self) -> Self {
-        Self {
-            name: without_place(&self.name),
-            path: None,
-            ..self.clone()
-        }
-    }
-}
-
-/// The name of a data set that is a folder, without the folders above it.
-fn without_place(name: &str) -> String {
-    if dcff_data::find(name).is_ok() {
-        return name.to_owned();
-    }
-    let last = name.rsplit(['/', '\\']).find(|part| !part.is_empty());
-    let last = last.unwrap_or(name).trim_start_matches("folder:");
-    format!("folder:{last}")
-}
-
-/// Takes out of what an artefact says of its making what only means something on the machine where it was made: where images
-/// lay, and which run a dense stage was taken over from (training it gives the same bits).
-pub fn forget_places(provenance: &mut BTreeMap<String, serde_json::Value>) {
-    for entry in provenance.values_mut() {
-        if let Some(data) = entry.get_mut("data").and_then(|data| data.as_object_mut()) {
-            data.remove("path");
-            if let Some(serde_json::Value::String(name)) = data.get_mut("name") {
-                *name = without_place(name);
-            }
-        }
-        if let Some(method) = entry.get_mut("method").and_then(|m| m.as_object_mut()) {
-            method.remove(DENSE_FROM);
-        }
-    }
 }
 
 /// What is done to training images at random.
@@ -137,20 +100,6 @@ impl Augment {
         (Self::None, "none"),
     ];
 
-    /// The augmentation for data whose standard one is `standard`.
-    pub fn of(self, standard: Augmentation) -> Augmentation {
-        match self {
-            Self::Standard => standard,
-            Self::Crop => Augmentation {
-                flip: false,
-                ..standard
-            },
-            Self::Flip => Augmentation { pad: 0, ..standard },
-            Self::Imagenet => Augmentation::IMAGENET,
-            Self::None => Augmentation::NONE,
-        }
-    }
-
     /// The share of a resized image that is kept for testing: 224 of 256 where training saw parts of images.
     pub fn crop_pct(self) -> Option<f64> {
         (self == Self::Imagenet).then_some(0.875)
@@ -171,7 +120,7 @@ pub struct MethodConfig {
 }
 
 /// The setting that names the run whose dense network is taken over, in every method that has a dense stage.
-const DENSE_FROM: &str = "dense_from";
+pub const DENSE_FROM: &str = "dense_from";
 
 /// Another run whose dense network is taken over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -319,21 +268,10 @@ impl RunConfig {
         };
         first_difference("", &a, &b)
     }
-
-    /// The whole network of this configuration, before anything is pruned, for images of its size.
-    ///
-    /// # Errors
-    /// When its name is unknown.
-    pub fn full(&self) -> Result<Architecture> {
-        let full = dcff_models::by_name(&self.arch)?;
-        Ok(match self.data.input_size {
-            Some(input) => full.with_input(input),
-            None => full,
-        })
-    }
 }
 
-pub(crate) fn first_difference(
+/// The first entry in which two JSON values differ, as `path: expected A, got B`.
+pub fn first_difference(
     path: &str,
     a: &serde_json::Value,
     b: &serde_json::Value,
@@ -362,9 +300,8 @@ pub(crate) fn first_difference(
 
 #[cfg(test)]
 mod tests {
-    use dcff_nn::Precision;
-
     use super::*;
+    use crate::precision::Precision;
 
     fn config() -> RunConfig {
         let data = DataConfig {
@@ -427,27 +364,6 @@ mod tests {
             unknown.difference(&moved).unwrap(),
             "data.name: expected \"synthetic\", got \"elsewhere/pictures\""
         );
-    }
-
-    #[test]
-    fn places_are_not_told() {
-        for (name, told) in [
-            ("cifar10", "cifar10"),
-            ("/home/me/cats", "folder:cats"),
-            ("folder:C:\\me\\cats\\", "folder:cats"),
-        ] {
-            let mut config = config();
-            config.data.name = name.into();
-            config.data.path = Some("/home/me/cats".into());
-            assert_eq!(config.data.without_place().name, told);
-            assert_eq!(config.data.without_place().path, None);
-            let value = serde_json::to_value(&config).unwrap();
-            let mut provenance = BTreeMap::from([("config".to_owned(), value)]);
-            forget_places(&mut provenance);
-            let data = &provenance["config"]["data"];
-            assert_eq!(data["name"], told);
-            assert!(data.get("path").is_none(), "{data}");
-        }
     }
 
     #[test]

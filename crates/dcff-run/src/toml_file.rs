@@ -39,9 +39,7 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 ///
 /// # Errors
 /// The key whose value is none, where it is known, and what was expected.
-pub(crate) fn of_table<T: DeserializeOwned>(
-    table: toml::Table,
-) -> Result<T, (Option<String>, String)> {
+pub fn of_table<T: DeserializeOwned>(table: toml::Table) -> Result<T, (Option<String>, String)> {
     table.try_into().map_err(|error: toml::de::Error| {
         let shown = error.to_string();
         let keys = shown.lines().find_map(|line| line.strip_prefix("in `"));
