@@ -30,10 +30,18 @@ pub fn dcff_within(kib: u64) -> Command {
 }
 
 fn program() -> PathBuf {
+    beside("dcff")
+}
+
+/// The program `name` of this workspace, as cargo built it: `dcff` comes with its tests, any other must have been built before.
+///
+/// # Panics
+/// When it is not there.
+pub fn beside(name: &str) -> PathBuf {
     // A test's own executable stands in target/PROFILE/deps.
     let own = std::env::current_exe().expect("own path");
     let profile = own.parent().and_then(Path::parent).expect("target folder");
-    let program = profile.join(format!("dcff{}", std::env::consts::EXE_SUFFIX));
+    let program = profile.join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     assert!(
         program.exists(),
         "expected the program at {}",

@@ -11,7 +11,8 @@ use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 use serde_json::Value;
 
-use crate::{build, cargo, python, root, succeed};
+use crate::python;
+use crate::run::{build, cargo, root, succeed};
 
 /// Memory layouts of PyTorch; the faster one is what we are compared with.
 const LAYOUTS: [&str; 2] = ["nchw", "channels-last"];

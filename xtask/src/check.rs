@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 
-use crate::{cargo, cuda, succeed, tidy};
+use crate::run::{cargo, succeed};
+use crate::{cuda, tidy};
 
 pub(crate) fn run(with_toolkit: bool) -> Result<()> {
     if with_toolkit {

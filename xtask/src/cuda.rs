@@ -1,4 +1,4 @@
-//! CUDA code on machines without a card: types checked without a toolkit, kernels compiled with one.
+//! CUDA code on machines without a GPU: types checked without a toolkit, kernels compiled with one.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{cargo, root, succeed};
+use crate::run::{cargo, root, succeed};
 
 /// Takes the place of CUDA's compiler where only types are checked: it says a version and makes empty files.
 const STAND_IN: &str = r#"#!/bin/sh
@@ -33,7 +33,7 @@ elif [ "$kind" = ptx ]; then
 fi
 "#;
 
-/// Cards that kernels are compiled for: A100, H100, B200.
+/// GPUs that kernels are compiled for: A100, H100, B200.
 const ARCHITECTURES: [&str; 3] = ["sm_80", "sm_90", "sm_100"];
 
 /// Lints the CUDA code without a toolkit.
@@ -89,7 +89,7 @@ fn write_stand_in(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Compiles all kernels for all cards and builds the program with an installed toolkit; needs no card.
+/// Compiles all kernels for all GPUs and builds the program with an installed toolkit; needs no GPU.
 pub(crate) fn build() -> Result<PathBuf> {
     let kernels = root().join("crates/dcff-nn/src/gpu/kernels");
     let folder = root().join("target/kernels");
@@ -123,5 +123,13 @@ pub(crate) fn build() -> Result<PathBuf> {
 
 /// The program with CUDA and cuDNN, built for release.
 pub(crate) fn program() -> Result<PathBuf> {
-    crate::build(&["--features", "cudnn"])
+    crate::run::build(&["--features", "cudnn"])
+}
+
+/// What must hold on a GPU: a program, with `dcff` beside it, both with CUDA and cuDNN.
+pub(crate) fn gpu_test() -> Result<PathBuf> {
+    let program = program()?;
+    let features = ["--features", "dcff-tests/cudnn", "--bin", "gpu_test"];
+    succeed(cargo(["build", "--release", "--package", "dcff-tests"]).args(features))?;
+    Ok(program.with_file_name(format!("gpu_test{}", std::env::consts::EXE_SUFFIX)))
 }

@@ -3,6 +3,7 @@
 //! Python's packages `torch`, `onnx`, `onnxruntime`, `safetensors` and `huggingface_hub` load networks that were trained a little and
 //! must give our logits; the checks themselves are `tests/interop/check.py`.
 
+mod check;
 mod hub;
 mod stranger;
 
@@ -11,13 +12,15 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
-use crate::{cargo, python, root, succeed, target};
+use crate::python;
+use check::{Check, Predictions, TOP_JSON, built};
+
+use crate::run::{cargo, root, succeed, target};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Leave out publishing to a local server and fetching from it, which needs the Hub's client and some 200 crates
+    /// Leave out publishing to a local server and fetching from it, which needs the Hub's client and some 170 crates
     #[arg(long)]
     no_hub: bool,
 }
@@ -89,21 +92,6 @@ fn build(hub: bool) -> Result<()> {
     succeed(&mut build)
 }
 
-/// A program that was built.
-fn built(name: &str) -> PathBuf {
-    let file = format!("{name}{}", std::env::consts::EXE_SUFFIX);
-    target().join("release").join(file)
-}
-
-/// Flags of `dcff predict`.
-const TOP_JSON: [&str; 3] = ["--top", "10", "--json"];
-
-/// What the program predicts for some images.
-struct Predictions {
-    images: Vec<PathBuf>,
-    json: Value,
-}
-
 /// Predictions of ours beside PyTorch's, on images of three sizes.
 fn predictions(dcff: &Path, check: &Check, folder: &Path, artefact: &Path) -> Result<Predictions> {
     let mut images: Vec<PathBuf> = std::fs::read_dir(folder.join("images"))?
@@ -123,23 +111,6 @@ fn predictions(dcff: &Path, check: &Check, folder: &Path, artefact: &Path) -> Re
     check.run(args)?;
     let json = serde_json::from_str(&text)?;
     Ok(Predictions { images, json })
-}
-
-/// The checks' program.
-struct Check {
-    python: PathBuf,
-}
-
-impl Check {
-    fn command(&self) -> Command {
-        let mut command = Command::new(&self.python);
-        command.arg(root().join("tests/interop/check.py"));
-        command
-    }
-
-    fn run<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<()> {
-        succeed(self.command().args(args))
-    }
 }
 
 /// Tells what is being done, and how long the step before took.

@@ -4,22 +4,25 @@
 
 mod arm;
 mod bench;
-mod card;
 mod check;
+mod circles;
 mod cuda;
 mod interop;
 mod publish;
 mod python;
 mod reproduce;
+mod run;
+mod stand_in;
 mod tidy;
 mod toolkit;
 
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+
+use run::{cargo, root, succeed};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Project tasks")]
@@ -43,9 +46,9 @@ enum Task {
     Interop(interop::Args),
     /// Publish every finished run of a results folder, a repository each
     PublishAll(publish::Args),
-    /// On a machine with a card: parity with the CPU, speed beside PyTorch, and a slice of a training run
+    /// On a machine with a GPU: parity with the CPU, speed beside PyTorch, and a slice of a training run
     GpuTest {
-        /// Flags of dcff gpu-test; --out is results/gpu unless given
+        /// Flags of gpu_test (`--help` lists them); --out is results/gpu unless given
         #[arg(
             trailing_var_arg = true,
             allow_hyphen_values = true,
@@ -60,18 +63,18 @@ enum Task {
     },
     /// Run the kernels' tests on an emulated 64-bit Arm processor
     ArmTest,
-    /// Run the tests that need a card with a stand-in for one on the processor
+    /// Run the tests that need a GPU with a stand-in for one on the processor
     CardTest,
     /// Everything but the tests: format, lints, documentation, house rules
     Check {
-        /// Instead compile all CUDA kernels and build the program with an installed toolkit; needs no card
+        /// Instead compile all CUDA kernels and build the program with an installed toolkit; needs no GPU
         #[arg(long)]
         cuda: bool,
     },
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().task) {
+    match carry_out(Cli::parse().task) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -80,7 +83,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(task: Task) -> Result<ExitCode> {
+fn carry_out(task: Task) -> Result<ExitCode> {
     match task {
         Task::Reproduce(args) => reproduce::run(&args),
         Task::Fixtures { dir } => {
@@ -110,8 +113,8 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Interop(args) => interop::run(&args).map(|()| ExitCode::SUCCESS),
         Task::PublishAll(args) => publish::run(&args).map(|()| ExitCode::SUCCESS),
         Task::GpuTest { flags } => {
-            let mut command = Command::new(cuda::program()?);
-            command.current_dir(root()).arg("gpu-test").args(&flags);
+            let mut command = Command::new(cuda::gpu_test()?);
+            command.current_dir(root()).args(&flags);
             if !flags.iter().any(|flag| flag.starts_with("--out")) {
                 command.args(["--out", "results/gpu"]);
             }
@@ -119,52 +122,7 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::CudaToolkit { dir } => toolkit::run(&dir).map(|()| ExitCode::SUCCESS),
         Task::ArmTest => arm::test().map(|()| ExitCode::SUCCESS),
-        Task::CardTest => card::test().map(|()| ExitCode::SUCCESS),
+        Task::CardTest => stand_in::test().map(|()| ExitCode::SUCCESS),
         Task::Check { cuda } => check::run(cuda).map(|()| ExitCode::SUCCESS),
     }
-}
-
-/// The repository's root.
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .map_or_else(|| PathBuf::from("."), Path::to_owned)
-}
-
-/// Cargo, in the repository's root.
-fn cargo<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root()).args(args);
-    command
-}
-
-/// Where cargo builds.
-fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
-}
-
-/// The program, built for release with `more` arguments for cargo.
-fn build(more: &[&str]) -> Result<PathBuf> {
-    succeed(cargo(["build", "--release", "--package", "dcff-cli"]).args(more))?;
-    let name = format!("dcff{}", std::env::consts::EXE_SUFFIX);
-    Ok(target().join("release").join(name))
-}
-
-/// Runs `command`; an error names it.
-fn succeed(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("{:?}", command.get_program()))?;
-    if !status.success() {
-        bail!(
-            "{} {}: {status}",
-            command.get_program().to_string_lossy(),
-            command
-                .get_args()
-                .map(|a| a.to_string_lossy())
-                .collect::<Vec<_>>()
-                .join(" ")
-        );
-    }
-    Ok(())
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{build, succeed};
+use crate::run::{build, succeed};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::{root, succeed};
+use crate::run::{root, succeed};
 
 /// Names a Python that has the packages already.
 pub(crate) const PYTHON: &str = "DCFF_PYTHON";
@@ -15,7 +15,7 @@ pub(crate) const PYTHON: &str = "DCFF_PYTHON";
 #[derive(Clone, Copy)]
 pub(crate) enum PyTorch {
     /// The distribution's where it is installed (`apt install python3-torch python3-venv`), else PyPI's: that for Linux brings
-    /// gigabytes for graphics cards.
+    /// gigabytes for GPUs.
     Any,
     /// PyPI's: to be faster than an old release would prove nothing.
     Current,

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
-use crate::{build, root, succeed};
+use crate::run::{build, root, succeed};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

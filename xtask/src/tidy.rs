@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::root;
+use crate::circles;
+use crate::run::root;
 
 /// A rule: its name and the violations it finds.
 type Rule = (&'static str, fn(&Tree) -> Vec<String>);
 
-const RULES: [Rule; 6] = [
+const RULES: [Rule; 7] = [
     ("every source file opens with a //! header", headers),
     (
         "every library crate's header says what it deliberately does not know",
@@ -26,6 +27,7 @@ const RULES: [Rule; 6] = [
         foreign_files,
     ),
     ("a report links no kernel", light_report),
+    ("no circle of files within a crate", circles),
 ];
 
 /// The files of the repository, read once.
@@ -157,6 +159,36 @@ fn foreign_files(tree: &Tree) -> Vec<String> {
                     .filter(|path| path.matches("../").count() >= depth)
                     .map(|path| format!("{} includes {path}", tree.short(file))),
             );
+        }
+    }
+    found
+}
+
+/// Circles that stand, and why.
+const STANDING: [(&str, &str); 1] = [(
+    "crates/dcff-models",
+    "a kind of layer is one file: what an architecture must know of it, and the step that computes it",
+)];
+
+fn circles(tree: &Tree) -> Vec<String> {
+    let manifests = tree
+        .files
+        .iter()
+        .filter(|path| path.ends_with("Cargo.toml"));
+    let mut found = Vec::new();
+    for folder in manifests.filter_map(|path| path.parent()) {
+        let name = tree.short(folder);
+        let circles = circles::circles(&circles::read(folder, &tree.files));
+        match STANDING.iter().find(|(known, _)| *known == name) {
+            Some(_) if circles.is_empty() => found.push(format!(
+                "{name} has no circle any more: strike it from the list"
+            )),
+            Some(_) => {}
+            None => found.extend(
+                circles
+                    .into_iter()
+                    .map(|circle| format!("{name}/src: {circle}")),
+            ),
         }
     }
     found

@@ -1,7 +1,7 @@
 //! A CUDA toolkit out of NVIDIA's packages on PyPI, for machines on which none can be installed.
 //!
 //! The packages hold all that a build needs but for two things, which are made here: library names without a version, which
-//! linkers look for, and a `libcuda` to link with, which belongs to the driver and exists only where a card is.
+//! linkers look for, and a `libcuda` to link with, which belongs to the driver and exists only where a GPU is.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::succeed;
+use crate::run::succeed;
 
 /// What `pip` is asked for; the release is the one that the program is built and linked for.
 const PACKAGES: [&str; 2] = [

@@ -8,8 +8,6 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use dcff_fusion::{KeepMode, Reselect, TemperatureSchedule};
 
-use crate::commands::export;
-
 /// Trains compact convolutional networks from scratch by Dynamic-coded Filter Fusion.
 #[derive(Debug, Parser)]
 #[command(name = "dcff", version, about, long_about = None)]
@@ -104,14 +102,11 @@ pub(crate) enum Command {
     Data(DataArgs),
     /// Measure speed and memory on images of noise
     Bench(BenchArgs),
-    /// Compare a card with the CPU and with PyTorch, and train on it for a while
-    #[command(hide = true)]
-    GpuTest(GpuTestArgs),
     /// What a compact network sees in images: the most probable classes
     Predict(PredictArgs),
     /// Write a compact network for PyTorch or as an ONNX file
     Export(ExportArgs),
-    /// Put a finished run's compact network on the Hugging Face Hub, with its card
+    /// Put a finished run's compact network on the Hugging Face Hub, with its model card
     Publish(PublishArgs),
     /// Fetch a compact network from the Hugging Face Hub into the cache
     Pull(PullArgs),
@@ -140,13 +135,13 @@ pub(crate) struct DataDir {
 /// Where to compute.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DeviceArgs {
-    /// Device: auto, cpu, cuda or cuda:N; auto takes the first card that works, or the CPU
+    /// Device: auto, cpu, cuda or cuda:N; auto takes the first GPU that works, or the CPU
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub(crate) device: String,
 }
 
 impl DeviceArgs {
-    /// Opens the device; says in a line why there is no card where one was to be expected.
+    /// Opens the device; says in a line why there is no GPU where one was to be expected.
     pub(crate) fn open(&self) -> anyhow::Result<candle_core::Device> {
         let choice: dcff_nn::DeviceChoice = self
             .device
@@ -322,11 +317,11 @@ pub(crate) struct TrainArgs {
     /// Convolve without Winograd's transforms: slower, with the rounding of an ordinary convolution
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) direct_convolution: Option<bool>,
-    #[arg(long, value_name = "TYPE", help = choices("What feature maps are stored in while training (weights, sums and evaluation are f32)", dcff_train::Precision::ALL.iter().map(|(_, name)| *name).chain(["tf32 (f32, on cards with shorter factors of convolutions)"])))]
+    #[arg(long, value_name = "TYPE", help = choices("What feature maps are stored in while training (weights, sums and evaluation are f32)", dcff_train::Precision::ALL.iter().map(|(_, name)| *name).chain(["tf32 (f32, on GPUs with shorter factors of convolutions)"])))]
     pub(crate) precision: Option<String>,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
-    /// Have a card give the same bits every time; the CPU does anyway
+    /// Have a GPU give the same bits every time; the CPU does anyway
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) deterministic: Option<bool>,
     /// Seeds everything that is random
@@ -492,52 +487,6 @@ pub(crate) struct DataArgs {
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct GpuTestArgs {
-    #[command(flatten)]
-    pub(crate) device: DeviceArgs,
-    /// Folder for summary.json, scripts and runs; what is done in it is not repeated
-    #[arg(long, value_name = "DIR")]
-    pub(crate) out: PathBuf,
-    /// A Python with PyTorch for this card
-    #[arg(long, value_name = "PYTHON")]
-    pub(crate) pytorch: Option<PathBuf>,
-    /// Parts to do
-    #[arg(
-        long,
-        value_delimiter = ',',
-        default_value = "parity,same-seed,speed,train"
-    )]
-    pub(crate) parts: Vec<GpuTestPart>,
-    /// Images of the steps whose speed is measured
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    pub(crate) batch_size: usize,
-    /// Minutes of training in this call; 0 trains nothing
-    #[arg(long, value_name = "N", default_value_t = 9)]
-    pub(crate) minutes: u64,
-    /// Precision of the training run, as for train
-    #[arg(long, value_name = "TYPE", default_value = "bf16")]
-    pub(crate) precision: String,
-    /// Data set of the training runs
-    #[arg(long, value_name = "NAME", default_value = "cifar10")]
-    pub(crate) data: String,
-    #[command(flatten)]
-    pub(crate) data_dir: DataDir,
-}
-
-/// What `gpu-test` does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum GpuTestPart {
-    /// Every operation, and recorded steps, compared with the CPU and with steps that are not recorded
-    Parity,
-    /// A run twice, whose weights must be the same
-    SameSeed,
-    /// Images a second, beside PyTorch's
-    Speed,
-    /// Training runs with the published settings
-    Train,
-}
-
-#[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
     #[command(subcommand)]
     pub(crate) task: BenchTask,
@@ -611,11 +560,14 @@ pub(crate) struct PredictArgs {
     pub(crate) json: bool,
 }
 
+/// The forms that `export` writes.
+pub(crate) const EXPORT_FORMATS: [&str; 2] = ["pytorch", "onnx"];
+
 #[derive(Args, Debug)]
 pub(crate) struct ExportArgs {
     /// A folder with model.safetensors and config.json, a run's folder, or `hf://USER/NAME[@REVISION]`
     pub(crate) artefact: PathBuf,
-    #[arg(long, value_name = "FORMAT", help = choices("Form to write", export::FORMATS.into_iter()))]
+    #[arg(long, value_name = "FORMAT", help = choices("Form to write", EXPORT_FORMATS.into_iter()))]
     pub(crate) format: String,
     /// Fold batch norm into the convolutions
     #[arg(long)]
@@ -641,7 +593,7 @@ pub(crate) struct PublishArgs {
     /// Licence of the weights, as the Hub abbreviates it
     #[arg(long, value_name = "ID", default_value = "mit")]
     pub(crate) license: String,
-    /// Measure the latency on this machine first, and keep it in the run's folder for the card
+    /// Measure the latency on this machine first, and keep it in the run's folder for the model card
     #[arg(long)]
     pub(crate) measure: bool,
     /// Make the repository private, where it does not exist yet

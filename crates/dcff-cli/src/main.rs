@@ -13,25 +13,15 @@ mod args;
 mod artefact;
 mod commands;
 mod data;
+mod ended;
 mod hub;
 mod progress;
 mod text;
 
 use std::process::ExitCode;
 
-pub(crate) use dcff_report::table;
-
 use args::{Cli, Command};
-
-/// What a command that did not fail ended with.
-pub(crate) enum Ended {
-    /// It did what it was asked for.
-    Done,
-    /// It was carried out, but a part of it failed and is marked.
-    Partly,
-    /// It was interrupted and can be continued.
-    Interrupted,
-}
+use ended::Ended;
 
 fn main() -> ExitCode {
     report_full_files();
@@ -99,7 +89,6 @@ fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Criteria(args) => commands::lists::criteria(&args),
         Command::Data(args) => commands::data::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
-        Command::GpuTest(args) => commands::gpu_test::run(&args),
         Command::Predict(args) => commands::predict::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Publish(args) => commands::publish::run(&args),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use dcff_train::{Event, Observer};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::table::duration;
+use dcff_report::table::duration;
 
 /// How often a plain line may come within an epoch.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(30);

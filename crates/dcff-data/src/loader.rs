@@ -77,7 +77,7 @@ pub struct Placed {
 
 /// Makes batches of images elsewhere than on the CPU, from a copy of the dataset that it has.
 pub trait Assembler: std::fmt::Debug + Send + Sync {
-    /// The images `[N, C, H, W]`, changed and normalised; called on the thread that takes the batch, since a card may be
+    /// The images `[N, C, H, W]`, changed and normalised; called on the thread that takes the batch, since a GPU may be
     /// recording what others launch.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ mod hash;
 #[cfg(feature = "client")]
 mod publish;
 mod repo_id;
+mod repo_kind;
 
 pub use cache::{cached_snapshot, repo_folder};
 pub use config::{HubConfig, Token};
@@ -32,4 +33,5 @@ pub use download::{DownloadProgress, OnProgress, RemoteFile, download};
 pub use error::{Error, Result};
 #[cfg(feature = "client")]
 pub use publish::{OnUpload, PublishOptions, Published, publish};
-pub use repo_id::{RepoId, RepoKind, RepoRevision, check_revision};
+pub use repo_id::{RepoId, RepoRevision, check_revision};
+pub use repo_kind::RepoKind;

@@ -18,7 +18,7 @@ pub enum Pass {
 /// Wall-clock time by layer and pass, summed over all passes of the networks that [`crate::Network::set_profile`] gave it to.
 ///
 /// A layer that is computed together with others (`act(norm(x) + residual)`) has the time of all of them under the
-/// first. Work on a card is not waited for, so times are those of the CPU's kernels only.
+/// first. Work on a GPU is not waited for, so times are those of the CPU's kernels only.
 #[derive(Debug, Default)]
 pub struct Profile(Mutex<Spent>);
 

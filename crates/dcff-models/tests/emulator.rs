@@ -1,4 +1,4 @@
-//! Whole networks on an emulated card against the CPU: logits, gradients and running statistics of a training pass.
+//! Whole networks on an emulated GPU against the CPU: logits, gradients and running statistics of a training pass.
 
 #![cfg(feature = "emulator")]
 
@@ -83,8 +83,8 @@ fn distance(got: &[f32], expected: &[f32]) -> f64 {
     (difference / length.max(1e-12)).sqrt()
 }
 
-/// The pass on the emulated card, or none where there is no C++ compiler.
-fn on_a_card(name: &str, precision: Precision, batch: usize) -> Option<Results> {
+/// The pass on the emulated GPU, or none where there is no C++ compiler.
+fn on_a_gpu(name: &str, precision: Precision, batch: usize) -> Option<Results> {
     match emulator::with(DeviceSettings::default(), || {
         training_pass(name, precision, batch)
     }) {
@@ -101,9 +101,9 @@ const NAME: &str = "resnet20";
 const BATCH: usize = 4;
 
 #[test]
-fn a_residual_network_trains_on_a_card_as_on_the_cpu() {
+fn a_residual_network_trains_on_a_gpu_as_on_the_cpu() {
     let expected = training_pass(NAME, Precision::F32, BATCH);
-    let Some(got) = on_a_card(NAME, Precision::F32, BATCH) else {
+    let Some(got) = on_a_gpu(NAME, Precision::F32, BATCH) else {
         return;
     };
     assert_eq!(got.len(), expected.len());
@@ -117,13 +117,13 @@ fn a_residual_network_trains_on_a_card_as_on_the_cpu() {
     }
 }
 
-/// Rounding turns the gradients of a deep network far, on either device, and single tensors by chance; on the whole the card
+/// Rounding turns the gradients of a deep network far, on either device, and single tensors by chance; on the whole the GPU
 /// may not turn them further than the CPU does.
 #[test]
-fn bfloat16_costs_on_a_card_what_it_costs_on_the_cpu() {
+fn bfloat16_costs_on_a_gpu_what_it_costs_on_the_cpu() {
     let exact = training_pass(NAME, Precision::F32, BATCH);
     let cpu = training_pass(NAME, Precision::Bf16, BATCH);
-    let Some(card) = on_a_card(NAME, Precision::Bf16, BATCH) else {
+    let Some(gpu) = on_a_gpu(NAME, Precision::Bf16, BATCH) else {
         return;
     };
     let mean = |results: &Results| {
@@ -134,10 +134,10 @@ fn bfloat16_costs_on_a_card_what_it_costs_on_the_cpu() {
             .collect();
         distances.iter().sum::<f64>() / distances.len() as f64
     };
-    let (card, cpu) = (mean(&card), mean(&cpu));
+    let (gpu, cpu) = (mean(&gpu), mean(&cpu));
     assert!(
-        card < 1.3 * cpu,
-        "off by {card:e} on the mean of all tensors, on the cpu by {cpu:e}"
+        gpu < 1.3 * cpu,
+        "off by {gpu:e} on the mean of all tensors, on the cpu by {cpu:e}"
     );
 }
 

@@ -13,54 +13,43 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::adam::AdamConfig;
 use crate::gpu::{self, Gpu};
 use crate::sweep;
 
-/// Settings of a step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamaxConfig {
-    /// Learning rate `η`.
-    pub lr: f64,
-    /// How much of the mean gradient stays, `β1`, 0 up to but not including 1.
-    pub beta1: f64,
-    /// How much of the largest gradient stays, `β2`, likewise.
-    pub beta2: f64,
-    /// `ε`, added to the size of every gradient.
-    pub eps: f64,
-    /// Weight decay `λ`, added to the gradient.
-    pub weight_decay: f64,
-    /// Which step this is, `t`, from 1.
-    pub step: u64,
-}
-
-impl AdamaxConfig {
-    /// What may change from one step to the next while a recorded step stays good, see [`crate::RepeatedStep::run`]:
-    /// `[η / (1 - β1ᵗ)]`.
-    pub fn rates(&self) -> [f64; 1] {
-        [self.lr / (1.0 - self.beta1.powf(self.step as f64))]
-    }
+/// What may change from one step to the next while a recorded step stays good, see [`crate::RepeatedStep::run`]:
+/// `[η / (1 - β1ᵗ)]`.
+pub fn adamax_rates(cfg: &AdamConfig) -> [f64; 1] {
+    [cfg.lr / (1.0 - cfg.beta1.powf(cfg.step as f64))]
 }
 
 const OP: &str = "adamax_steps";
 const NAMES: [&str; 4] = ["parameter", "mean gradient", "largest gradient", "gradient"];
 
 /// One step for any number of parameters, each `[parameter, mean gradient m, largest gradient u, gradient]` of one shape:
-/// changes the first three in place. Start with zeros for `m` and `u`. On cards in as few launches as possible, which
-/// read [`AdamaxConfig::rates`] in the device's cell `cell`.
+/// changes the first three in place. Start with zeros for `m` and `u`. On GPUs in as few launches as possible, which
+/// read [`adamax_rates`] in the device's cell `cell`.
 ///
 /// # Errors
 ///
 /// Different shapes, a tensor that is not contiguous or not `f32`, tensors that share memory, or a cell that the device
 /// does not have.
-pub fn adamax_steps(rows: &[[&Tensor; 4]], cfg: &AdamaxConfig, cell: usize) -> Result<()> {
+pub fn adamax_steps(rows: &[[&Tensor; 4]], cfg: &AdamConfig, cell: usize) -> Result<()> {
     sweep::check(OP, NAMES, rows)?;
     if let Some([first, ..]) = rows.first()
         && let Some(gpu) = Gpu::of(first.device())?
     {
-        return gpu::adamax(&gpu, rows, cfg, cell);
+        let numbers = gpu::AdamNumbers {
+            take: (1.0 - cfg.beta1) as f32,
+            keep: cfg.beta2 as f32,
+            add: 0.0,
+            eps: cfg.eps as f32,
+            decay: cfg.weight_decay as f32,
+        };
+        return gpu::adamax(&gpu, rows, numbers, &adamax_rates(cfg), cell);
     }
     let rows = rows.iter().map(|&[p, m, u, g]| ([p, m, u], g));
-    let [rate] = cfg.rates().map(|rate| rate as f32);
+    let [rate] = adamax_rates(cfg).map(|rate| rate as f32);
     let (take, keep) = ((1.0 - cfg.beta1) as f32, cfg.beta2 as f32);
     let (eps, decay) = (cfg.eps as f32, cfg.weight_decay as f32);
     sweep::on_cpu(OP, &NAMES, rows, |[p, m, u], g| {
@@ -95,7 +84,7 @@ mod tests {
             (1, 0.2f32, 0.99),
             (2, -0.1, 0.99 - 0.01 / 0.19 * 0.008 / 0.1),
         ] {
-            let cfg = AdamaxConfig {
+            let cfg = AdamConfig {
                 lr: 0.01,
                 beta1: 0.9,
                 beta2: 0.5,
@@ -130,7 +119,7 @@ mod tests {
                 let p = tensor(&[1.0, -2.0, 0.5])?;
                 let (m, u) = (p.zeros_like()?, p.zeros_like()?);
                 for (step, (gradient, expected)) in gradients.iter().zip(&expected).enumerate() {
-                    let cfg = AdamaxConfig {
+                    let cfg = AdamConfig {
                         lr: 1e-2,
                         beta1: 0.9,
                         beta2: 0.999,

@@ -12,59 +12,49 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::adam::AdamConfig;
 use crate::gpu::{self, Gpu};
 use crate::sweep;
 
-/// Settings of a step.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamWConfig {
-    /// Learning rate `η`.
-    pub lr: f64,
-    /// How much of the mean gradient stays, `β1`, 0 up to but not including 1.
-    pub beta1: f64,
-    /// How much of the mean square stays, `β2`, likewise.
-    pub beta2: f64,
-    /// `ε`, added to the root of the mean square.
-    pub eps: f64,
-    /// Weight decay `λ`, times the rate taken off the parameter.
-    pub weight_decay: f64,
-    /// Which step this is, `t`, from 1.
-    pub step: u64,
-}
-
-impl AdamWConfig {
-    /// What may change from one step to the next while a recorded step stays good, see [`crate::RepeatedStep::run`]:
-    /// `[η / (1 - β1ᵗ), 1 - η λ, √(1 - β2ᵗ)]`.
-    pub fn rates(&self) -> [f64; 3] {
-        let step = self.step as f64;
-        [
-            self.lr / (1.0 - self.beta1.powf(step)),
-            1.0 - self.lr * self.weight_decay,
-            (1.0 - self.beta2.powf(step)).sqrt(),
-        ]
-    }
+/// What may change from one step to the next while a recorded step stays good, see [`crate::RepeatedStep::run`]:
+/// `[η / (1 - β1ᵗ), 1 - η λ, √(1 - β2ᵗ)]`.
+pub fn adamw_rates(cfg: &AdamConfig) -> [f64; 3] {
+    let step = cfg.step as f64;
+    [
+        cfg.lr / (1.0 - cfg.beta1.powf(step)),
+        1.0 - cfg.lr * cfg.weight_decay,
+        (1.0 - cfg.beta2.powf(step)).sqrt(),
+    ]
 }
 
 const OP: &str = "adamw_steps";
 const NAMES: [&str; 4] = ["parameter", "mean gradient", "mean square", "gradient"];
 
 /// One step for any number of parameters, each `[parameter, mean gradient m, mean square v, gradient]` of one shape: changes
-/// the first three in place. Start with zeros for `m` and `v`. On cards in as few launches as possible, which read
-/// [`AdamWConfig::rates`] in the device's cells from `cell` on.
+/// the first three in place. Start with zeros for `m` and `v`. On GPUs in as few launches as possible, which read
+/// [`adamw_rates`] in the device's cells from `cell` on.
 ///
 /// # Errors
 ///
 /// Different shapes, a tensor that is not contiguous or not `f32`, tensors that share memory, or cells that the device
 /// does not have.
-pub fn adamw_steps(rows: &[[&Tensor; 4]], cfg: &AdamWConfig, cell: usize) -> Result<()> {
+pub fn adamw_steps(rows: &[[&Tensor; 4]], cfg: &AdamConfig, cell: usize) -> Result<()> {
     sweep::check(OP, NAMES, rows)?;
     if let Some([first, ..]) = rows.first()
         && let Some(gpu) = Gpu::of(first.device())?
     {
-        return gpu::adamw(&gpu, rows, cfg, cell);
+        let numbers = gpu::AdamNumbers {
+            take: (1.0 - cfg.beta1) as f32,
+            keep: cfg.beta2 as f32,
+            add: (1.0 - cfg.beta2) as f32,
+            eps: cfg.eps as f32,
+            // It is among the rates.
+            decay: 0.0,
+        };
+        return gpu::adamw(&gpu, rows, numbers, &adamw_rates(cfg), cell);
     }
     let rows = rows.iter().map(|&[p, m, v, g]| ([p, m, v], g));
-    let [rate, shrink, root] = cfg.rates().map(|rate| rate as f32);
+    let [rate, shrink, root] = adamw_rates(cfg).map(|rate| rate as f32);
     let take = (1.0 - cfg.beta1) as f32;
     let (keep, add) = (cfg.beta2 as f32, (1.0 - cfg.beta2) as f32);
     let eps = cfg.eps as f32;
@@ -96,7 +86,7 @@ mod tests {
         let (p, m, v) = (tensor(&[1.0])?, tensor(&[0.0])?, tensor(&[0.0])?);
         let second = 0.988_011 - 0.01 * (0.008 / 0.19) / 0.02f64.sqrt();
         for (step, gradient, expected) in [(1, 0.2f32, 0.989), (2, -0.1, second)] {
-            let cfg = AdamWConfig {
+            let cfg = AdamConfig {
                 lr: 0.01,
                 beta1: 0.9,
                 beta2: 0.5,
@@ -126,7 +116,7 @@ mod tests {
                 let p = tensor(&[1.0, -2.0, 0.5])?;
                 let (m, v) = (p.zeros_like()?, p.zeros_like()?);
                 for (step, (gradient, expected)) in gradients.iter().zip(&expected).enumerate() {
-                    let cfg = AdamWConfig {
+                    let cfg = AdamConfig {
                         lr: 1e-2,
                         beta1: 0.9,
                         beta2: 0.999,

@@ -2,9 +2,6 @@
 
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
 
-use crate::element::Precision;
-use crate::features::Features;
-
 /// Numbers that any memory here may hold: far more than there is, and so few that no offset in bytes wraps around.
 const MOST: usize = isize::MAX as usize / 64;
 
@@ -127,20 +124,4 @@ pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
         bail!("{op}: expected {what} {expected:?}, got {got:?}");
     }
     Ok(())
-}
-
-/// The precision of maps that meet in an operation; fails unless all have the first one's, and are where it is.
-pub(crate) fn precision(op: &str, maps: &[&Features]) -> Result<Precision> {
-    let first = maps.first().map(|map| map.precision()).unwrap_or_default();
-    let place = maps.first().is_some_and(|map| map.card().is_some());
-    if maps.iter().any(|map| map.card().is_some() != place) {
-        bail!("{op}: expected maps on one device, got some on the cpu and some on a card");
-    }
-    match maps.iter().find(|map| map.precision() != first) {
-        Some(other) => bail!(
-            "{op}: expected maps of one precision, got {first} and {}",
-            other.precision()
-        ),
-        None => Ok(first),
-    }
 }

@@ -7,12 +7,12 @@ use crate::args::first_line;
 /// A device by the name users type: `auto`, `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first card that works, or the CPU.
+    /// The first GPU that works, or the CPU.
     #[default]
     Auto,
     /// The CPU.
     Cpu,
-    /// The card with this number.
+    /// The GPU with this number.
     Cuda(usize),
 }
 
@@ -21,7 +21,7 @@ impl DeviceChoice {
     ///
     /// # Errors
     ///
-    /// A card that was named and cannot be used.
+    /// A GPU that was named and cannot be used.
     pub fn open(self) -> Result<(Device, Option<String>)> {
         match self {
             Self::Cpu => Ok((Device::Cpu, None)),
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     #[cfg(not(feature = "cuda"))]
-    fn says_that_it_was_built_without_cards() {
+    fn says_that_it_was_built_without_gpus() {
         assert!(matches!(DeviceChoice::Auto.open(), Ok((Device::Cpu, None))));
         let message = DeviceChoice::Cuda(1).open().unwrap_err().to_string();
         assert_eq!(

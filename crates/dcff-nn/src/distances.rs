@@ -9,7 +9,7 @@
 //!
 //! They come from differences, not from the Gram matrix (`‖a‖² + ‖b‖² − 2a·b`): its rounding leaves noise where two
 //! filters agree, and a temperature of 10⁴ amplifies it. Sums run in `f64` over eight interleaved partial sums in a fixed
-//! order, on a card as on the CPU, so the result depends neither on the number of threads, nor on the width of the
+//! order, on a GPU as on the CPU, so the result depends neither on the number of threads, nor on the width of the
 //! processor's vectors, nor on the device.
 
 use candle_core::{Result, Tensor, bail};

@@ -10,9 +10,19 @@
 
 use std::sync::Arc;
 
+use crate::bf16::Bf16;
 use crate::buffer::{self, Buffer, Plain};
 use crate::cpu::{Isa, Kernel, Simd};
-use crate::features::{LANES, Storage};
+
+/// Images that lie side by side in the CPU's layout.
+pub const LANES: usize = 16;
+
+/// The numbers of a map on the CPU.
+#[derive(Clone)]
+pub(crate) enum Numbers {
+    F32(Arc<Buffer<f32>>),
+    Bf16(Arc<Buffer<Bf16>>),
+}
 
 /// What feature maps and their gradients are stored in; parameters, statistics and all sums are
 /// `f32` or wider. One exception: with the feature `cudnn`, cuDNN rounds the gradients of filters to this precision.
@@ -44,7 +54,7 @@ macro_rules! by_element {
                 $body
             }
             $crate::element::Precision::Bf16 => {
-                type $E = $crate::element::Bf16;
+                type $E = $crate::bf16::Bf16;
                 $body
             }
         }
@@ -75,8 +85,6 @@ pub(crate) trait Element: Plain + Default {
     /// As [`Simd::stream`]; the address is a multiple of sixteen elements.
     unsafe fn put<S: Simd>(to: *mut Self, v: S::V, stream: bool);
 
-    fn from_f32(number: f32) -> Self;
-
     fn to_f32(self) -> f32;
 
     /// The numbers as they are, where they are `f32`.
@@ -86,16 +94,11 @@ pub(crate) trait Element: Plain + Default {
     fn as_f32_mut(numbers: &mut [Self]) -> Option<&mut [f32]>;
 
     /// The numbers of a map of this type.
-    fn of(storage: &Storage) -> Option<&Arc<Buffer<Self>>>;
+    fn of(storage: &Numbers) -> Option<&Arc<Buffer<Self>>>;
 
     /// As [`Element::of`], for writing.
-    fn of_mut(storage: &mut Storage) -> Option<&mut Arc<Buffer<Self>>>;
+    fn of_mut(storage: &mut Numbers) -> Option<&mut Arc<Buffer<Self>>>;
 }
-
-/// A number of type bfloat16.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(transparent)]
-pub(crate) struct Bf16(pub(crate) u16);
 
 // SAFETY: any sixteen bits are a number.
 unsafe impl Plain for Bf16 {}
@@ -122,10 +125,6 @@ impl Element for f32 {
         }
     }
 
-    fn from_f32(number: f32) -> Self {
-        number
-    }
-
     fn to_f32(self) -> f32 {
         self
     }
@@ -138,16 +137,16 @@ impl Element for f32 {
         Some(numbers)
     }
 
-    fn of(storage: &Storage) -> Option<&Arc<Buffer<Self>>> {
+    fn of(storage: &Numbers) -> Option<&Arc<Buffer<Self>>> {
         match storage {
-            Storage::Cpu(numbers) => Some(numbers),
+            Numbers::F32(numbers) => Some(numbers),
             _ => None,
         }
     }
 
-    fn of_mut(storage: &mut Storage) -> Option<&mut Arc<Buffer<Self>>> {
+    fn of_mut(storage: &mut Numbers) -> Option<&mut Arc<Buffer<Self>>> {
         match storage {
-            Storage::Cpu(numbers) => Some(numbers),
+            Numbers::F32(numbers) => Some(numbers),
             _ => None,
         }
     }
@@ -176,20 +175,8 @@ impl Element for Bf16 {
     }
 
     #[inline(always)]
-    fn from_f32(number: f32) -> Self {
-        let bits = number.to_bits();
-        Self(if number.is_nan() {
-            // Quiet, so that it does not become an infinity when its fraction lies below.
-            (bits >> 16) as u16 | 0x40
-        } else {
-            // Half a unit in the last place, less one where the last bit is even: a tie falls.
-            ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
-        })
-    }
-
-    #[inline(always)]
     fn to_f32(self) -> f32 {
-        f32::from_bits(u32::from(self.0) << 16)
+        self.widened()
     }
 
     fn as_f32(_numbers: &[Self]) -> Option<&[f32]> {
@@ -200,16 +187,16 @@ impl Element for Bf16 {
         None
     }
 
-    fn of(storage: &Storage) -> Option<&Arc<Buffer<Self>>> {
+    fn of(storage: &Numbers) -> Option<&Arc<Buffer<Self>>> {
         match storage {
-            Storage::CpuBf16(numbers) => Some(numbers),
+            Numbers::Bf16(numbers) => Some(numbers),
             _ => None,
         }
     }
 
-    fn of_mut(storage: &mut Storage) -> Option<&mut Arc<Buffer<Self>>> {
+    fn of_mut(storage: &mut Numbers) -> Option<&mut Arc<Buffer<Self>>> {
         match storage {
-            Storage::CpuBf16(numbers) => Some(numbers),
+            Numbers::Bf16(numbers) => Some(numbers),
             _ => None,
         }
     }
@@ -304,7 +291,7 @@ mod tests {
                 // A signalling NaN becomes a quiet one.
                 let quiet = if wide.is_nan() { 0x40 } else { 0 };
                 assert_eq!(back.0, number.0 | quiet, "{isa:?}");
-                assert_eq!(Bf16::from_f32(wide), back);
+                assert_eq!(Bf16::rounded(wide), back);
             }
         });
     }
@@ -321,7 +308,7 @@ mod tests {
         Isa::each(|isa| {
             let got = both_ways(&numbers);
             for (&number, &(narrow, wide)) in numbers.iter().zip(&got) {
-                assert_eq!(Bf16::from_f32(number).0, narrow, "{isa:?} {number:e}");
+                assert_eq!(Bf16::rounded(number).0, narrow, "{isa:?} {number:e}");
                 assert_eq!(wide, u32::from(narrow) << 16);
                 if number.is_nan() {
                     assert!(
@@ -351,7 +338,7 @@ mod tests {
             (f32::from_bits(1), 0.0),
             (f32::from_bits(0x0001_8000), f32::from_bits(0x0002_0000)),
         ] {
-            assert_eq!(Bf16::from_f32(number).to_f32(), expected, "{number:e}");
+            assert_eq!(Bf16::rounded(number).to_f32(), expected, "{number:e}");
         }
     }
 }

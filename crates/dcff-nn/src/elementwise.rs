@@ -6,7 +6,7 @@ use crate::activation::Activation;
 use crate::args;
 use crate::cpu::{Isa, Kernel, Simd};
 use crate::element::{Element, by_element};
-use crate::features::{Features, LANES};
+use crate::features::{self, Features, LANES};
 use crate::gpu::{self, Rule};
 use crate::threads::{self, Out};
 
@@ -47,8 +47,10 @@ impl<E: Element> Kernel for Elementwise<E> {
 }
 
 fn apply(rule: Rule, a: &Features, b: &Features) -> Result<Features> {
-    if let Some(gpu) = a.card() {
-        return gpu::elementwise(&gpu, rule, a, b);
+    if let Some(gpu) = a.gpu() {
+        const OP: &str = "elementwise";
+        let y = gpu::elementwise(&gpu, rule, a.maps(OP)?, b.maps(OP)?)?;
+        return Ok(Features::from_gpu(y));
     }
     let mut out = Features::uninit(a.dims(), a.precision())?;
     by_element!(a.precision(), E => apply_to::<E>(rule, a, b, &mut out));
@@ -94,7 +96,7 @@ pub fn activation(x: &Features, act: Activation) -> Result<Features> {
 pub fn activation_backward(y: &Features, act: Activation, dy: &Features) -> Result<Features> {
     const OP: &str = "activation_backward";
     args::same(OP, "a gradient of dimensions", y.dims(), dy.dims())?;
-    args::precision(OP, &[y, dy])?;
+    features::precision(OP, &[y, dy])?;
     match act.clamp() {
         None => Ok(dy.clone()),
         Some(clamp) => apply(Rule::Through(clamp), y, dy),
@@ -108,7 +110,7 @@ pub fn activation_backward(y: &Features, act: Activation, dy: &Features) -> Resu
 /// Different dimensions or precisions.
 pub fn add(a: &Features, b: &Features, act: Activation) -> Result<Features> {
     args::same("add", "a second input of dimensions", a.dims(), b.dims())?;
-    args::precision("add", &[a, b])?;
+    features::precision("add", &[a, b])?;
     match act.clamp() {
         None => apply(Rule::Add, a, b),
         Some(clamp) => apply(Rule::AddClamp(clamp), a, b),
@@ -123,9 +125,11 @@ pub fn add(a: &Features, b: &Features, act: Activation) -> Result<Features> {
 pub fn accumulate(mut a: Features, b: &Features) -> Result<Features> {
     const OP: &str = "accumulate";
     args::same(OP, "a second gradient of dimensions", a.dims(), b.dims())?;
-    let precision = args::precision(OP, &[&a, b])?;
-    if let Some(gpu) = a.card() {
-        return gpu::accumulate(&gpu, a, b);
+    let precision = features::precision(OP, &[&a, b])?;
+    if let Some(gpu) = a.gpu() {
+        const OP: &str = "accumulate";
+        let y = gpu::accumulate(&gpu, a.into_maps(OP)?, b.maps(OP)?)?;
+        return Ok(Features::from_gpu(y));
     }
     if !a.is_unique() {
         return apply(Rule::Add, &a, b);
@@ -147,7 +151,7 @@ pub(crate) fn finish(
     const OP: &str = "residual";
     if let Some(residual) = residual {
         args::same(OP, "maps of dimensions", a.dims(), residual.dims())?;
-        args::precision(OP, &[&a, residual])?;
+        features::precision(OP, &[&a, residual])?;
     }
     let rule = match (residual, act.clamp()) {
         (None, None) => return Ok(a),
@@ -202,10 +206,12 @@ pub fn concat(parts: &[&Features]) -> Result<Features> {
             (pn, ph, pw),
         )?;
     }
-    let precision = args::precision("concat", parts)?;
+    let precision = features::precision("concat", parts)?;
     let channels = parts.iter().map(|part| part.channels()).sum();
-    if let Some(gpu) = first.card() {
-        return gpu::concat(&gpu, parts, (n, channels, h, w));
+    if let Some(gpu) = first.gpu() {
+        let parts: Result<Vec<_>> = parts.iter().map(|part| part.maps("concat")).collect();
+        let y = gpu::concat(&gpu, &parts?, (n, channels, h, w))?;
+        return Ok(Features::from_gpu(y));
     }
     let mut out = Features::uninit((n, channels, h, w), precision)?;
     by_element!(precision, E => concat_to::<E>(parts, &mut out));
@@ -242,8 +248,9 @@ pub fn split_channels(dy: &Features, channels: &[usize]) -> Result<Vec<Features>
     if sum != Some(c) || channels.contains(&0) {
         bail!("split_channels: expected numbers of channels that add up to {c}, got {channels:?}");
     }
-    if let Some(gpu) = dy.card() {
-        return gpu::split_channels(&gpu, dy, channels);
+    if let Some(gpu) = dy.gpu() {
+        let parts = gpu::split_channels(&gpu, dy.maps("split_channels")?, channels)?;
+        return Ok(parts.into_iter().map(Features::from_gpu).collect());
     }
     let mut at = 0;
     channels

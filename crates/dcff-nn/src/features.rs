@@ -7,12 +7,11 @@ use candle_core::{Device, Result, Tensor, bail};
 use crate::args;
 use crate::buffer::Buffer;
 use crate::cpu::{Isa, Kernel, Simd};
-use crate::element::{self, Bf16, Element, Precision, by_element};
+use crate::element::{self, Element, Numbers, Precision, by_element};
 use crate::gpu::{Gpu, Maps};
 use crate::threads::{self, Out};
 
-/// Images that lie side by side in the CPU's layout.
-pub const LANES: usize = 16;
+pub(crate) use crate::element::LANES;
 
 /// Bytes of maps that are written past the caches: more than the second-level cache of any
 /// processor. What is written costs half the traffic then, since its lines are not read first.
@@ -20,7 +19,7 @@ const STREAM: usize = 4 * 1024 * 1024;
 
 /// Feature maps `[N, C, H, W]` of a batch, in the device's own layout.
 ///
-/// On graphics cards this is channels-last, `[N, H, W, C]`. On the CPU this is `[ceil(N / 16), C, H, W, 16]`, the last axis being sixteen images. If `N` is
+/// On GPUs this is channels-last, `[N, H, W, C]`. On the CPU this is `[ceil(N / 16), C, H, W, 16]`, the last axis being sixteen images. If `N` is
 /// no multiple of sixteen, the last group has lanes without an image: their values mean nothing
 /// (but are finite), and in gradients they are zero. Clones share memory.
 ///
@@ -35,16 +34,15 @@ pub struct Features {
 /// Where the numbers are; another device adds an arm here and in every operation.
 #[derive(Clone)]
 pub(crate) enum Storage {
-    Cpu(Arc<Buffer<f32>>),
-    CpuBf16(Arc<Buffer<Bf16>>),
+    Cpu(Numbers),
     Gpu(Maps),
 }
 
 impl std::fmt::Debug for Storage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Cpu(buffer) => write!(f, "Cpu({} numbers)", buffer.len()),
-            Self::CpuBf16(buffer) => write!(f, "CpuBf16({} numbers)", buffer.len()),
+            Self::Cpu(Numbers::F32(buffer)) => write!(f, "Cpu({} numbers)", buffer.len()),
+            Self::Cpu(Numbers::Bf16(buffer)) => write!(f, "CpuBf16({} numbers)", buffer.len()),
             Self::Gpu(maps) => write!(f, "{:?}({})", maps.gpu(), maps.precision()),
         }
     }
@@ -69,7 +67,7 @@ impl Features {
         }
         Self::count(dims)?;
         if let Some(gpu) = Gpu::of(t.device())? {
-            return Ok(Self::from_gpu(Maps::from_nchw(&gpu, t, dims)?, dims));
+            return Ok(Self::from_gpu(Maps::from_nchw(&gpu, t, dims)?));
         }
         args::with_any("features", "the tensor", t, |x| {
             let mut out = Self::uninit(dims, Precision::F32)?;
@@ -85,7 +83,7 @@ impl Features {
     /// Passes candle's on.
     pub fn to_nchw(&self) -> Result<Tensor> {
         if let Storage::Gpu(maps) = &self.storage {
-            return maps.to_nchw(self.dims);
+            return maps.to_nchw();
         }
         let (n, c, h, w) = self.dims;
         let mut out = args::zeros::<f32>("features", &[n, c, h, w])?;
@@ -103,7 +101,7 @@ impl Features {
             return Ok(self.clone());
         }
         if let Storage::Gpu(maps) = &self.storage {
-            return Ok(Self::from_gpu(maps.cast(precision)?, self.dims));
+            return Ok(Self::from_gpu(maps.cast(precision)?));
         }
         let mut out = Self::uninit(self.dims, precision)?;
         by_element!(self.precision(), A => by_element!(precision, B => {
@@ -124,10 +122,7 @@ impl Features {
         }
         Self::count(dims)?;
         if let Some(gpu) = Gpu::of(device)? {
-            return Ok(Self::from_gpu(
-                Maps::zeros(&gpu, Precision::F32, dims)?,
-                dims,
-            ));
+            return Ok(Self::from_gpu(Maps::zeros(&gpu, Precision::F32, dims)?));
         }
         let mut out = Self::uninit(dims, Precision::F32)?;
         out.cpu_mut::<f32>().fill(0.0);
@@ -162,37 +157,48 @@ impl Features {
     /// Where the numbers are.
     pub fn device(&self) -> Device {
         match &self.storage {
-            Storage::Cpu(_) | Storage::CpuBf16(_) => Device::Cpu,
+            Storage::Cpu(_) => Device::Cpu,
             Storage::Gpu(maps) => maps.gpu().device(),
         }
     }
 
-    /// Maps on a card.
-    pub(crate) fn from_gpu(maps: Maps, dims: (usize, usize, usize, usize)) -> Self {
+    /// Maps on a GPU.
+    pub(crate) fn from_gpu(maps: Maps) -> Self {
         Self {
+            dims: maps.dims(),
             storage: Storage::Gpu(maps),
-            dims,
         }
     }
 
-    /// The numbers on a card; `None` on the CPU.
-    pub(crate) fn gpu(&self) -> Option<&Maps> {
+    /// The maps on a GPU; an error on the CPU, where another map of `op` is on one.
+    pub(crate) fn maps(&self, op: &str) -> Result<&Maps> {
         match &self.storage {
-            Storage::Cpu(_) | Storage::CpuBf16(_) => None,
-            Storage::Gpu(maps) => Some(maps),
+            Storage::Gpu(maps) => Ok(maps),
+            Storage::Cpu(_) => bail!("{op}: expected all maps on a GPU, got some on the cpu"),
         }
     }
 
-    /// The card that holds the numbers; `None` on the CPU.
-    pub(crate) fn card(&self) -> Option<Gpu> {
-        self.gpu().map(|maps| maps.gpu().clone())
+    /// As [`Features::maps`], without keeping these.
+    pub(crate) fn into_maps(self, op: &str) -> Result<Maps> {
+        match self.storage {
+            Storage::Gpu(maps) => Ok(maps),
+            Storage::Cpu(_) => bail!("{op}: expected all maps on a GPU, got some on the cpu"),
+        }
+    }
+
+    /// The GPU that holds the numbers; `None` on the CPU.
+    pub(crate) fn gpu(&self) -> Option<Gpu> {
+        match &self.storage {
+            Storage::Cpu(_) => None,
+            Storage::Gpu(maps) => Some(maps.gpu().clone()),
+        }
     }
 
     /// What the numbers are stored in.
     pub fn precision(&self) -> Precision {
         match &self.storage {
-            Storage::Cpu(_) => Precision::F32,
-            Storage::CpuBf16(_) => Precision::Bf16,
+            Storage::Cpu(Numbers::F32(_)) => Precision::F32,
+            Storage::Cpu(Numbers::Bf16(_)) => Precision::Bf16,
             Storage::Gpu(maps) => maps.precision(),
         }
     }
@@ -209,14 +215,15 @@ impl Features {
     /// More than there is memory for.
     pub(crate) fn uninit(dims: (usize, usize, usize, usize), precision: Precision) -> Result<Self> {
         let len = Self::count(dims)?;
-        let storage = match precision {
-            Precision::F32 => Buffer::try_new(len).map(|buffer| Storage::Cpu(Arc::new(buffer))),
-            Precision::Bf16 => {
-                Buffer::try_new(len).map(|buffer| Storage::CpuBf16(Arc::new(buffer)))
-            }
+        let numbers = match precision {
+            Precision::F32 => Buffer::try_new(len).map(|buffer| Numbers::F32(Arc::new(buffer))),
+            Precision::Bf16 => Buffer::try_new(len).map(|buffer| Numbers::Bf16(Arc::new(buffer))),
         };
-        match storage {
-            Some(storage) => Ok(Self { storage, dims }),
+        match numbers {
+            Some(numbers) => Ok(Self {
+                storage: Storage::Cpu(numbers),
+                dims,
+            }),
             None => bail!("features: no memory for maps of dimensions {dims:?}"),
         }
     }
@@ -245,10 +252,10 @@ impl Features {
     /// other data out.
     pub(crate) fn streams(&self) -> bool {
         let bytes = match &self.storage {
-            Storage::Cpu(buffer) => size_of_val(&buffer[..]),
+            Storage::Cpu(Numbers::F32(buffer)) => size_of_val(&buffer[..]),
             // Lines of the cache are written in halves, which only pairs of pixels complete.
-            Storage::CpuBf16(_) if self.dims.3 % 2 == 1 => 0,
-            Storage::CpuBf16(buffer) => size_of_val(&buffer[..]),
+            Storage::Cpu(Numbers::Bf16(_)) if self.dims.3 % 2 == 1 => 0,
+            Storage::Cpu(Numbers::Bf16(buffer)) => size_of_val(&buffer[..]),
             Storage::Gpu(_) => 0,
         };
         bytes >= STREAM
@@ -256,12 +263,20 @@ impl Features {
 
     /// The numbers in the CPU's layout; the map must be there, and `E` what [`Features::precision`] says.
     pub(crate) fn cpu<E: Element>(&self) -> &[E] {
-        E::of(&self.storage).expect("operations ask for the map's own type")
+        let numbers = match &self.storage {
+            Storage::Cpu(numbers) => E::of(numbers),
+            Storage::Gpu(_) => None,
+        };
+        numbers.expect("operations ask for the map's own type")
     }
 
     /// As [`Features::cpu`], for writing; copies first if a clone shares them.
     pub(crate) fn cpu_mut<E: Element>(&mut self) -> &mut [E] {
-        let buffer = E::of_mut(&mut self.storage).expect("operations ask for the map's own type");
+        let numbers = match &mut self.storage {
+            Storage::Cpu(numbers) => E::of_mut(numbers),
+            Storage::Gpu(_) => None,
+        };
+        let buffer = numbers.expect("operations ask for the map's own type");
         if Arc::get_mut(buffer).is_none() {
             let mut copy = Buffer::new(buffer.len());
             copy.copy_from_slice(buffer);
@@ -273,9 +288,9 @@ impl Features {
     /// Whether writing needs no copy.
     pub(crate) fn is_unique(&mut self) -> bool {
         match &mut self.storage {
-            Storage::Cpu(buffer) => Arc::get_mut(buffer).is_some(),
-            Storage::CpuBf16(buffer) => Arc::get_mut(buffer).is_some(),
-            // The card's own operations ask the maps.
+            Storage::Cpu(Numbers::F32(buffer)) => Arc::get_mut(buffer).is_some(),
+            Storage::Cpu(Numbers::Bf16(buffer)) => Arc::get_mut(buffer).is_some(),
+            // The GPU's own operations ask the maps.
             Storage::Gpu(_) => false,
         }
     }
@@ -380,6 +395,22 @@ pub fn unflatten(dy: &Tensor, dims: (usize, usize, usize, usize)) -> Result<Feat
     let row = args::count("unflatten", &[c, h, w])?;
     args::same("unflatten", "shape", &[n, row][..], dy.dims())?;
     Features::from_nchw(&dy.reshape(dims)?)
+}
+
+/// The precision of maps that meet in an operation; fails unless all have the first one's, and are where it is.
+pub(crate) fn precision(op: &str, maps: &[&Features]) -> Result<Precision> {
+    let first = maps.first().map(|map| map.precision()).unwrap_or_default();
+    let place = maps.first().is_some_and(|map| map.gpu().is_some());
+    if maps.iter().any(|map| map.gpu().is_some() != place) {
+        bail!("{op}: expected maps on one device, got some on the cpu and some on a GPU");
+    }
+    match maps.iter().find(|map| map.precision() != first) {
+        Some(other) => bail!(
+            "{op}: expected maps of one precision, got {first} and {}",
+            other.precision()
+        ),
+        None => Ok(first),
+    }
 }
 
 #[cfg(test)]

@@ -1,34 +1,14 @@
 //! The filters of a network's convolutions, made ready for a step all at once.
 //!
-//! A card reads them in another order and, where maps are bfloat16, in another type than they are trained in; a pruned
+//! A GPU reads them in another order and, where maps are bfloat16, in another type than they are trained in; a pruned
 //! layer takes only some of them, a masked one scales them. One launch does that for all layers, forward and backward passes share the result, and
 //! the gradient of the filters comes back in the order and number of those that are trained.
 
 use candle_core::{DType, Result, Tensor, bail};
 
 use crate::element::Precision;
+use crate::filter_source::FilterSource;
 use crate::gpu::{self, Gpu};
-
-/// What a convolution's filters are made of.
-#[derive(Clone, Copy, Debug)]
-pub struct FilterSource<'a> {
-    /// `[C, C_in / groups, K_h, K_w]`, `f32`.
-    pub weight: &'a Tensor,
-    /// Which of them are used, `[M]` (`u32`, each at most once); `None`: all.
-    pub rows: Option<&'a Tensor>,
-    /// What each used filter is multiplied by, `[M]` (`f32`); `None`: 1.
-    pub scale: Option<&'a Tensor>,
-}
-
-impl<'a> From<&'a Tensor> for FilterSource<'a> {
-    fn from(weight: &'a Tensor) -> Self {
-        Self {
-            weight,
-            rows: None,
-            scale: None,
-        }
-    }
-}
 
 /// The filters of one convolution, as it reads them. The source must not change while they are used.
 #[derive(Clone, Debug)]
@@ -43,11 +23,11 @@ pub struct Filters {
 enum Read {
     /// `[M, C_in / groups, K_h, K_w]`.
     Tensor(Tensor),
-    OnCard(gpu::FiltersOnCard),
+    OnGpu(gpu::GpuFilters),
 }
 
 impl Filters {
-    /// Makes the filters of `sources` ready for maps of `precision`, on a card in as few launches as possible.
+    /// Makes the filters of `sources` ready for maps of `precision`, on a GPU in as few launches as possible.
     ///
     /// # Errors
     ///
@@ -98,7 +78,7 @@ impl Filters {
         let read: Vec<Read> = match &gpu {
             Some(gpu) => gpu::prepare_filters(gpu, sources, precision)?
                 .into_iter()
-                .map(Read::OnCard)
+                .map(Read::OnGpu)
                 .collect(),
             None => sources
                 .iter()
@@ -137,25 +117,20 @@ impl Filters {
     pub(crate) fn tensor(&self, op: &str) -> Result<&Tensor> {
         match &self.read {
             Read::Tensor(t) => Ok(t),
-            Read::OnCard(_) => bail!("{op}: expected filters on the cpu, got some on a card"),
+            Read::OnGpu(_) => bail!("{op}: expected filters on the cpu, got some on a GPU"),
         }
     }
 
-    /// Their numbers on a card, for maps of `precision`.
-    pub(crate) fn on_card(&self, op: &str, precision: Precision) -> Result<&gpu::FiltersOnCard> {
+    /// Their numbers on a GPU, for maps of `precision`.
+    pub(crate) fn on_gpu(&self, op: &str, precision: Precision) -> Result<&gpu::GpuFilters> {
         match &self.read {
-            Read::OnCard(filters) if filters.precision() == precision => Ok(filters),
-            Read::OnCard(filters) => bail!(
+            Read::OnGpu(filters) if filters.precision() == precision => Ok(filters),
+            Read::OnGpu(filters) => bail!(
                 "{op}: expected filters for {precision} maps, got some for {}",
                 filters.precision()
             ),
-            Read::Tensor(_) => bail!("{op}: expected filters on a card, got some on the cpu"),
+            Read::Tensor(_) => bail!("{op}: expected filters on a GPU, got some on the cpu"),
         }
-    }
-
-    /// Which filters of the source are used, where it is not all.
-    pub(crate) fn rows(&self) -> Option<&Tensor> {
-        self.rows.as_ref()
     }
 
     /// What they were made of, `[C, C_in / groups, K_h, K_w]`.
@@ -163,18 +138,13 @@ impl Filters {
         &self.source
     }
 
-    /// The gradient of the source, as if it had not been scaled, from that of the filters, `[M, ...]`: zeros for those that are
-    /// not used.
-    pub(crate) fn gradient_of_source(&self, gradient: Tensor) -> Result<Tensor> {
-        match &self.rows {
-            None => Ok(gradient),
-            Some(rows) => self.source.zeros_like()?.index_add(rows, &gradient, 0),
+    /// What they were made of and which of it they are, without a scale.
+    pub(crate) fn parts(&self) -> FilterSource<'_> {
+        FilterSource {
+            weight: &self.source,
+            rows: self.rows.as_ref(),
+            scale: None,
         }
-    }
-
-    /// The source's dimensions, `[C, C_in / groups, K_h, K_w]`.
-    pub(crate) fn source_dims(&self) -> &[usize] {
-        self.source.dims()
     }
 }
 
@@ -218,7 +188,7 @@ mod tests {
         assert_eq!(numbers(all[2].tensor("test")?)?, [10.0, 12.0, -1.0, -2.0]);
         let gradient = Tensor::new(&[[10f32, 20.0], [30.0, 40.0]], &Device::Cpu)?;
         let gradient = gradient.reshape((2, 2, 1, 1))?;
-        let back = all[0].gradient_of_source(gradient)?;
+        let back = all[0].parts().gradient(gradient)?;
         assert_eq!(numbers(&back)?, [30.0, 40.0, 0.0, 0.0, 10.0, 20.0]);
         Ok(())
     }

@@ -8,7 +8,7 @@ use crate::args;
 use crate::buffer::Buffer;
 use crate::conv::kernel::{FILTERS, Products, Start};
 use crate::cpu::Isa;
-use crate::features::LANES;
+use crate::element::LANES;
 use crate::threads::{self, Out};
 
 /// A matrix in memory: element `(i, j)` at `i rows + j columns`.

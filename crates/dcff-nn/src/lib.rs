@@ -1,4 +1,4 @@
-//! Training layers for Candle with their own kernels, on the CPU and on NVIDIA cards.
+//! Training layers for Candle with their own kernels, on the CPU and on NVIDIA GPUs.
 //!
 //! Convolution, batch norm with activation and residual, pooling, the parameter-free shortcut,
 //! linear and softmax cross-entropy, each with a forward and an explicit
@@ -17,7 +17,7 @@
 //! 3x3 convolutions of stride 1 go through Winograd's transforms, whose error is two to five times
 //! that of direct sums, about 1e-6 of the result; [`Convolution::Direct`] in a [`ConvConfig`] does without.
 //!
-//! On NVIDIA cards (feature `cuda`) the same functions work on `[N, H, W, C]`; [`DeviceChoice`] says
+//! On NVIDIA GPUs (feature `cuda`) the same functions work on `[N, H, W, C]`; [`DeviceChoice`] says
 //! which device a user means, [`configure`] how it computes.
 //!
 //! The kernels use AVX-512, AVX2, NEON or portable code, chosen when the program runs ([`Isa`]),
@@ -39,9 +39,11 @@
 //! ```
 
 mod activation;
+mod adam;
 mod adamax;
 mod adamw;
 mod args;
+mod bf16;
 mod buffer;
 mod conv;
 mod cpu;
@@ -50,6 +52,7 @@ mod distances;
 mod element;
 mod elementwise;
 mod features;
+mod filter_source;
 mod filters;
 mod gemm;
 mod gpu;
@@ -61,6 +64,7 @@ mod mix;
 mod norm;
 mod offset;
 mod pool;
+mod repeat;
 mod scatter;
 mod sgd;
 mod shortcut;
@@ -69,8 +73,9 @@ pub mod tape;
 mod threads;
 
 pub use activation::Activation;
-pub use adamax::{AdamaxConfig, adamax_steps};
-pub use adamw::{AdamWConfig, adamw_steps};
+pub use adam::AdamConfig;
+pub use adamax::{adamax_rates, adamax_steps};
+pub use adamw::{adamw_rates, adamw_steps};
 pub use buffer::release_memory;
 pub use conv::{
     ConvConfig, ConvGrads, Convolution, InputGradient, conv2d, conv2d_backward,
@@ -79,17 +84,15 @@ pub use conv::{
 pub use cpu::Isa;
 pub use device::DeviceChoice;
 pub use distances::filter_distances;
-pub use element::Precision;
+pub use element::{LANES, Precision};
 pub use elementwise::{accumulate, activation, activation_backward, add, concat, split_channels};
-pub use features::{Features, LANES, flatten, unflatten};
-pub use filters::{FilterSource, Filters};
+pub use features::{Features, flatten, unflatten};
+pub use filter_source::FilterSource;
+pub use filters::Filters;
 pub use gemm::gemm_limit;
 #[cfg(feature = "emulator")]
 pub use gpu::emulator;
-pub use gpu::{
-    ByteImages, Change, DeviceSettings, RepeatedStep, Step, configure, device_name, launches,
-    synchronize,
-};
+pub use gpu::{ByteImages, Change, DeviceSettings, configure, device_name, launches, synchronize};
 pub use hash::fnv1a;
 pub use linear::{LinearGrads, linear, linear_backward};
 pub use loss::{Loss, LossNumbers, LossValue, cross_entropy};
@@ -102,6 +105,7 @@ pub use pool::{
     MaxIndices, PoolConfig, avg_pool2d, avg_pool2d_backward, global_avg_pool,
     global_avg_pool_backward, max_pool2d, max_pool2d_backward,
 };
+pub use repeat::{Repeated, RepeatedStep};
 pub use scatter::{scatter, scatter_backward};
 pub use sgd::{SgdConfig, sgd_step, sgd_steps};
 pub use shortcut::{shortcut, shortcut_backward};

@@ -24,15 +24,15 @@ pub struct Loss {
     pub grad: Tensor,
 }
 
-/// What a loss came to: known at once on the CPU, on a card only when everything launched before it is done. A training
-/// loop that reads it some steps later keeps the card supplied with work.
+/// What a loss came to: known at once on the CPU, on a GPU only when everything launched before it is done. A training
+/// loop that reads it some steps later keeps the GPU supplied with work.
 #[derive(Clone, Debug)]
 pub struct LossValue(Held);
 
 #[derive(Clone, Debug)]
 enum Held {
     Known(LossNumbers),
-    OnCard(Arc<gpu::LossOnCard>),
+    OnGpu(Arc<gpu::GpuLoss>),
 }
 
 /// The numbers of a loss.
@@ -45,14 +45,14 @@ pub struct LossNumbers {
 }
 
 impl LossValue {
-    pub(crate) fn on_card(loss: gpu::LossOnCard) -> Self {
-        Self(Held::OnCard(Arc::new(loss)))
+    pub(crate) fn on_gpu(loss: gpu::GpuLoss) -> Self {
+        Self(Held::OnGpu(Arc::new(loss)))
     }
 
-    /// The loss on a card, where it is on one.
-    pub(crate) fn card(&self) -> Option<&gpu::LossOnCard> {
+    /// The loss on a GPU, where it is on one.
+    pub(crate) fn gpu(&self) -> Option<&gpu::GpuLoss> {
         match &self.0 {
-            Held::OnCard(loss) => Some(loss),
+            Held::OnGpu(loss) => Some(loss),
             Held::Known(_) => None,
         }
     }
@@ -62,15 +62,18 @@ impl LossValue {
         matches!(self.0, Held::Known(_))
     }
 
-    /// The numbers; waits for a card.
+    /// The numbers; waits for a GPU.
     ///
     /// # Errors
     ///
-    /// Those of what was launched on the card.
+    /// Those of what was launched on the GPU.
     pub fn read(&self) -> Result<LossNumbers> {
         match &self.0 {
             Held::Known(numbers) => Ok(*numbers),
-            Held::OnCard(loss) => loss.read(),
+            Held::OnGpu(loss) => {
+                let (mean, correct) = loss.read()?;
+                Ok(LossNumbers { mean, correct })
+            }
         }
     }
 }
@@ -109,7 +112,9 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64) -> Result
         );
     }
     if let Some(gpu) = Gpu::of(logits.device())? {
-        return gpu::cross_entropy(&gpu, logits, labels, smoothing);
+        let (loss, grad) = gpu::cross_entropy(&gpu, logits, labels, smoothing)?;
+        let value = LossValue::on_gpu(loss);
+        return Ok(Loss { value, grad });
     }
     let labels = labels.to_vec1::<u32>()?;
     if let Some(label) = labels.iter().find(|&&label| label as usize >= k) {

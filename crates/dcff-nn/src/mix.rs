@@ -11,7 +11,7 @@ use candle_core::{Result, Tensor, bail};
 
 use crate::args;
 use crate::gemm::{Matrix, product};
-use crate::gpu::{self, Gpu};
+use crate::gpu::Gpu;
 
 fn rows(op: &str, p: &Tensor, w: &Tensor, transposed: bool) -> Result<(usize, usize, usize)> {
     let Ok((m, c)) = p.dims2() else {
@@ -42,7 +42,8 @@ pub fn mix(p: &Tensor, w: &Tensor) -> Result<Tensor> {
     const OP: &str = "mix";
     let (m, c, rest) = rows(OP, p, w, false)?;
     if Gpu::of(w.device())?.is_some() {
-        return gpu::mix(p, w, rest, &with_rows(w, m));
+        let filters = w.reshape((w.dim(0)?, rest))?;
+        return p.matmul(&filters)?.reshape(with_rows(w, m));
     }
     let mixed = args::with_any(OP, "coefficients", p, |p| {
         args::with_any(OP, "filters", w, |w| {
@@ -61,7 +62,8 @@ pub fn mix_backward(p: &Tensor, dw: &Tensor) -> Result<Tensor> {
     const OP: &str = "mix_backward";
     let (m, c, rest) = rows(OP, p, dw, true)?;
     if Gpu::of(dw.device())?.is_some() {
-        return gpu::mix_backward(p, dw, rest, &with_rows(dw, c));
+        let gradient = dw.reshape((dw.dim(0)?, rest))?;
+        return p.t()?.matmul(&gradient)?.reshape(with_rows(dw, c));
     }
     let gradient = args::with_any(OP, "coefficients", p, |p| {
         args::with_any(OP, "a gradient", dw, |dw| {

@@ -81,8 +81,9 @@ pub fn offset(x: &Features, o: &Tensor, border: Border) -> Result<Features> {
     border.check(OP, (h, w))?;
     let [rows, columns] = border.places();
     args::same(OP, "an offset of shape", &[c, rows, columns][..], o.dims())?;
-    if let Some(gpu) = x.card() {
-        return gpu::offset(&gpu, x, o, border);
+    if let Some(gpu) = x.gpu() {
+        let edges = [border.rows, border.columns];
+        return gpu::offset(&gpu, x.maps(OP)?, o, edges).map(Features::from_gpu);
     }
     let table = border.table((h, w));
     args::with_any(OP, "an offset", o, |o| {
@@ -142,8 +143,9 @@ pub fn offset_backward(dy: &Features, border: Border) -> Result<Tensor> {
     let (_, c, h, w) = dy.dims();
     border.check(OP, (h, w))?;
     let [rows, columns] = border.places();
-    if let Some(gpu) = dy.card() {
-        return gpu::offset_backward(&gpu, dy, border);
+    if let Some(gpu) = dy.gpu() {
+        let edges = [border.rows, border.columns];
+        return gpu::offset_backward(&gpu, dy.maps(OP)?, edges, [rows, columns]);
     }
     let table = border.table((h, w));
     let places = rows * columns;

@@ -40,8 +40,8 @@ pub fn scatter(x: &Features, channels: &[usize], width: usize) -> Result<Feature
     args::same(OP, "channels", channels.len(), x.channels())?;
     let (n, _, h, w) = x.dims();
     Features::count((n, width, h, w))?;
-    if let Some(gpu) = x.card() {
-        return gpu::scatter(&gpu, x, channels, width);
+    if let Some(gpu) = x.gpu() {
+        return gpu::scatter(&gpu, x.maps(OP)?, &runs(channels), width).map(Features::from_gpu);
     }
     let mut y = Features::uninit((n, width, h, w), x.precision())?;
     let mut from = vec![None; width];
@@ -61,8 +61,9 @@ pub fn scatter_backward(channels: &[usize], dy: &Features) -> Result<Features> {
     const OP: &str = "scatter_backward";
     let (n, width, h, w) = dy.dims();
     check(OP, channels, width)?;
-    if let Some(gpu) = dy.card() {
-        return gpu::scatter_backward(&gpu, channels, dy);
+    if let Some(gpu) = dy.gpu() {
+        let (dy, count) = (dy.maps(OP)?, channels.len());
+        return gpu::scatter_backward(&gpu, &runs(channels), count, dy).map(Features::from_gpu);
     }
     let mut dx = Features::uninit((n, channels.len(), h, w), dy.precision())?;
     let from: Vec<_> = channels.iter().map(|&place| Some(place)).collect();

@@ -48,7 +48,7 @@ pub fn sgd_step(param: &Tensor, velocity: &Tensor, grad: &Tensor, cfg: &SgdConfi
     sgd_steps(&[[param, velocity, grad]], cfg, 0)
 }
 
-/// [`sgd_step`] for any number of parameters, each `[parameter, velocity, gradient]`; on cards in as few launches as
+/// [`sgd_step`] for any number of parameters, each `[parameter, velocity, gradient]`; on GPUs in as few launches as
 /// possible, which read [`SgdConfig::rates`] in the device's cell `cell`.
 ///
 /// # Errors
@@ -59,7 +59,12 @@ pub fn sgd_steps(triples: &[[&Tensor; 3]], cfg: &SgdConfig, cell: usize) -> Resu
     if let Some([first, ..]) = triples.first()
         && let Some(gpu) = Gpu::of(first.device())?
     {
-        return gpu::sgd(&gpu, triples, cfg, cell);
+        let numbers = gpu::SgdNumbers {
+            momentum: cfg.momentum as f32,
+            decay: cfg.weight_decay as f32,
+            nesterov: cfg.nesterov,
+        };
+        return gpu::sgd(&gpu, triples, numbers, &cfg.rates(), cell);
     }
     let rows = triples.iter().map(|&[p, v, g]| ([p, v], g));
     let (rate, momentum) = (cfg.lr as f32, cfg.momentum as f32);

@@ -38,9 +38,10 @@ pub fn shortcut(x: &Features, stride: usize, out_channels: usize) -> Result<Feat
     let (n, c, h, w) = x.dims();
     let (oh, ow) = (h.div_ceil(stride), w.div_ceil(stride));
     Features::count((n, out_channels, oh, ow))?;
-    if let Some(gpu) = x.card() {
+    if let Some(gpu) = x.gpu() {
         let before = before(c, out_channels);
-        return gpu::shortcut(&gpu, x, (n, out_channels, oh, ow), stride, before);
+        let (x, dims) = (x.maps("shortcut")?, (n, out_channels, oh, ow));
+        return gpu::shortcut(&gpu, x, dims, stride, before).map(Features::from_gpu);
     }
     let mut y = Features::uninit((n, out_channels, oh, ow), x.precision())?;
     by_element!(x.precision(), E => take::<E>(x, stride, &mut y));
@@ -93,8 +94,9 @@ pub fn shortcut_backward(
         expected,
         (dn, oh, ow),
     )?;
-    if let Some(gpu) = dy.card() {
-        return gpu::shortcut_backward(&gpu, dims, stride, before(c, out_channels), dy);
+    if let Some(gpu) = dy.gpu() {
+        let (dy, before) = (dy.maps(OP)?, before(c, out_channels));
+        return gpu::shortcut_backward(&gpu, dims, stride, before, dy).map(Features::from_gpu);
     }
     let mut dx = Features::uninit(dims, dy.precision())?;
     by_element!(dy.precision(), E => put_back::<E>(dy, stride, &mut dx));

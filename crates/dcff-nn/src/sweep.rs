@@ -1,7 +1,7 @@
 //! One sweep over many tensors at once: what all optimisers share.
 //!
 //! A parameter, its state and its gradient have one shape. The CPU takes one after the other, in pieces that fit a
-//! thread's cache; a card takes many in a launch (`gpu/descent.rs`).
+//! thread's cache; a GPU takes many in a launch (`gpu/descent.rs`).
 
 use std::cell::RefCell;
 

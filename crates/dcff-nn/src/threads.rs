@@ -126,7 +126,7 @@ fn spinners() -> usize {
 ///
 /// A step of training splits its work hundreds of times, with a moment on one thread between. A thread that sleeps
 /// through that moment takes longer to wake (50 µs and more on virtual machines) than a small layer takes. Threads that
-/// wait give way to other programs, but do not rest: wrap steps, not programs. Work on a card needs no threads; with its
+/// wait give way to other programs, but do not rest: wrap steps, not programs. Work on a GPU needs no threads; with its
 /// `device`, `f` is called and nothing else happens.
 pub fn awake<R>(device: &Device, f: impl FnOnce() -> R) -> R {
     /// Set while one call keeps the threads awake: a second would not make them more so.

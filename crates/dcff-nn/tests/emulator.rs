@@ -1,4 +1,4 @@
-//! The kernels for cards, run on the processor, against the CPU's own: every operation, forward and gradients, maps in
+//! The kernels for GPUs, run on the processor, against the CPU's own: every operation, forward and gradients, maps in
 //! single precision and in bfloat16.
 
 #![cfg(feature = "emulator")]
@@ -9,12 +9,12 @@ use candle_core::{Device, Result, Tensor};
 use common::{Conv, Random, close, features, maps, numbers, product, tensor};
 use dcff_nn::inference::{Channels, Conv as Prepared, Load, Maps};
 use dcff_nn::{
-    Activation, AdamWConfig, AdamaxConfig, Blend, ByteImages, Change, ConvConfig, DeviceSettings,
+    Activation, AdamConfig, Blend, Border, ByteImages, Change, ConvConfig, DeviceSettings,
     Features, FilterSource, Filters, PoolConfig, Precision, SgdConfig, emulator,
 };
 
 /// Runs `test` with both types of maps and the tolerance of each.
-fn on_cards(test: impl Fn(Precision, f64)) {
+fn on_gpus(test: impl Fn(Precision, f64)) {
     for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 2e-2)] {
         match emulator::with(DeviceSettings::default(), || test(precision, tolerance)) {
             Ok(()) => {}
@@ -32,7 +32,7 @@ fn stored(data: &[f32], dims: [usize; 4], precision: Precision) -> Features {
     features(data, dims).to_precision(precision).unwrap()
 }
 
-/// What `f` gives on the CPU, on the thread of a card.
+/// What `f` gives on the CPU, on the thread of a GPU.
 fn on_cpu<R: Send>(f: impl FnOnce() -> R + Send) -> R {
     std::thread::scope(|scope| scope.spawn(f).join().unwrap())
 }
@@ -54,7 +54,7 @@ fn same(what: &str, got: &[f32], expected: &[f32], tolerance: f64) {
 
 #[test]
 fn maps_come_back_as_they_were() {
-    on_cards(|precision, _| {
+    on_gpus(|precision, _| {
         let mut random = Random(1);
         for dims in [[2, 3, 4, 5], [17, 1, 1, 1], [1, 33, 2, 2]] {
             let x = exact(&mut random, product(&dims));
@@ -112,7 +112,7 @@ fn convolutions_and_their_gradients() {
         },
     )
     .into();
-    on_cards(|precision, tolerance| {
+    on_gpus(|precision, tolerance| {
         let mut random = Random(2);
         for conv in &convs {
             let x = exact(&mut random, product(&conv.x_dims()));
@@ -152,7 +152,7 @@ fn convolutions_and_their_gradients() {
 
 #[test]
 fn long_sums_of_weight_gradients_are_joined_from_parts() {
-    on_cards(|precision, _| {
+    on_gpus(|precision, _| {
         let conv = ConvConfig {
             padding: 1,
             ..ConvConfig::default()
@@ -177,7 +177,7 @@ fn long_sums_of_weight_gradients_are_joined_from_parts() {
 
 #[test]
 fn batch_norms_and_their_gradients() {
-    on_cards(|precision, tolerance| {
+    on_gpus(|precision, tolerance| {
         let mut random = Random(4);
         for dims in [
             [4, 16, 7, 7],
@@ -265,7 +265,7 @@ fn batch_norms_and_their_gradients() {
 
 #[test]
 fn pools_and_their_gradients() {
-    on_cards(|precision, tolerance| {
+    on_gpus(|precision, tolerance| {
         let mut random = Random(5);
         let cfg = |kernel, stride, padding| PoolConfig {
             kernel,
@@ -316,7 +316,7 @@ fn pools_and_their_gradients() {
 
 #[test]
 fn sums_activations_channels_and_shortcuts() {
-    on_cards(|precision, tolerance| {
+    on_gpus(|precision, tolerance| {
         let mut random = Random(6);
         let (dims, other) = ([3, 5, 5, 4], [3, 2, 5, 4]);
         // So large that both ends of ReLU6's range are met.
@@ -389,7 +389,7 @@ fn sums_activations_channels_and_shortcuts() {
 
 #[test]
 fn losses_and_their_gradients() {
-    on_cards(|_, _| {
+    on_gpus(|_, _| {
         let mut random = Random(7);
         for (n, k, smoothing) in [(1, 2, 0.0), (300, 10, 0.1), (7, 1000, 0.0)] {
             let logits = random.numbers(n * k);
@@ -416,7 +416,7 @@ fn losses_and_their_gradients() {
 
 #[test]
 fn gradient_descent_and_running_statistics_over_many_tensors() {
-    on_cards(|_, _| {
+    on_gpus(|_, _| {
         // More tensors than one launch takes, some longer than a block.
         let lengths: Vec<usize> = (0..203).map(|i| 1 + i * i % 5000).collect();
         let total: usize = lengths.iter().sum();
@@ -466,7 +466,7 @@ fn gradient_descent_and_running_statistics_over_many_tensors() {
 
 #[test]
 fn steps_of_adam_and_its_rates_in_cells() {
-    on_cards(|_, _| {
+    on_gpus(|_, _| {
         // More tensors than one launch takes, some longer than a block.
         let lengths: Vec<usize> = (0..107).map(|i| 1 + i * i % 5000).collect();
         let mut random = Random(9);
@@ -489,7 +489,7 @@ fn steps_of_adam_and_its_rates_in_cells() {
                     let rows: Vec<[&Tensor; 4]> = rows.iter().map(|row| row.each_ref()).collect();
                     let lr = [0.01, 0.002][group];
                     if kind == 0 {
-                        let cfg = AdamaxConfig {
+                        let cfg = AdamConfig {
                             lr,
                             beta1,
                             beta2,
@@ -499,7 +499,7 @@ fn steps_of_adam_and_its_rates_in_cells() {
                         };
                         dcff_nn::adamax_steps(&rows, &cfg, group)?;
                     } else {
-                        let cfg = AdamWConfig {
+                        let cfg = AdamConfig {
                             lr,
                             beta1,
                             beta2,
@@ -539,7 +539,7 @@ fn steps_of_adam_and_its_rates_in_cells() {
 
 #[test]
 fn images_are_cropped_mirrored_and_normalised() {
-    on_cards(|_, _| {
+    on_gpus(|_, _| {
         // Two images of two channels, two rows and three columns; a byte stands for itself.
         let pixels: Vec<u8> = (1..=24).collect();
         let tables = [
@@ -579,8 +579,8 @@ fn images_are_cropped_mirrored_and_normalised() {
 }
 
 #[test]
-fn a_prepared_convolution_adds_its_residual_on_a_card_too() {
-    on_cards(|precision, _| {
+fn a_prepared_convolution_adds_its_residual_on_a_gpu_too() {
+    on_gpus(|precision, _| {
         if precision != Precision::F32 {
             return;
         }
@@ -617,7 +617,7 @@ fn a_prepared_convolution_adds_its_residual_on_a_card_too() {
 
 #[test]
 fn distances_between_filters_are_the_cpus_to_the_bit() {
-    on_cards(|_, _| {
+    on_gpus(|_, _| {
         let mut random = Random(31);
         // Whole tiles and parts of them, fewer and more weights than a stretch, and no multiple of the partial sums.
         for (filters, length) in [(1, 1), (16, 32), (37, 13), (33, 75), (5, 200)] {
@@ -643,7 +643,7 @@ fn distances_between_filters_are_the_cpus_to_the_bit() {
 
 #[test]
 fn maps_of_two_devices_do_not_mix() {
-    on_cards(|precision, _| {
+    on_gpus(|precision, _| {
         let here = stored(&[1.0], [1, 1, 1, 1], precision);
         let there = on_cpu(|| stored(&[1.0], [1, 1, 1, 1], precision));
         let message = dcff_nn::add(&here, &there, Activation::Identity).unwrap_err();
@@ -655,7 +655,7 @@ fn maps_of_two_devices_do_not_mix() {
 
 #[test]
 fn filters_made_ready_for_many_layers_are_those_of_each() {
-    on_cards(|precision, tolerance| {
+    on_gpus(|precision, tolerance| {
         let mut random = Random(11);
         // More layers than one launch takes, some with chosen filters, some of those scaled.
         let layers: Vec<_> = (0..100)

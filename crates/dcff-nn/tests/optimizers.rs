@@ -4,9 +4,7 @@ mod common;
 
 use candle_core::{Device, Result, Tensor};
 use common::*;
-use dcff_nn::{
-    AdamWConfig, AdamaxConfig, Isa, SgdConfig, adamax_steps, adamw_steps, sgd_step, sgd_steps,
-};
+use dcff_nn::{AdamConfig, Isa, SgdConfig, adamax_steps, adamw_steps, sgd_step, sgd_steps};
 
 /// Longer than one thread's piece of work, and not whole vectors.
 const LENGTHS: [usize; 3] = [100_003, 7, 40_000];
@@ -53,8 +51,8 @@ fn sgd() -> SgdConfig {
     }
 }
 
-fn adamax(step: u64) -> AdamaxConfig {
-    AdamaxConfig {
+fn adamax(step: u64) -> AdamConfig {
+    AdamConfig {
         lr: 0.01,
         beta1: 0.9,
         beta2: 0.999,
@@ -64,8 +62,8 @@ fn adamax(step: u64) -> AdamaxConfig {
     }
 }
 
-fn adamw(step: u64) -> AdamWConfig {
-    AdamWConfig {
+fn adamw(step: u64) -> AdamConfig {
+    AdamConfig {
         lr: 0.01,
         beta1: 0.9,
         beta2: 0.999,

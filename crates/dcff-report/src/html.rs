@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::contents::{Chapter, Contents, TIMES_BEGIN, TIMES_END};
 use crate::figures::Figure;
-use crate::report::{Chapter, Contents, TIMES_BEGIN, TIMES_END};
 use crate::svg::{STYLE, classes};
 use crate::text::escape_html;
 

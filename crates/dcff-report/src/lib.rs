@@ -18,6 +18,7 @@
 
 mod cells;
 mod comparison;
+mod contents;
 mod error;
 mod figures;
 #[cfg(test)]
@@ -34,7 +35,8 @@ pub mod table;
 mod text;
 
 pub use cells::Cells;
+pub use contents::{TIMES_BEGIN, TIMES_END};
 pub use error::{Error, Result};
 pub use published::PublishedTable;
-pub use report::{Options, Report, TIMES_BEGIN, TIMES_END};
+pub use report::{Options, Report};
 pub use run::{ERROR, Run, Status};

@@ -4,7 +4,8 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::comparison::{ALIKE, Difference, one_change, to_random};
-use crate::figures::{Figures, draw};
+use crate::contents::{Chapter, Contents, TIMES_BEGIN, TIMES_END};
+use crate::figures::draw;
 use crate::group::{Section, sections};
 use crate::published::PublishedTable;
 use crate::run::{Run, Status};
@@ -12,11 +13,6 @@ use crate::statistics::Sample;
 use crate::table::{Align, Table, change, count, duration, fixed};
 use crate::text::percent;
 use crate::{Error, Result, html, reading};
-
-/// Before what differs when the same runs are made again.
-pub const TIMES_BEGIN: &str = "<!-- times: they differ from one making of the runs to the next -->";
-/// After it.
-pub const TIMES_END: &str = "<!-- end of times -->";
 
 /// What to show.
 #[derive(Clone, Debug, Default)]
@@ -32,27 +28,6 @@ pub struct Options {
 pub struct Report {
     runs: Vec<Run>,
     options: Options,
-}
-
-/// A section with everything that is said about it.
-pub(crate) struct Chapter {
-    pub(crate) title: String,
-    pub(crate) id: String,
-    pub(crate) reading: Vec<String>,
-    /// Tables with their captions.
-    pub(crate) tables: Vec<(String, Table)>,
-    /// The groups' labels, in the order of their colours.
-    pub(crate) groups: Vec<String>,
-    pub(crate) figures: Figures,
-}
-
-/// The report's contents, before they become a page or Markdown.
-pub(crate) struct Contents {
-    pub(crate) title: String,
-    pub(crate) notes: Vec<String>,
-    pub(crate) chapters: Vec<Chapter>,
-    pub(crate) runs: (String, Table),
-    pub(crate) times: (String, Table),
 }
 
 impl Report {

@@ -35,10 +35,10 @@ pub struct Recipe {
     /// evaluation are single precision.
     #[serde(default)]
     pub precision: Precision,
-    /// Whether a card may multiply the `f32` maps of convolutions in TensorFloat-32.
+    /// Whether a GPU may multiply the `f32` maps of convolutions in TensorFloat-32.
     #[serde(default)]
     pub tf32: bool,
-    /// Whether a card must give the same bits every time; the CPU does anyway.
+    /// Whether a GPU must give the same bits every time; the CPU does anyway.
     #[serde(default)]
     pub deterministic: bool,
     /// How the learning rate falls.

@@ -16,7 +16,7 @@ pub trait Registry: Sync {
     /// The first setting that is unknown, or whose value is none. A method of an unknown name stays as it is.
     fn complete(&self, config: RunConfig) -> Result<RunConfig>;
 
-    /// What reports and cards say of a method; no more than its name where it is unknown.
+    /// What reports and model cards say of a method; no more than its name where it is unknown.
     fn describe(&self, method: &MethodConfig) -> Description;
 
     /// As it may be told to others: a folder of images is called by its name, its place is nobody's business.

@@ -44,7 +44,7 @@ pub struct Summary {
     pub seconds: f64,
     /// Training images per second, the median of the epochs.
     pub images_per_second: f64,
-    /// `cpu` and its vector instructions, on which the last bits of all numbers depend; or the card's name.
+    /// `cpu` and its vector instructions, on which the last bits of all numbers depend; or the GPU's name.
     pub device: String,
     /// Threads used on the CPU.
     pub threads: usize,
@@ -69,7 +69,7 @@ pub struct ProductSummary {
 }
 
 impl Summary {
-    /// What reports and cards say of the method.
+    /// What reports and model cards say of the method.
     pub fn method(&self) -> Description {
         self.method.clone().unwrap_or_default()
     }

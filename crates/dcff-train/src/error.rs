@@ -47,14 +47,14 @@ pub enum Error {
         /// Which checkpoint is left.
         kept: String,
     },
-    /// A training step failed on a card.
+    /// A training step failed on a GPU.
     #[error("a step of {images} images, {precision}, on {device}: {error}")]
-    Card {
+    Gpu {
         /// The batch's.
         images: usize,
         /// What feature maps are stored in.
         precision: dcff_run::Precision,
-        /// The card's number and name.
+        /// The GPU's number and name.
         device: String,
         /// What it said.
         error: Box<Error>,

@@ -62,7 +62,7 @@ fn evaluate_logits(
     device: &Device,
     network: impl Fn(&Tensor) -> Result<Tensor>,
 ) -> Result<Score> {
-    // Read at the end, so that a card need not wait between batches.
+    // Read at the end, so that a GPU need not wait between batches.
     let mut losses = Vec::with_capacity(loader.batches());
     for batch in loader.epoch(None, 0) {
         let batch = batch?;

@@ -30,7 +30,7 @@ mod hash;
 mod known;
 mod method;
 pub mod methods;
-mod on_card;
+mod on_gpu;
 mod optimizer;
 pub mod optimizers;
 mod places;

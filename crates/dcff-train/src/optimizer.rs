@@ -562,7 +562,7 @@ mod tests {
         let zeros = copies[0].zeros_like().unwrap();
         let gradient = gradients.get(id("conv.weight")).unwrap();
         dcff_nn::sgd_step(&copies[0], &zeros, gradient, &sgd).unwrap();
-        let adamw = dcff_nn::AdamWConfig {
+        let adamw = dcff_nn::AdamConfig {
             lr: 0.05,
             beta1: 0.9,
             beta2: 0.999,

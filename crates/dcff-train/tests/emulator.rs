@@ -1,4 +1,4 @@
-//! A whole run on an emulated card, whose losses are read some steps late, against the same run on the CPU.
+//! A whole run on an emulated GPU, whose losses are read some steps late, against the same run on the CPU.
 
 #![cfg(feature = "emulator")]
 
@@ -100,7 +100,7 @@ fn a_run_reads_its_losses_late_and_loses_none() {
     let scratch = tempfile::tempdir().unwrap();
     let folder = |name: &str| scratch.path().join(name);
     let on_cpu = run(&folder("cpu"), 0.02, usize::MAX).unwrap();
-    let on_card = emulator::with(DeviceSettings::default(), || {
+    let on_gpu = emulator::with(DeviceSettings::default(), || {
         let whole = run(&folder("whole"), 0.02, usize::MAX).unwrap();
         let resumed = run(&folder("resumed"), 0.02, STEPS + 20).unwrap();
         let text = |name: &str| std::fs::read(folder(name).join("metrics.jsonl")).unwrap();
@@ -111,7 +111,7 @@ fn a_run_reads_its_losses_late_and_loses_none() {
         let diverged = run(&folder("diverged"), 1e6, usize::MAX);
         (whole, diverged.unwrap_err())
     });
-    let (whole, diverged) = match on_card {
+    let (whole, diverged) = match on_gpu {
         Ok(results) => results,
         Err(error) if error.to_string().contains("os error 2") => {
             eprintln!("skipped: {error}");

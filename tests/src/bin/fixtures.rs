@@ -1,6 +1,6 @@
 //! `fixtures DIR [DEVICE]`: checks every record that `DIR/index.json` lists, a line each; exit code 1 if any is outside.
 //!
-//! Training runs are replayed on the device: cpu unless given, or with the feature `cuda` a card as in `cuda:0`.
+//! Training runs are replayed on the device: cpu unless given, or with the feature `cuda` a GPU as in `cuda:0`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Check, Predictions, TOP_JSON, built};
+use super::check::{Check, Predictions, TOP_JSON, built};
 
 /// As in the README.
 const REPO: &str = "me/tiny";

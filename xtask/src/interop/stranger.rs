@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{root, succeed};
+use crate::run::{root, succeed};
 
 /// The section of the README that is carried out.
 const SECTION: &str = "## From nothing to PyTorch";

@@ -4,6 +4,7 @@
 //! after a few that are not counted.
 
 mod layers;
+mod speed;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,9 +20,10 @@ use dcff_train::{
 };
 use serde_json::json;
 
-use crate::Ended;
 use crate::args::{BenchArgs, BenchInferArgs, BenchNetwork, BenchTask, BenchTrainArgs};
-use crate::table::{Align, Table};
+use crate::ended::Ended;
+use dcff_report::table::{Align, Table};
+use speed::Speed;
 
 /// Steps before the clock starts: the first takes its memory from the system, the second finds all of it waiting.
 const WARM_UP: usize = 2;
@@ -39,14 +41,14 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<Ended> {
 }
 
 /// The method and both architectures that the arguments ask for.
-pub(crate) struct Subject {
+struct Subject {
     method: FilterFusionConfig,
-    pub(crate) full: Architecture,
-    pub(crate) compact: Architecture,
+    full: Architecture,
+    compact: Architecture,
 }
 
 impl Subject {
-    pub(crate) fn new(args: &BenchNetwork) -> anyhow::Result<Self> {
+    fn new(args: &BenchNetwork) -> anyhow::Result<Self> {
         let full = dcff_models::by_name(&args.arch).context("--arch")?;
         let rates = dcff_fusion::rates_for(&args.rates, &args.arch).context("--rates")?;
         let compact = narrowed(&full, &rates)?;
@@ -58,7 +60,7 @@ impl Subject {
     }
 
     /// The network as it trains, with the views of an epoch.
-    pub(crate) fn fused(&self, device: &Device) -> anyhow::Result<(Network, Views)> {
+    fn fused(&self, device: &Device) -> anyhow::Result<(Network, Views)> {
         let network = Network::new(&self.full, &self.compact, SEED, device)?;
         let mut method = FilterFusion::new(self.method.clone(), &Seeds::seeded(SEED))?;
         let start = EpochStart {
@@ -90,28 +92,6 @@ impl Measured {
     /// Nominal operations per second: what fast convolution saves counts as done.
     fn rate(&self) -> f64 {
         2.0 * self.macs as f64 / self.seconds
-    }
-}
-
-/// How fast the processor is with all threads at work.
-#[derive(Clone, Copy)]
-struct Speed {
-    threads: usize,
-    /// Operations per second of all threads, were they to do nothing but multiply.
-    limit: f64,
-}
-
-impl Speed {
-    fn measured() -> Self {
-        let threads = rayon::current_num_threads();
-        Self {
-            threads,
-            limit: threads as f64 * dcff_nn::gemm_limit(),
-        }
-    }
-
-    fn share(self, rate: f64) -> f64 {
-        rate / self.limit
     }
 }
 
@@ -283,18 +263,18 @@ fn check(flag: &str, value: usize) -> anyhow::Result<()> {
 }
 
 /// Multiply-accumulates of one image's forward pass.
-pub(super) fn macs(architecture: &Architecture) -> anyhow::Result<u64> {
+fn macs(architecture: &Architecture) -> anyhow::Result<u64> {
     Ok(dcff_flops::cost(architecture, Convention::Macs, dcff_flops::Network::Compact)?.ops())
 }
 
 /// The middle of `times`; of an even number, the later of the two.
-pub(super) fn median(times: &mut [f64]) -> f64 {
+fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Images `[N, C, H, W]` of noise, uniform in -1.7 to 1.7, which has mean 0 and deviation 1.
-pub(crate) fn noise(batch: usize, [c, h, w]: [usize; 3]) -> anyhow::Result<Tensor> {
+fn noise(batch: usize, [c, h, w]: [usize; 3]) -> anyhow::Result<Tensor> {
     let mut state = SEED;
     let values: Vec<f32> = (0..batch * c * h * w)
         .map(|_| {
@@ -309,7 +289,7 @@ pub(crate) fn noise(batch: usize, [c, h, w]: [usize; 3]) -> anyhow::Result<Tenso
 }
 
 /// Labels `[N]` that take all classes in turn.
-pub(crate) fn labels(batch: usize, classes: usize) -> anyhow::Result<Tensor> {
+fn labels(batch: usize, classes: usize) -> anyhow::Result<Tensor> {
     let labels: Vec<u32> = (0..batch).map(|i| (i % classes) as u32).collect();
     Ok(Tensor::from_vec(labels, batch, &Device::Cpu)?)
 }

@@ -4,8 +4,8 @@ use anyhow::{Context, ensure};
 use candle_core::Device;
 use dcff_train::{CHECKPOINT, Checkpoint, Known, RunFolder, full_network};
 
-use crate::Ended;
 use crate::args::CompactArgs;
+use crate::ended::Ended;
 
 pub(crate) fn run(args: &CompactArgs) -> anyhow::Result<Ended> {
     ensure!(

@@ -4,8 +4,9 @@ use dcff_data::{DatasetInfo, Splits, Wanted};
 use serde_json::json;
 
 use crate::args::DataArgs;
-use crate::table::{Align, Table};
-use crate::{Ended, data};
+use crate::data;
+use crate::ended::Ended;
+use dcff_report::table::{Align, Table};
 
 pub(crate) fn run(args: &DataArgs) -> anyhow::Result<Ended> {
     let Some(name) = &args.name else {

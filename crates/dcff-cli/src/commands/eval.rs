@@ -9,7 +9,8 @@ use dcff_models::{InferenceNetwork, Views};
 use serde_json::json;
 
 use crate::args::EvalArgs;
-use crate::{Ended, artefact, data};
+use crate::ended::Ended;
+use crate::{artefact, data};
 
 pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Ended> {
     ensure!(

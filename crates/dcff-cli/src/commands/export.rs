@@ -6,17 +6,15 @@ use anyhow::{Context, bail, ensure};
 use dcff_compact::Artefact;
 use dcff_compact::export::{MODELING, ONNX, modeling, onnx};
 
-use crate::args::ExportArgs;
-use crate::{Ended, artefact};
-
-/// The forms that can be written.
-pub(crate) const FORMATS: [&str; 2] = ["pytorch", "onnx"];
+use crate::args::{EXPORT_FORMATS, ExportArgs};
+use crate::artefact;
+use crate::ended::Ended;
 
 pub(crate) fn run(args: &ExportArgs) -> anyhow::Result<Ended> {
     ensure!(
-        FORMATS.contains(&args.format.as_str()),
+        EXPORT_FORMATS.contains(&args.format.as_str()),
         "--format: expected {}, got '{}'",
-        FORMATS.join(" or "),
+        EXPORT_FORMATS.join(" or "),
         args.format
     );
     let pytorch = args.format == "pytorch";

@@ -8,9 +8,9 @@ use dcff_train::methods::narrowed;
 use serde_json::{Value, json};
 
 use super::method::rates_of;
-use crate::Ended;
 use crate::args::{Allocation, FlopsArgs};
-use crate::table::{Align, Table, change, count};
+use crate::ended::Ended;
+use dcff_report::table::{Align, Table, change, count};
 
 pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
     let (convention, ..) = *Convention::ALL

@@ -3,9 +3,9 @@
 use dcff_fusion::{KeepMode, TemperatureSchedule};
 use serde_json::json;
 
-use crate::Ended;
 use crate::args::ListArgs;
-use crate::table::{Align, Table};
+use crate::ended::Ended;
+use dcff_report::table::{Align, Table};
 
 pub(crate) fn criteria(args: &ListArgs) -> anyhow::Result<Ended> {
     let criteria = dcff_criteria::ALL;

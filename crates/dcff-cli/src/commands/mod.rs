@@ -7,7 +7,6 @@ pub(crate) mod data;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod flops;
-pub(crate) mod gpu_test;
 pub(crate) mod lists;
 mod method;
 pub(crate) mod predict;

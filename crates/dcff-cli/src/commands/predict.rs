@@ -8,8 +8,9 @@ use dcff_models::{InferenceNetwork, Views};
 use serde_json::{Value, json};
 
 use crate::args::PredictArgs;
-use crate::table::{Align, Table};
-use crate::{Ended, artefact, text};
+use crate::ended::Ended;
+use crate::{artefact, text};
+use dcff_report::table::{Align, Table};
 
 /// The most images computed at once.
 const BATCH: usize = 16;

@@ -4,7 +4,8 @@ use dcff_compact::Artefact;
 
 use crate::args::PullArgs;
 use crate::artefact::HUB;
-use crate::{Ended, hub};
+use crate::ended::Ended;
+use crate::hub;
 
 pub(crate) fn run(args: &PullArgs) -> anyhow::Result<Ended> {
     let source = args.source.strip_prefix(HUB).unwrap_or(&args.source);

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use dcff_report::{Options, Report, Run, Status};
 use dcff_train::Known;
 
-use crate::Ended;
 use crate::args::ReportArgs;
+use crate::ended::Ended;
 
 pub(crate) fn run(args: &ReportArgs) -> anyhow::Result<Ended> {
     let options = Options {

@@ -15,9 +15,10 @@ use dcff_train::{
 
 use super::method;
 use crate::args::TrainArgs;
+use crate::data;
+use crate::ended::Ended;
 use crate::progress::Progress;
-use crate::table::{change, count, duration};
-use crate::{Ended, data};
+use dcff_report::table::{change, count, duration};
 
 /// The share held out when neither flag nor recipe says otherwise.
 const HOLD_OUT: f64 = 0.05;

@@ -11,7 +11,7 @@ use zune_core::colorspace::ColorSpace;
 use zune_core::options::DecoderOptions;
 use zune_jpeg::JpegDecoder;
 
-use super::decode::Decoded;
+use super::decoded::Decoded;
 
 /// The first bytes of every JPEG.
 pub(crate) const MAGIC: [u8; 3] = [0xff, 0xd8, 0xff];

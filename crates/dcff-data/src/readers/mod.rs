@@ -9,6 +9,7 @@ mod cifar_python;
 mod cifar_tar;
 mod class_folders;
 mod decode;
+mod decoded;
 mod folders;
 mod jpeg;
 mod left_out;
@@ -22,7 +23,8 @@ pub use class_folders::read_class_folders;
 pub(crate) use class_folders::{read_folder, read_test_folder};
 #[cfg(test)]
 pub(crate) use decode::tests::png;
-pub(crate) use decode::{Decoded, MAX_FILE_BYTES, decode};
+pub(crate) use decode::{MAX_FILE_BYTES, decode};
+pub(crate) use decoded::Decoded;
 pub(crate) use folders::Item;
 pub use parquet::read_parquet;
 

@@ -8,7 +8,7 @@
     reason = "the loops unroll over the taps of a window"
 )]
 
-use super::{ConvConfig, Sizes};
+use super::sizes::{ConvConfig, Sizes};
 use crate::activation::Clamp;
 use crate::cpu::{Isa, Kernel, Simd};
 use crate::element::Element;

@@ -7,7 +7,7 @@
 use crate::activation::Clamp;
 use crate::cpu::Simd;
 use crate::element::Element;
-use crate::features::LANES;
+use crate::element::LANES;
 
 /// Bias, residual and activation.
 #[derive(Clone, Copy)]

@@ -11,7 +11,7 @@
 
 use crate::cpu::{Kernel, Simd};
 use crate::element::Element;
-use crate::features::LANES;
+use crate::element::LANES;
 
 /// Filters of a full tile.
 pub(crate) const FILTERS: usize = 3;

@@ -17,17 +17,18 @@ pub(crate) mod epilogue;
 pub(crate) mod kernel;
 pub(crate) mod plan;
 mod pointwise;
+mod sizes;
 pub(crate) mod transform;
 pub(crate) mod winograd;
 mod winograd_gradient;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 
 use crate::activation::Activation;
 use crate::args;
 use crate::element::{Element, by_element};
 use crate::elementwise;
-use crate::features::Features;
+use crate::features::{self, Features};
 use crate::filters::Filters;
 use crate::gpu;
 use crate::threads;
@@ -35,31 +36,8 @@ pub use algorithm::Convolution;
 use direct::{Shape, Weights};
 use epilogue::Epilogue;
 use plan::Plan;
-
-/// Stride, padding and groups of a convolution, the same in both directions, and how it is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ConvConfig {
-    /// Pixels from one output's window to the next, at least 1.
-    pub stride: usize,
-    /// Pixels of zeros around the input.
-    pub padding: usize,
-    /// Independent parts that the channels are divided into; 1 is an ordinary convolution.
-    pub groups: usize,
-    /// The algorithms that may be used.
-    pub algorithm: Convolution,
-}
-
-impl Default for ConvConfig {
-    /// Stride 1, no padding, one group, the fast algorithms.
-    fn default() -> Self {
-        Self {
-            stride: 1,
-            padding: 0,
-            groups: 1,
-            algorithm: Convolution::Fast,
-        }
-    }
-}
+pub use sizes::ConvConfig;
+pub(crate) use sizes::Sizes;
 
 /// Gradients of a convolution.
 #[derive(Clone, Debug)]
@@ -72,108 +50,21 @@ pub struct ConvGrads {
     pub bias: Option<Tensor>,
 }
 
-/// Pixels of a padded map: their places are kept in 32 bits.
-const MOST_PIXELS: usize = 1 << 28;
-
-/// The sizes of one convolution, checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Sizes {
-    pub(crate) c_in: usize,
-    pub(crate) c_out: usize,
-    pub(crate) input: (usize, usize),
-    pub(crate) output: (usize, usize),
-    pub(crate) kernel: (usize, usize),
+/// The sizes of each of the groups.
+fn shape(sizes: &Sizes, cfg: ConvConfig) -> Shape {
+    Shape {
+        groups: cfg.groups,
+        from: sizes.c_in / cfg.groups,
+        to: sizes.c_out / cfg.groups,
+        kernel: sizes.kernel.0 * sizes.kernel.1,
+    }
 }
 
-impl Sizes {
-    /// Those of the convolution of maps of `c_in` channels of `h x width` pixels with `w`.
-    pub(crate) fn new(
-        op: &str,
-        (c_in, h, width): (usize, usize, usize),
-        w: &[usize],
-        cfg: ConvConfig,
-    ) -> Result<Self> {
-        let &[c_out, depth, kh, kw] = w else {
-            bail!("{op}: expected a weight of shape [C_out, C_in / groups, K_h, K_w], got {w:?}");
-        };
-        let ConvConfig {
-            stride,
-            padding,
-            groups,
-            ..
-        } = cfg;
-        if stride == 0 || groups == 0 {
-            bail!("{op}: expected a stride and groups of at least 1, got {stride} and {groups}");
-        }
-        if stride.max(padding) > args::LONGEST_STEP {
-            bail!(
-                "{op}: expected a stride and padding of at most {}, got {stride} and {padding}",
-                args::LONGEST_STEP
-            );
-        }
-        args::count(op, &[c_in, h, width])?;
-        args::count(op, w)?;
-        if c_in % groups != 0 || c_out % groups != 0 || c_in / groups != depth {
-            bail!(
-                "{op}: expected a weight for {c_in} input channels in {groups} groups, got {w:?}"
-            );
-        }
-        let padded = (h + 2 * padding, width + 2 * padding);
-        if args::count(op, &[padded.0, padded.1])? > MOST_PIXELS {
-            bail!(
-                "{op}: expected a padded input of at most {MOST_PIXELS} pixels, got {} x {}",
-                padded.0,
-                padded.1
-            );
-        }
-        if c_out == 0 || kh == 0 || kw == 0 || kh > padded.0 || kw > padded.1 {
-            bail!(
-                "{op}: expected a kernel that fits the padded input of {} x {}, got weight {w:?}",
-                padded.0,
-                padded.1
-            );
-        }
-        Ok(Self {
-            c_in,
-            c_out,
-            input: (h, width),
-            output: ((padded.0 - kh) / stride + 1, (padded.1 - kw) / stride + 1),
-            kernel: (kh, kw),
-        })
-    }
-
-    /// Whether every output pixel meets one input pixel.
-    fn pointwise(&self, cfg: ConvConfig) -> bool {
-        self.kernel == (1, 1) && cfg.padding == 0
-    }
-
-    /// The sizes of each of the groups.
-    fn shape(&self, cfg: ConvConfig) -> Shape {
-        Shape {
-            groups: cfg.groups,
-            from: self.c_in / cfg.groups,
-            to: self.c_out / cfg.groups,
-            kernel: self.kernel.0 * self.kernel.1,
-        }
-    }
-
-    /// The sizes of the input gradient, which is the convolution of the output's.
-    fn turned(&self) -> Self {
-        Self {
-            c_in: self.c_out,
-            c_out: self.c_in,
-            input: self.output,
-            output: self.input,
-            kernel: self.kernel,
-        }
-    }
-
-    /// The Winograd transform to use, if any, where the source is padded by `padding`.
-    fn winograd(&self, cfg: ConvConfig, padding: usize) -> Option<winograd::Side> {
-        let fits = self.kernel == (3, 3) && cfg.stride == 1 && cfg.groups == 1 && padding <= 2;
-        let allowed = fits && cfg.algorithm == Convolution::Fast;
-        allowed.then(|| winograd::side(self.c_in, self.c_out, self.output))?
-    }
+/// The Winograd transform to use, if any, where the source is padded by `padding`.
+fn winograd_side(sizes: &Sizes, cfg: ConvConfig, padding: usize) -> Option<winograd::Side> {
+    let fits = sizes.kernel == (3, 3) && cfg.stride == 1 && cfg.groups == 1 && padding <= 2;
+    let allowed = fits && cfg.algorithm == Convolution::Fast;
+    allowed.then(|| winograd::side(sizes.c_in, sizes.c_out, sizes.output))?
 }
 
 /// A 3x3 kernel.
@@ -241,12 +132,13 @@ fn convolve(
         &filters.dims(),
         cfg,
     )?;
-    if let Some(gpu) = x.card() {
-        let w = filters.on_card(OP, x.precision())?;
-        let y = gpu::conv2d(&gpu, x, w, bias, cfg, &sizes)?;
+    if let Some(gpu) = x.gpu() {
+        let w = filters.on_gpu(OP, x.precision())?;
+        let y = gpu::conv2d(&gpu, x.maps(OP)?, w, bias, cfg, &sizes)?;
+        let y = Features::from_gpu(y);
         return match residual {
-            Some(residual) => crate::add(&y, residual, act),
-            None => crate::activation(&y, act),
+            Some(residual) => elementwise::add(&y, residual, act),
+            None => elementwise::activation(&y, act),
         };
     }
     let bias = bias
@@ -256,7 +148,7 @@ fn convolve(
         let (oh, ow) = sizes.output;
         let expected = (x.batch(), sizes.c_out, oh, ow);
         args::same(OP, "a residual of dimensions", expected, residual.dims())?;
-        args::precision(OP, &[x, residual])?;
+        features::precision(OP, &[x, residual])?;
     }
     args::with_any(OP, "a weight", filters.tensor(OP)?, |w| {
         by_element!(x.precision(), E => {
@@ -276,7 +168,7 @@ fn forward<E: Element>(
 ) -> Result<Features> {
     let (oh, ow) = sizes.output;
     let mut y = Features::uninit((x.batch(), sizes.c_out, oh, ow), x.precision())?;
-    if let Some(side) = sizes.winograd(cfg, cfg.padding) {
+    if let Some(side) = winograd_side(sizes, cfg, cfg.padding) {
         let weight = |o: usize, c: usize| nine(&w[(o * sizes.c_in + c) * 9..]);
         let epilogue = Epilogue {
             bias: bias.into(),
@@ -296,7 +188,7 @@ fn forward<E: Element>(
         return elementwise::finish(y, residual, act);
     }
     let plan = Plan::forward(sizes.input, sizes.output, sizes.kernel, cfg);
-    let shape = sizes.shape(cfg);
+    let shape = shape(sizes, cfg);
     let part = shape.to * shape.from * shape.kernel;
     let weights: Vec<_> = (0..cfg.groups)
         .map(|i| vec![Weights::Borrowed(&w[i * part..][..part])])
@@ -388,18 +280,25 @@ pub fn conv2d_backward_prepared(
         (x.batch(), sizes.c_out, oh, ow),
         dy.dims(),
     )?;
-    let precision = args::precision(OP, &[x, dy])?;
+    let precision = features::precision(OP, &[x, dy])?;
     if let Some(sum) = &sum {
         args::same(OP, "a second gradient of dimensions", x.dims(), sum.dims())?;
-        args::precision(OP, &[x, sum])?;
+        features::precision(OP, &[x, sum])?;
     }
-    if let Some(gpu) = x.card() {
-        let mut grads =
-            gpu::conv2d_backward(&gpu, x, filters, has_bias, cfg, &sizes, dy, need_input)?;
-        if let (Some(sum), Some(input)) = (sum, &grads.input) {
-            grads.input = Some(elementwise::accumulate(sum, input)?);
-        }
-        return Ok(grads);
+    if let Some(gpu) = x.gpu() {
+        let w = need_input.then(|| filters.on_gpu(OP, precision));
+        let (source, w) = (filters.parts(), w.transpose()?);
+        let (x, dy) = (x.maps(OP)?, dy.maps(OP)?);
+        let grads = gpu::conv2d_backward(&gpu, x, &source, w, has_bias, cfg, &sizes, dy)?;
+        let input = grads.input.map(Features::from_gpu);
+        return Ok(ConvGrads {
+            input: match (sum, input) {
+                (Some(sum), Some(input)) => Some(elementwise::accumulate(sum, &input)?),
+                (_, input) => input,
+            },
+            weight: grads.weight,
+            bias: grads.bias,
+        });
     }
     by_element!(precision, E => {
         let gradient = |w: &[f32]| input_gradient::<E>(w, cfg, &sizes, dy, sum.as_ref());
@@ -410,7 +309,7 @@ pub fn conv2d_backward_prepared(
         let weight = args::tensor(weight_gradient::<E>(x, cfg, &sizes, dy), &filters.dims())?;
         Ok(ConvGrads {
             input,
-            weight: filters.gradient_of_source(weight)?,
+            weight: filters.parts().gradient(weight)?,
             bias: bias.map(|bias| args::tensor(bias, &[sizes.c_out])).transpose()?,
         })
     })
@@ -428,7 +327,7 @@ fn input_gradient<E: Element>(
     let turned = sizes.turned();
     // The convolution of dy with the turned kernel, padded by what reaches beyond it.
     let padding = 2usize.wrapping_sub(cfg.padding);
-    if let Some(side) = turned.winograd(cfg, padding) {
+    if let Some(side) = winograd_side(&turned, cfg, padding) {
         let epilogue = Epilogue {
             residual: sum.map(Features::cpu::<E>),
             ..Epilogue::NOTHING
@@ -446,7 +345,7 @@ fn input_gradient<E: Element>(
     }
     let plan = Plan::input_gradient(sizes.input, sizes.output, sizes.kernel, cfg);
     // The gradient flows the other way: from the outputs to the inputs.
-    let shape = turned.shape(cfg);
+    let shape = shape(&turned, cfg);
     let (outputs, inputs, kernel) = (shape.from, shape.to, shape.kernel);
     let weights: Vec<Vec<_>> = threads::map(cfg.groups, |part| {
         let w = &w[part * outputs * inputs * kernel..];
@@ -484,14 +383,14 @@ fn weight_gradient<E: Element>(
     sizes: &Sizes,
     dy: &Features,
 ) -> Vec<f32> {
-    if let Some(side) = sizes.winograd(cfg, cfg.padding) {
+    if let Some(side) = winograd_side(sizes, cfg, cfg.padding) {
         return winograd_gradient::weight_gradient::<E>(x, dy, cfg.padding, side);
     }
     if depthwise::is(sizes, cfg) {
         return depthwise::weight_gradient::<E>(x, dy, cfg, sizes);
     }
     let plan = Plan::forward(sizes.input, sizes.output, sizes.kernel, cfg);
-    let shape = sizes.shape(cfg);
+    let shape = shape(sizes, cfg);
     if sizes.pointwise(cfg) {
         pointwise::weight_gradient::<E>(x, dy, &plan.phases[0].pixel_x, &shape)
     } else {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::ConvConfig;
+use super::sizes::ConvConfig;
 use crate::cpu::Isa;
 use crate::element::{self, Element};
 

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Simd};
+use super::simd::{Kernel, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2;
@@ -161,7 +161,7 @@ impl Simd for Avx2 {
     }
 }
 
-/// The numbers as bfloat16; [`Bf16::from_f32`](crate::element::Bf16) of each.
+/// The numbers as bfloat16; [`Bf16::rounded`](crate::bf16::Bf16::rounded) of each.
 #[inline(always)]
 unsafe fn round(v: [__m256; 2]) -> __m256i {
     unsafe {

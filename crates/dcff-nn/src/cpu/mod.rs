@@ -21,7 +21,7 @@ mod neon;
 mod portable;
 mod simd;
 
-pub(crate) use simd::Simd;
+pub(crate) use simd::{Kernel, Simd};
 
 /// An instruction set that this crate has kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,15 +155,4 @@ impl Isa {
             _ => 2,
         }
     }
-}
-
-/// A computation written once for all instruction sets.
-///
-/// `run` and everything it calls on the hot path must be `#[inline(always)]`, so that it is
-/// compiled inside the function that enables the instructions. Closures cannot be marked so: keep
-/// [`Simd`]'s functions out of them, or each becomes a call.
-pub(crate) trait Kernel {
-    type Output;
-
-    fn run<S: Simd>(self) -> Self::Output;
 }

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::{Kernel, Simd};
+use super::simd::{Kernel, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Neon;

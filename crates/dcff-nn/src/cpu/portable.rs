@@ -3,7 +3,7 @@
 //! Multiplication and addition stay two roundings: without the hardware instruction,
 //! `f32::mul_add` is a library call.
 
-use super::Simd;
+use super::simd::Simd;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;

@@ -1,6 +1,6 @@
 //! Sixteen `f32` lanes as one value.
 
-use crate::element::{Bf16, Element};
+use crate::bf16::Bf16;
 
 /// Arithmetic on sixteen numbers, one per image of a group.
 ///
@@ -47,7 +47,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         let mut numbers = [0f32; 16];
         unsafe {
             for (i, number) in numbers.iter_mut().enumerate() {
-                *number = Bf16(*from.add(i)).to_f32();
+                *number = Bf16(*from.add(i)).widened();
             }
             Self::load(numbers.as_ptr())
         }
@@ -60,7 +60,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         unsafe {
             Self::store(numbers.as_mut_ptr(), v);
             for (i, number) in numbers.into_iter().enumerate() {
-                *to.add(i) = Bf16::from_f32(number).0;
+                *to.add(i) = Bf16::rounded(number).0;
             }
         }
     }
@@ -122,4 +122,15 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
             Self::load(out.as_ptr())
         }
     }
+}
+
+/// A computation written once for all instruction sets.
+///
+/// `run` and everything it calls on the hot path must be `#[inline(always)]`, so that it is
+/// compiled inside the function that enables the instructions. Closures cannot be marked so: keep
+/// [`Simd`]'s functions out of them, or each becomes a call.
+pub(crate) trait Kernel {
+    type Output;
+
+    fn run<S: Simd>(self) -> Self::Output;
 }

@@ -1,19 +1,20 @@
-//! Convolution on a card: by cuDNN where the program has it, else products of matrices gathered on the way, by kernels
+//! Convolution on a GPU: by cuDNN where the program has it, else products of matrices gathered on the way, by kernels
 //! of our own.
 
 use candle_core::{Result, Tensor};
 
-use super::filters::{FiltersOnCard, source_gradient};
+use super::filters::{GpuFilters, source_gradient};
+use super::handle::Gpu;
 use super::kernel::{
     ADD_BIAS, CONV_FORWARD_16, CONV_FORWARD_32, CONV_FORWARD_64, CONV_INPUT_16, CONV_INPUT_32,
     CONV_INPUT_64, CONV_WEIGHT_16, CONV_WEIGHT_32, CONV_WEIGHT_64, CONV_WEIGHT_JOIN, Kernel,
 };
 use super::maps::{Dims, Maps};
 use super::norm::bias_gradient;
-use super::{Gpu, bytes, ints, parameters, take};
-use crate::conv::{ConvConfig, ConvGrads, Sizes};
-use crate::features::Features;
-use crate::filters::Filters;
+use super::parameters;
+use super::sizes::{bytes, int, ints};
+use crate::conv::{ConvConfig, Sizes};
+use crate::filter_source::FilterSource;
 
 /// Rows of a block's tile.
 const ROWS: usize = 64;
@@ -46,11 +47,11 @@ enum Asked {
 
 /// Has cuDNN compute; `false` where there is none, or it cannot.
 #[cfg(feature = "cudnn")]
-fn by_cudnn(gpu: &Gpu, x: &Features, sizes: &Sizes, cfg: ConvConfig, asked: Asked) -> Result<bool> {
+fn by_cudnn(gpu: &Gpu, x: &Maps, sizes: &Sizes, cfg: ConvConfig, asked: Asked) -> Result<bool> {
     use super::cuda::cudnn::{Key, Pass, Places, run};
     let settings = gpu.settings();
     let key = Key {
-        batch: x.batch(),
+        batch: x.dims().0,
         sizes: *sizes,
         cfg,
         precision: x.precision(),
@@ -67,14 +68,14 @@ fn by_cudnn(gpu: &Gpu, x: &Features, sizes: &Sizes, cfg: ConvConfig, asked: Aske
 }
 
 #[cfg(not(feature = "cudnn"))]
-fn by_cudnn(_: &Gpu, _: &Features, _: &Sizes, _: ConvConfig, _: Asked) -> Result<bool> {
+fn by_cudnn(_: &Gpu, _: &Maps, _: &Sizes, _: ConvConfig, _: Asked) -> Result<bool> {
     Ok(false)
 }
 
 /// The sizes, without addresses.
-fn shape(x: &Features, sizes: &Sizes, cfg: ConvConfig) -> Result<parameters::Conv> {
+fn shape(x: &Maps, sizes: &Sizes, cfg: ConvConfig) -> Result<parameters::Conv> {
     let [n, h, wide, c, x_channels, oh, ow, o] = ints([
-        x.batch(),
+        x.dims().0,
         sizes.input.0,
         sizes.input.1,
         sizes.c_in / cfg.groups,
@@ -117,23 +118,22 @@ fn shape(x: &Features, sizes: &Sizes, cfg: ConvConfig) -> Result<parameters::Con
 /// See [`crate::conv2d`].
 pub(crate) fn conv2d(
     gpu: &Gpu,
-    x: &Features,
-    w: &FiltersOnCard,
+    x: &Maps,
+    w: &GpuFilters,
     bias: Option<&Tensor>,
     cfg: ConvConfig,
     sizes: &Sizes,
-) -> Result<Features> {
+) -> Result<Maps> {
     const OP: &str = "conv2d";
-    let maps = take(gpu, OP, x)?;
     let bias = bias.map(Tensor::contiguous).transpose()?;
     let bias_at = match &bias {
         Some(bias) => gpu.numbers(OP, "a bias", bias, &[sizes.c_out])?,
         None => 0,
     };
-    let dims = (x.batch(), sizes.c_out, sizes.output.0, sizes.output.1);
-    let y = Maps::new(gpu, maps.precision(), dims)?;
+    let dims = (x.dims().0, sizes.c_out, sizes.output.0, sizes.output.1);
+    let y = Maps::new(gpu, x.precision(), dims)?;
     let asked = Asked::Forward {
-        x: maps.address(),
+        x: x.address(),
         w: w.address(),
         y: y.address(),
     };
@@ -141,10 +141,10 @@ pub(crate) fn conv2d(
         if bias.is_some() {
             add_bias(gpu, &y, bias_at, dims)?;
         }
-        return Ok(Features::from_gpu(y, dims));
+        return Ok(y);
     }
     let parameters = parameters::Conv {
-        x: maps.address(),
+        x: x.address(),
         w: w.address(),
         y: y.address(),
         bias: bias_at,
@@ -156,8 +156,8 @@ pub(crate) fn conv2d(
     let pixels = dims.0 * dims.2 * dims.3;
     let grid = [pixels.div_ceil(ROWS), columns.div_ceil(width), cfg.groups];
     // SAFETY: the maps, weights and bias have the sizes given.
-    unsafe { gpu.launch(kernel, maps.precision(), grid, &parameters) }?;
-    Ok(Features::from_gpu(y, dims))
+    unsafe { gpu.launch(kernel, x.precision(), grid, &parameters) }?;
+    Ok(y)
 }
 
 /// `y += bias`.
@@ -167,7 +167,7 @@ fn add_bias(gpu: &Gpu, y: &Maps, bias: u64, (n, c, h, w): Dims) -> Result<()> {
         y: y.address(),
         bias,
         count: count as i64,
-        channels: super::int(c)?,
+        channels: int(c)?,
     };
     // SAFETY: the maps have these dimensions, the bias a number for each channel.
     unsafe { gpu.launch(ADD_BIAS, y.precision(), gpu.grid(count), &parameters) }
@@ -175,12 +175,12 @@ fn add_bias(gpu: &Gpu, y: &Maps, bias: u64, (n, c, h, w): Dims) -> Result<()> {
 
 fn input_gradient(
     gpu: &Gpu,
-    x: &Features,
-    w: &FiltersOnCard,
+    x: &Maps,
+    w: &GpuFilters,
     cfg: ConvConfig,
     sizes: &Sizes,
     dy: &Maps,
-) -> Result<Features> {
+) -> Result<Maps> {
     let dx = Maps::new(gpu, dy.precision(), x.dims())?;
     let asked = Asked::Input {
         w: w.address(),
@@ -188,7 +188,7 @@ fn input_gradient(
         dx: dx.address(),
     };
     if by_cudnn(gpu, x, sizes, cfg, asked)? {
-        return Ok(Features::from_gpu(dx, x.dims()));
+        return Ok(dx);
     }
     let parameters = parameters::Conv {
         x: dy.address(),
@@ -198,55 +198,55 @@ fn input_gradient(
     };
     let columns = sizes.c_in / cfg.groups;
     let (kernel, width) = by_columns(columns, [CONV_INPUT_16, CONV_INPUT_32, CONV_INPUT_64]);
-    let pixels = x.batch() * sizes.input.0 * sizes.input.1;
+    let pixels = x.dims().0 * sizes.input.0 * sizes.input.1;
     let grid = [pixels.div_ceil(ROWS), columns.div_ceil(width), cfg.groups];
     // SAFETY: the maps and weights have the sizes given.
     unsafe { gpu.launch(kernel, dy.precision(), grid, &parameters) }?;
-    Ok(Features::from_gpu(dx, x.dims()))
+    Ok(dx)
 }
 
-/// The gradient of all filters that `filters` were made of.
+/// The gradient of the weight of `source`.
 fn weight_gradient(
     gpu: &Gpu,
-    x: &Features,
-    filters: &Filters,
+    x: &Maps,
+    source: &FilterSource<'_>,
     cfg: ConvConfig,
     sizes: &Sizes,
     dy: &Maps,
 ) -> Result<Tensor> {
-    let maps = take(gpu, "conv2d_backward", x)?;
     let taps = sizes.kernel.0 * sizes.kernel.1;
     let (from, to) = (sizes.c_in / cfg.groups, sizes.c_out / cfg.groups);
     let columns = taps * from;
     if cfg!(feature = "cudnn") {
-        let block = gpu.block(sizes.c_out * columns * bytes(maps.precision()))?;
+        let block = gpu.block(sizes.c_out * columns * bytes(x.precision()))?;
         let asked = Asked::Weight {
-            x: maps.address(),
+            x: x.address(),
             dy: dy.address(),
             dw: block.address(),
         };
         if by_cudnn(gpu, x, sizes, cfg, asked)? {
-            return source_gradient(gpu, filters, maps.precision(), block.address());
+            return source_gradient(gpu, source, x.precision(), block.address());
         }
     }
-    let (dw, at) = gpu.tensor(&filters.dims())?;
+    let (kh, kw) = sizes.kernel;
+    let (dw, at) = gpu.tensor(&[sizes.c_out, from, kh, kw])?;
     let (kernel, width) = by_columns(columns, [CONV_WEIGHT_16, CONV_WEIGHT_32, CONV_WEIGHT_64]);
     let (rows, across) = (to.div_ceil(ROWS), columns.div_ceil(width));
-    let pixels = x.batch() * sizes.output.0 * sizes.output.1;
-    // Enough parts to keep the card busy, each of a reasonable length.
-    let wanted = (4 * gpu.0.machine.processors()).div_ceil(rows * across * cfg.groups);
+    let pixels = x.dims().0 * sizes.output.0 * sizes.output.1;
+    // Enough parts to keep the GPU busy, each of a reasonable length.
+    let wanted = (4 * gpu.machine().processors()).div_ceil(rows * across * cfg.groups);
     let splits = wanted.clamp(1, pixels.div_ceil(PIXELS));
     let parts = gpu.block(splits * sizes.c_out * columns * size_of::<f32>())?;
     let parameters = parameters::Conv {
-        x: maps.address(),
+        x: x.address(),
         w: dy.address(),
         y: parts.address(),
-        splits: super::int(splits)?,
+        splits: int(splits)?,
         ..shape(x, sizes, cfg)?
     };
     let grid = [rows, across, cfg.groups * splits];
     // SAFETY: the maps have the sizes given; every part has as many numbers as the weight.
-    unsafe { gpu.launch(kernel, maps.precision(), grid, &parameters) }?;
+    unsafe { gpu.launch(kernel, x.precision(), grid, &parameters) }?;
     let join = parameters::Join {
         parts: parts.address(),
         dw: at,
@@ -257,33 +257,34 @@ fn weight_gradient(
     };
     let grid = gpu.grid(sizes.c_out * columns);
     // SAFETY: as above.
-    unsafe { gpu.launch(CONV_WEIGHT_JOIN, maps.precision(), grid, &join) }?;
-    filters.gradient_of_source(dw)
+    unsafe { gpu.launch(CONV_WEIGHT_JOIN, x.precision(), grid, &join) }?;
+    source.gradient(dw)
 }
 
-/// See [`crate::conv2d_backward`].
+/// Gradients of a convolution: of its input where it was asked for, of the weight, and of a bias where there is one.
+pub(crate) struct ConvGrads {
+    pub(crate) input: Option<Maps>,
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Option<Tensor>,
+}
+
+/// See [`crate::conv2d_backward`]; `w` are the filters of `source` where the gradient of the input is asked for.
 #[expect(clippy::too_many_arguments, reason = "a convolution has this many")]
 pub(crate) fn conv2d_backward(
     gpu: &Gpu,
-    x: &Features,
-    filters: &Filters,
+    x: &Maps,
+    source: &FilterSource<'_>,
+    w: Option<&GpuFilters>,
     has_bias: bool,
     cfg: ConvConfig,
     sizes: &Sizes,
-    dy: &Features,
-    need_input: bool,
+    dy: &Maps,
 ) -> Result<ConvGrads> {
-    const OP: &str = "conv2d_backward";
-    let dy_maps = take(gpu, OP, dy)?;
-    let input = if need_input {
-        let w = filters.on_card(OP, x.precision())?;
-        Some(input_gradient(gpu, x, w, cfg, sizes, &dy_maps)?)
-    } else {
-        None
-    };
     Ok(ConvGrads {
-        input,
-        weight: weight_gradient(gpu, x, filters, cfg, sizes, &dy_maps)?,
+        input: w
+            .map(|w| input_gradient(gpu, x, w, cfg, sizes, dy))
+            .transpose()?,
+        weight: weight_gradient(gpu, x, source, cfg, sizes, dy)?,
         bias: has_bias.then(|| bias_gradient(gpu, dy)).transpose()?,
     })
 }

@@ -1,19 +1,30 @@
-//! Optimisers on a card: a step over all parameters in as few launches as possible.
+//! Optimisers on a GPU: a step over all parameters in as few launches as possible.
 
 use candle_core::{Result, Tensor};
 
-use super::Gpu;
+use super::handle::Gpu;
 use super::kernel::{ADAMAX, ADAMW, Kernel, SGD};
 use super::parameters;
 use super::train::{over_rows, over_tensors};
-use crate::adamax::AdamaxConfig;
-use crate::adamw::AdamWConfig;
-use crate::sgd::SgdConfig;
+
+/// What a step of SGD takes beside its rate.
+#[derive(Clone, Copy)]
+pub(crate) struct SgdNumbers {
+    pub(crate) momentum: f32,
+    pub(crate) decay: f32,
+    pub(crate) nesterov: bool,
+}
 
 /// See [`crate::sgd_steps`]: triples of parameter, velocity and gradient.
-pub(crate) fn sgd(gpu: &Gpu, triples: &[[&Tensor; 3]], cfg: &SgdConfig, cell: usize) -> Result<()> {
+pub(crate) fn sgd(
+    gpu: &Gpu,
+    triples: &[[&Tensor; 3]],
+    numbers: SgdNumbers,
+    rates: &[f64],
+    cell: usize,
+) -> Result<()> {
     let gradients = contiguous(triples)?;
-    let rate = gpu.cells(cell, &cfg.rates())?;
+    let rate = gpu.cells(cell, rates)?;
     over_tensors(
         gpu,
         "sgd_step",
@@ -22,9 +33,9 @@ pub(crate) fn sgd(gpu: &Gpu, triples: &[[&Tensor; 3]], cfg: &SgdConfig, cell: us
         |tensors, _| parameters::Sgd {
             tensors,
             rate,
-            momentum: cfg.momentum as f32,
-            decay: cfg.weight_decay as f32,
-            nesterov: i32::from(cfg.nesterov),
+            momentum: numbers.momentum,
+            decay: numbers.decay,
+            nesterov: i32::from(numbers.nesterov),
         },
     )
 }
@@ -33,17 +44,11 @@ pub(crate) fn sgd(gpu: &Gpu, triples: &[[&Tensor; 3]], cfg: &SgdConfig, cell: us
 pub(crate) fn adamax(
     gpu: &Gpu,
     rows: &[[&Tensor; 4]],
-    cfg: &AdamaxConfig,
+    numbers: AdamNumbers,
+    rates: &[f64],
     cell: usize,
 ) -> Result<()> {
-    let numbers = AdamNumbers {
-        take: (1.0 - cfg.beta1) as f32,
-        keep: cfg.beta2 as f32,
-        add: 0.0,
-        eps: cfg.eps as f32,
-        decay: cfg.weight_decay as f32,
-    };
-    let rates = gpu.cells(cell, &cfg.rates())?;
+    let rates = gpu.cells(cell, rates)?;
     adam(gpu, "adamax_steps", || ADAMAX, rows, rates, numbers)
 }
 
@@ -51,29 +56,22 @@ pub(crate) fn adamax(
 pub(crate) fn adamw(
     gpu: &Gpu,
     rows: &[[&Tensor; 4]],
-    cfg: &AdamWConfig,
+    numbers: AdamNumbers,
+    rates: &[f64],
     cell: usize,
 ) -> Result<()> {
-    let numbers = AdamNumbers {
-        take: (1.0 - cfg.beta1) as f32,
-        keep: cfg.beta2 as f32,
-        add: (1.0 - cfg.beta2) as f32,
-        eps: cfg.eps as f32,
-        // It is among the rates.
-        decay: 0.0,
-    };
-    let rates = gpu.cells(cell, &cfg.rates())?;
+    let rates = gpu.cells(cell, rates)?;
     adam(gpu, "adamw_steps", || ADAMW, rows, rates, numbers)
 }
 
-/// What both of Adam's kin take.
+/// What both of Adam's kin take beside their rates.
 #[derive(Clone, Copy)]
-struct AdamNumbers {
-    take: f32,
-    keep: f32,
-    add: f32,
-    eps: f32,
-    decay: f32,
+pub(crate) struct AdamNumbers {
+    pub(crate) take: f32,
+    pub(crate) keep: f32,
+    pub(crate) add: f32,
+    pub(crate) eps: f32,
+    pub(crate) decay: f32,
 }
 
 fn adam(

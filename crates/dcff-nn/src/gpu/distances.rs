@@ -1,9 +1,11 @@
-//! Distances between filters on a card.
+//! Distances between filters on a GPU.
 
 use candle_core::{Result, Tensor};
 
+use super::handle::Gpu;
 use super::kernel::FILTER_DISTANCES;
-use super::{Gpu, ints, parameters};
+use super::parameters;
+use super::sizes::ints;
 use crate::element::Precision;
 
 /// Filters of one side of the pairs that a block takes, as in the kernel's text.

@@ -1,7 +1,7 @@
-//! A card on the processor, for tests: the kernels' text is compiled by a C++ compiler and run thread by thread.
+//! A GPU on the processor, for tests: the kernels' text is compiled by a C++ compiler and run thread by thread.
 //!
-//! While [`with`] runs, tensors on [`Device::Cpu`] count as tensors of the emulated card on the calling thread. It is
-//! slow, and stricter than a card in one respect: the order of threads turns round from launch to launch, so a
+//! While [`with`] runs, tensors on [`Device::Cpu`] count as tensors of the emulated GPU on the calling thread. It is
+//! slow, and stricter than a GPU in one respect: the order of threads turns round from launch to launch, so a
 //! missing barrier shows.
 
 use std::alloc::{Layout, alloc, dealloc};
@@ -16,9 +16,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use candle_core::{CpuStorage, Device, Result, Storage, Tensor, bail};
 
+use super::handle::Gpu;
 use super::kernel::{NAMES, source};
 use super::machine::{Machine, Recorded};
-use super::{DeviceSettings, Gpu, configure};
+use super::settings::DeviceSettings;
 use crate::element::Precision;
 
 const HOST: &str = include_str!("kernels/host.cuh");
@@ -33,13 +34,13 @@ pub(super) fn current() -> Option<Gpu> {
     CURRENT.with_borrow(Clone::clone)
 }
 
-/// Runs `f` with an emulated card of these settings in place of the CPU, on this thread.
+/// Runs `f` with an emulated GPU of these settings in place of the CPU, on this thread.
 ///
 /// # Errors
 ///
 /// A message when the kernels could not be compiled, for want of a C++ compiler for example.
 pub fn with<R>(settings: DeviceSettings, f: impl FnOnce() -> R) -> Result<R> {
-    /// Takes the card away again, also when `f` panics.
+    /// Takes the GPU away again, also when `f` panics.
     struct Reset;
     impl Drop for Reset {
         fn drop(&mut self) {
@@ -53,9 +54,10 @@ pub fn with<R>(settings: DeviceSettings, f: impl FnOnce() -> R) -> Result<R> {
         blocks: Mutex::default(),
         launches: AtomicU32::new(0),
     };
-    CURRENT.set(Some(Gpu::new(Box::new(machine))?));
+    let gpu = Gpu::new(Box::new(machine))?;
+    gpu.configure(settings)?;
+    CURRENT.set(Some(gpu));
     let _reset = Reset;
-    configure(&Device::Cpu, settings)?;
     Ok(f())
 }
 
@@ -140,7 +142,7 @@ impl Machine for Emulator {
     }
 
     fn name(&self) -> String {
-        "emulated card".to_owned()
+        "emulated GPU".to_owned()
     }
 
     fn processors(&self) -> usize {
@@ -249,7 +251,7 @@ impl Machine for Emulator {
     }
 
     #[cfg(feature = "cudnn")]
-    fn cudnn(&self) -> Option<&super::cuda::cudnn::Cudnn> {
+    fn cudnn(&self) -> Option<&dyn Any> {
         None
     }
 }

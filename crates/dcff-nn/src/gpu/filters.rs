@@ -1,31 +1,32 @@
-//! Filters in the order and type in which a card's convolutions read them, `[M, K_h, K_w, C_in]`.
+//! Filters in the order and type in which a GPU's convolutions read them, `[M, K_h, K_w, C_in]`.
 
 use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
 
+use super::handle::Gpu;
 use super::kernel::{FILTERS_IN, FILTERS_OUT, PERMUTE_OUT};
 use super::maps::permute;
 use super::memory::Block;
 use super::parameters::{self, FILTERS, NUMBERS};
-use super::{Gpu, bytes, int, ints};
+use super::sizes::{bytes, int, ints};
 use crate::element::Precision;
-use crate::filters::{FilterSource, Filters};
+use crate::filter_source::FilterSource;
 
-/// Filters on a card, for maps of one precision.
+/// Filters on a GPU, for maps of one precision.
 #[derive(Clone)]
-pub(crate) struct FiltersOnCard {
+pub(crate) struct GpuFilters {
     block: Arc<Block>,
     precision: Precision,
 }
 
-impl std::fmt::Debug for FiltersOnCard {
+impl std::fmt::Debug for GpuFilters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} filters on a card", self.precision)
+        write!(f, "{} filters on a GPU", self.precision)
     }
 }
 
-impl FiltersOnCard {
+impl GpuFilters {
     pub(crate) fn address(&self) -> u64 {
         self.block.address()
     }
@@ -35,12 +36,12 @@ impl FiltersOnCard {
     }
 }
 
-/// See [`Filters::prepare`], which has checked types and ranks.
+/// See [`crate::Filters::prepare`], which has checked types and ranks.
 pub(crate) fn prepare_filters(
     gpu: &Gpu,
     sources: &[FilterSource<'_>],
     precision: Precision,
-) -> Result<Vec<FiltersOnCard>> {
+) -> Result<Vec<GpuFilters>> {
     const OP: &str = "filters";
     let mut all = Vec::with_capacity(sources.len());
     for chunk in sources.chunks(FILTERS) {
@@ -83,7 +84,7 @@ pub(crate) fn prepare_filters(
             filters.first[i] = blocks;
             blocks += filters.length[i].div_ceil(NUMBERS as u32).max(1);
             held.push(weight);
-            all.push(FiltersOnCard {
+            all.push(GpuFilters {
                 block: Arc::new(block),
                 precision,
             });
@@ -95,17 +96,17 @@ pub(crate) fn prepare_filters(
     Ok(all)
 }
 
-/// The gradient of the source of `filters` from that of the filters, which lies at `from` in the order of the card.
+/// The gradient of the weight of `source` from that of its filters, which lies at `from` in the order of the GPU.
 pub(crate) fn source_gradient(
     gpu: &Gpu,
-    filters: &Filters,
+    source: &FilterSource<'_>,
     precision: Precision,
     from: u64,
 ) -> Result<Tensor> {
-    let dims = filters.source_dims();
+    let dims = source.weight.dims();
     let (gradient, to) = gpu.tensor(dims)?;
     let (channels, taps) = (dims[1], dims[2] * dims[3]);
-    let Some(rows) = filters.rows() else {
+    let Some(rows) = source.rows else {
         permute(
             gpu,
             PERMUTE_OUT,

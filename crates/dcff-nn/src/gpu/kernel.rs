@@ -1,6 +1,5 @@
 //! The kernels by name, each with the structure it takes.
 
-use std::ffi::c_void;
 use std::marker::PhantomData;
 
 #[cfg(any(feature = "cuda", feature = "emulator"))]
@@ -16,18 +15,6 @@ use super::parameters::{
 pub(crate) struct Kernel<P> {
     pub(crate) index: usize,
     parameters: PhantomData<fn(&P)>,
-}
-
-/// Parameters in the layout that the kernels declare.
-///
-/// # Safety
-///
-/// The structure is `repr(C)` and equals its namesake in the kernels' text.
-pub(crate) unsafe trait Parameters {
-    /// Where they are.
-    fn address(&self) -> *const c_void {
-        std::ptr::from_ref(self).cast()
-    }
 }
 
 macro_rules! kernels {

@@ -20,12 +20,12 @@ pub(crate) trait Recorded: Send + Sync {
     fn len(&self) -> usize;
 }
 
-/// Memory and kernels of one card, all on one stream: what is asked for happens in order.
+/// Memory and kernels of one GPU, all on one stream: what is asked for happens in order.
 pub(crate) trait Machine: Send + Sync {
     /// Candle's device.
     fn device(&self) -> Device;
 
-    /// What people call the card.
+    /// What people call the GPU.
     fn name(&self) -> String;
 
     /// Multiprocessors: launches are sized by them.
@@ -51,21 +51,21 @@ pub(crate) trait Machine: Send + Sync {
     /// That much memory was allocated.
     unsafe fn zero(&self, address: u64, bytes: usize) -> Result<()>;
 
-    /// Copies to the card; `from` may be changed as soon as this returns.
+    /// Copies to the GPU; `from` may be changed as soon as this returns.
     ///
     /// # Safety
     ///
     /// That much memory was allocated.
     unsafe fn upload(&self, to: u64, from: &[u8]) -> Result<()>;
 
-    /// Copies from the card, after everything that was launched.
+    /// Copies from the GPU, after everything that was launched.
     ///
     /// # Safety
     ///
     /// That much memory was allocated and written.
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()>;
 
-    /// Copies on the card.
+    /// Copies on the GPU.
     ///
     /// # Safety
     ///
@@ -96,7 +96,7 @@ pub(crate) trait Machine: Send + Sync {
     fn synchronize(&self) -> Result<()>;
 
     /// Until what comes back is dropped, what this thread launches can be recorded afterwards: candle then keeps the
-    /// little it copies to the card for its own kernels. `None` where nothing can be recorded.
+    /// little it copies to the GPU for its own kernels. `None` where nothing can be recorded.
     fn rehearse(&self) -> Option<Box<dyn Any>>;
 
     /// From now on what is launched is recorded instead of run, until [`Machine::end_recording`].
@@ -113,7 +113,7 @@ pub(crate) trait Machine: Send + Sync {
         false
     }
 
-    /// cuDNN, where convolutions are to go through it.
+    /// cuDNN (`cuda::cudnn::Cudnn`), where convolutions are to go through it.
     #[cfg(feature = "cudnn")]
-    fn cudnn(&self) -> Option<&super::cuda::cudnn::Cudnn>;
+    fn cudnn(&self) -> Option<&dyn Any>;
 }

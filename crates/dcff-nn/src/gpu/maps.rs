@@ -1,27 +1,28 @@
-//! Maps on a card: layouts, activations, sums, channels side by side, the shortcut.
+//! Maps on a GPU: layouts, activations, sums, channels side by side, the shortcut.
 
 use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor, bail};
 
+use super::handle::Gpu;
 use super::kernel::{
     COPY_CHANNELS, ELEMENTWISE, Kernel, PERMUTE_IN, PERMUTE_OUT, SHORTCUT, SHORTCUT_BACKWARD,
 };
 use super::memory::Block;
-use super::{Gpu, bytes, int, ints, parameters, take};
+use super::parameters;
+use super::sizes::{bytes, int, ints};
 use crate::activation::Clamp;
 use crate::element::Precision;
-use crate::features::Features;
 
 pub(crate) type Dims = (usize, usize, usize, usize);
 
-/// Feature maps on a card, `[N, H, W, C]`.
+/// Feature maps on a GPU, `[N, H, W, C]`.
 #[derive(Clone)]
 pub(crate) struct Maps {
     gpu: Gpu,
     block: Arc<Block>,
     precision: Precision,
-    count: usize,
+    dims: Dims,
 }
 
 impl Maps {
@@ -36,7 +37,7 @@ impl Maps {
             gpu: gpu.clone(),
             block: Arc::new(block),
             precision,
-            count,
+            dims,
         })
     }
 
@@ -45,9 +46,8 @@ impl Maps {
         let maps = Self::new(gpu, precision, dims)?;
         // SAFETY: the block holds that many bytes.
         unsafe {
-            gpu.0
-                .machine
-                .zero(maps.address(), maps.count * bytes(precision))
+            gpu.machine()
+                .zero(maps.address(), maps.count() * bytes(precision))
         }?;
         Ok(maps)
     }
@@ -70,8 +70,8 @@ impl Maps {
     }
 
     /// A tensor `[N, C, H, W]` of the numbers.
-    pub(crate) fn to_nchw(&self, dims: Dims) -> Result<Tensor> {
-        let (n, c, h, w) = dims;
+    pub(crate) fn to_nchw(&self) -> Result<Tensor> {
+        let (n, c, h, w) = self.dims;
         let (t, to) = self.gpu.tensor(&[n, c, h, w])?;
         permute(
             &self.gpu,
@@ -89,9 +89,8 @@ impl Maps {
         if precision == self.precision {
             return Ok(self.clone());
         }
-        let dims = (1, self.count, 1, 1);
-        let maps = Self::new(&self.gpu, precision, dims)?;
-        let sizes = [1, self.count, 1];
+        let maps = Self::new(&self.gpu, precision, self.dims)?;
+        let sizes = [1, self.count(), 1];
         let (from, to) = (self.address(), maps.address());
         // Of the two types, one is float: the other's kernels convert.
         match precision {
@@ -99,6 +98,16 @@ impl Maps {
             Precision::Bf16 => permute(&self.gpu, PERMUTE_IN, precision, from, to, sizes),
         }?;
         Ok(maps)
+    }
+
+    /// `(N, C, H, W)`.
+    pub(crate) fn dims(&self) -> Dims {
+        self.dims
+    }
+
+    /// How many numbers there are.
+    pub(super) fn count(&self) -> usize {
+        self.dims.0 * self.dims.1 * self.dims.2 * self.dims.3
     }
 
     pub(crate) fn gpu(&self) -> &Gpu {
@@ -165,41 +174,36 @@ impl Rule {
 }
 
 /// Works number by number, for maps of the same dimensions.
-pub(crate) fn elementwise(gpu: &Gpu, rule: Rule, a: &Features, b: &Features) -> Result<Features> {
-    let a_maps = take(gpu, "elementwise", a)?;
-    let y = Maps::new(gpu, a_maps.precision(), a.dims())?;
-    elementwise_into(gpu, rule, &a_maps, b, &y)?;
-    Ok(Features::from_gpu(y, a.dims()))
+pub(crate) fn elementwise(gpu: &Gpu, rule: Rule, a: &Maps, b: &Maps) -> Result<Maps> {
+    let y = Maps::new(gpu, a.precision(), a.dims())?;
+    elementwise_into(gpu, rule, a, b, &y)?;
+    Ok(y)
 }
 
 /// `a + b` for maps of the same dimensions, written over `a` where nobody else reads it.
-pub(crate) fn accumulate(gpu: &Gpu, a: Features, b: &Features) -> Result<Features> {
-    let dims = a.dims();
-    let mut a_maps = take(gpu, "accumulate", &a)?;
-    drop(a);
-    let y = match a_maps.is_unique() {
-        true => a_maps.clone(),
-        false => Maps::new(gpu, a_maps.precision(), dims)?,
+pub(crate) fn accumulate(gpu: &Gpu, mut a: Maps, b: &Maps) -> Result<Maps> {
+    let y = match a.is_unique() {
+        true => a.clone(),
+        false => Maps::new(gpu, a.precision(), a.dims())?,
     };
-    elementwise_into(gpu, Rule::Add, &a_maps, b, &y)?;
-    Ok(Features::from_gpu(y, dims))
+    elementwise_into(gpu, Rule::Add, &a, b, &y)?;
+    Ok(y)
 }
 
-fn elementwise_into(gpu: &Gpu, rule: Rule, a_maps: &Maps, b: &Features, y: &Maps) -> Result<()> {
-    let b_maps = take(gpu, "elementwise", b)?;
+fn elementwise_into(gpu: &Gpu, rule: Rule, a: &Maps, b: &Maps, y: &Maps) -> Result<()> {
     let (rule, Clamp { low, high }) = rule.parts();
     let parameters = parameters::Elementwise {
-        a: a_maps.address(),
-        b: b_maps.address(),
+        a: a.address(),
+        b: b.address(),
         y: y.address(),
-        count: a_maps.count as i64,
+        count: a.count() as i64,
         rule,
         low,
         high,
     };
-    let grid = gpu.grid(a_maps.count.div_ceil(4));
+    let grid = gpu.grid(a.count().div_ceil(4));
     // SAFETY: all three have the same dimensions, which the callers check.
-    unsafe { gpu.launch(ELEMENTWISE, a_maps.precision(), grid, &parameters) }
+    unsafe { gpu.launch(ELEMENTWISE, a.precision(), grid, &parameters) }
 }
 
 /// Copies `count` channels of `x` from `from` on to those of `y` from `to` on.
@@ -234,38 +238,29 @@ pub(super) fn copy_channels(
 }
 
 /// See [`crate::concat`].
-pub(crate) fn concat(gpu: &Gpu, parts: &[&Features], dims: Dims) -> Result<Features> {
+pub(crate) fn concat(gpu: &Gpu, parts: &[&Maps], dims: Dims) -> Result<Maps> {
     let (n, c, h, w) = dims;
     let y = Maps::new(gpu, parts[0].precision(), dims)?;
     let mut at = 0;
     for part in parts {
-        let x = take(gpu, "concat", part)?;
-        let count = part.channels();
-        copy_channels(gpu, (&x, count, 0), (&y, c, at), n * h * w, count)?;
+        let count = part.dims().1;
+        copy_channels(gpu, (part, count, 0), (&y, c, at), n * h * w, count)?;
         at += count;
     }
-    Ok(Features::from_gpu(y, dims))
+    Ok(y)
 }
 
 /// See [`crate::split_channels`].
-pub(crate) fn split_channels(
-    gpu: &Gpu,
-    dy: &Features,
-    channels: &[usize],
-) -> Result<Vec<Features>> {
+pub(crate) fn split_channels(gpu: &Gpu, dy: &Maps, channels: &[usize]) -> Result<Vec<Maps>> {
     let (n, c, h, w) = dy.dims();
-    let x = take(gpu, "split_channels", dy)?;
     let mut at = 0;
-    channels
-        .iter()
-        .map(|&count| {
-            let dims = (n, count, h, w);
-            let y = Maps::new(gpu, x.precision(), dims)?;
-            copy_channels(gpu, (&x, c, at), (&y, count, 0), n * h * w, count)?;
-            at += count;
-            Ok(Features::from_gpu(y, dims))
-        })
-        .collect()
+    let parts = channels.iter().map(|&count| {
+        let y = Maps::new(gpu, dy.precision(), (n, count, h, w))?;
+        copy_channels(gpu, (dy, c, at), (&y, count, 0), n * h * w, count)?;
+        at += count;
+        Ok(y)
+    });
+    parts.collect()
 }
 
 fn shortcut_parameters(
@@ -300,18 +295,17 @@ fn shortcut_parameters(
 /// See [`crate::shortcut`]; `before` is the number of channels of zeros before the input's.
 pub(crate) fn shortcut(
     gpu: &Gpu,
-    x: &Features,
+    x: &Maps,
     dims: Dims,
     stride: usize,
     before: isize,
-) -> Result<Features> {
-    let from = take(gpu, "shortcut", x)?;
-    let y = Maps::new(gpu, from.precision(), dims)?;
-    let parameters = shortcut_parameters(&from, &y, x.dims(), dims, stride, before)?;
-    let grid = gpu.grid(y.count);
+) -> Result<Maps> {
+    let y = Maps::new(gpu, x.precision(), dims)?;
+    let parameters = shortcut_parameters(x, &y, x.dims(), dims, stride, before)?;
+    let grid = gpu.grid(y.count());
     // SAFETY: the sizes are those of the two maps.
-    unsafe { gpu.launch(SHORTCUT, from.precision(), grid, &parameters) }?;
-    Ok(Features::from_gpu(y, dims))
+    unsafe { gpu.launch(SHORTCUT, x.precision(), grid, &parameters) }?;
+    Ok(y)
 }
 
 /// See [`crate::shortcut_backward`].
@@ -320,13 +314,12 @@ pub(crate) fn shortcut_backward(
     dims: Dims,
     stride: usize,
     before: isize,
-    dy: &Features,
-) -> Result<Features> {
-    let from = take(gpu, "shortcut_backward", dy)?;
-    let dx = Maps::new(gpu, from.precision(), dims)?;
-    let parameters = shortcut_parameters(&from, &dx, dims, dy.dims(), stride, before)?;
-    let grid = gpu.grid(dx.count);
+    dy: &Maps,
+) -> Result<Maps> {
+    let dx = Maps::new(gpu, dy.precision(), dims)?;
+    let parameters = shortcut_parameters(dy, &dx, dims, dy.dims(), stride, before)?;
+    let grid = gpu.grid(dx.count());
     // SAFETY: the sizes are those of the two maps.
-    unsafe { gpu.launch(SHORTCUT_BACKWARD, from.precision(), grid, &parameters) }?;
-    Ok(Features::from_gpu(dx, dims))
+    unsafe { gpu.launch(SHORTCUT_BACKWARD, dy.precision(), grid, &parameters) }?;
+    Ok(dx)
 }

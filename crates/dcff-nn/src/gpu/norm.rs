@@ -1,18 +1,18 @@
-//! Batch norm on a card: two launches each way.
+//! Batch norm on a GPU: two launches each way.
 
 use candle_core::{Result, Tensor, bail};
 
+use super::handle::{COUNTERS, Gpu, THREADS};
 use super::kernel::{NORM_APPLY, NORM_BACKWARD, NORM_MEASURE, NORM_SCALE, NORM_SUMS};
 use super::maps::Maps;
-use super::{COUNTERS, Gpu, THREADS, int, parameters, take};
+use super::parameters;
+use super::sizes::int;
 use crate::activation::{Activation, Clamp};
-use crate::features::Features;
-use crate::norm::{BatchStatistics, NormGrads};
 
 /// Rows that a thread of a reduction reads at least, if there are that many.
 const ROWS_PER_THREAD: usize = 8;
 
-fn rows(x: &Features) -> Result<parameters::Rows> {
+fn rows(x: &Maps) -> Result<parameters::Rows> {
     let (n, c, h, w) = x.dims();
     let vector = [4, 2, 1].into_iter().find(|v| c % v == 0).unwrap_or(1);
     let lanes = (c / vector).next_power_of_two().min(32);
@@ -36,7 +36,7 @@ fn reduction(gpu: &Gpu, rows: &parameters::Rows) -> Result<[usize; 3]> {
     }
     let at_once = THREADS as usize / rows.lanes as usize * ROWS_PER_THREAD;
     let parts = (rows.rows as usize).div_ceil(at_once);
-    let most = (2 * gpu.0.machine.processors()).div_ceil(tiles);
+    let most = (2 * gpu.machine().processors()).div_ceil(tiles);
     Ok([tiles, parts.clamp(1, most), 1])
 }
 
@@ -48,49 +48,47 @@ fn kept(gpu: &Gpu, rows: &parameters::Rows) -> [usize; 3] {
 }
 
 struct Given<'a> {
-    x: &'a Features,
-    residual: Option<&'a Features>,
+    x: &'a Maps,
+    residual: Option<&'a Maps>,
     beta: &'a Tensor,
     act: Activation,
 }
 
 /// `act(scale (x - mean) + beta + residual)`.
-fn apply(gpu: &Gpu, op: &str, given: &Given<'_>, mean: u64, scale: u64) -> Result<Features> {
-    let x = take(gpu, op, given.x)?;
-    let residual = given.residual.map(|r| take(gpu, op, r)).transpose()?;
-    let y = Maps::new(gpu, x.precision(), given.x.dims())?;
-    let rows = rows(given.x)?;
+fn apply(gpu: &Gpu, op: &str, given: &Given<'_>, mean: u64, scale: u64) -> Result<Maps> {
+    let x = given.x;
+    let y = Maps::new(gpu, x.precision(), x.dims())?;
+    let rows = rows(x)?;
     let beta = given.beta.contiguous()?;
     let Clamp { low, high } = given.act.clamp().unwrap_or(Clamp::ALL);
     let parameters = parameters::Apply {
         x: x.address(),
-        residual: residual.as_ref().map_or(0, Maps::address),
+        residual: given.residual.map_or(0, Maps::address),
         y: y.address(),
         mean,
         scale,
-        beta: gpu.numbers(op, "beta", &beta, &[given.x.channels()])?,
+        beta: gpu.numbers(op, "beta", &beta, &[x.dims().1])?,
         rows,
         low,
         high,
     };
     // SAFETY: all maps have the dimensions of x, which the caller checked, and all vectors its channels.
     unsafe { gpu.launch(NORM_APPLY, x.precision(), kept(gpu, &rows), &parameters) }?;
-    Ok(Features::from_gpu(y, given.x.dims()))
+    Ok(y)
 }
 
-/// See [`crate::batch_norm`].
+/// See [`crate::batch_norm`]: the output, mean and variance.
 pub(crate) fn batch_norm(
     gpu: &Gpu,
-    x: &Features,
+    x: &Maps,
     gamma: &Tensor,
     beta: &Tensor,
     eps: f64,
-    residual: Option<&Features>,
+    residual: Option<&Maps>,
     act: Activation,
-) -> Result<(Features, BatchStatistics)> {
+) -> Result<(Maps, [Tensor; 2])> {
     const OP: &str = "batch_norm";
-    let (n, c, h, w) = x.dims();
-    let maps = take(gpu, OP, x)?;
+    let c = x.dims().1;
     let rows = rows(x)?;
     let grid = reduction(gpu, &rows)?;
     let gamma = gamma.contiguous()?;
@@ -98,10 +96,10 @@ pub(crate) fn batch_norm(
     let scale = gpu.block(c * size_of::<f32>())?;
     let parts = gpu.block(grid[1] * c * 2 * size_of::<f32>())?;
     let parameters = parameters::Measure {
-        x: maps.address(),
+        x: x.address(),
         gamma: gpu.numbers(OP, "gamma", &gamma, &[c])?,
         parts: parts.address(),
-        counter: gpu.0.counters,
+        counter: gpu.counters(),
         mean: mean_at,
         var: var_at,
         scale: scale.address(),
@@ -109,7 +107,7 @@ pub(crate) fn batch_norm(
         rows,
     };
     // SAFETY: vectors have c numbers, parts two for each channel and row of the grid.
-    unsafe { gpu.launch(NORM_MEASURE, maps.precision(), grid, &parameters) }?;
+    unsafe { gpu.launch(NORM_MEASURE, x.precision(), grid, &parameters) }?;
     let given = Given {
         x,
         residual,
@@ -117,25 +115,23 @@ pub(crate) fn batch_norm(
         act,
     };
     let y = apply(gpu, OP, &given, mean_at, scale.address())?;
-    let count = n * h * w;
-    Ok((y, BatchStatistics { mean, var, count }))
+    Ok((y, [mean, var]))
 }
 
 /// See [`crate::batch_norm_inference`].
 #[expect(clippy::too_many_arguments, reason = "a batch norm has this many")]
 pub(crate) fn batch_norm_inference(
     gpu: &Gpu,
-    x: &Features,
+    x: &Maps,
     gamma: &Tensor,
     beta: &Tensor,
-    mean: &Tensor,
-    var: &Tensor,
+    [mean, var]: [&Tensor; 2],
     eps: f64,
-    residual: Option<&Features>,
+    residual: Option<&Maps>,
     act: Activation,
-) -> Result<Features> {
+) -> Result<Maps> {
     const OP: &str = "batch_norm_inference";
-    let c = x.channels();
+    let c = x.dims().1;
     let (gamma, mean, var) = (gamma.contiguous()?, mean.contiguous()?, var.contiguous()?);
     let scale = gpu.block(c * size_of::<f32>())?;
     let parameters = parameters::Scale {
@@ -157,48 +153,48 @@ pub(crate) fn batch_norm_inference(
     apply(gpu, OP, &given, mean, scale.address())
 }
 
-/// See [`crate::batch_norm_backward`].
-#[expect(clippy::too_many_arguments, reason = "a batch norm has this many")]
+/// Gradients of a batch norm.
+pub(crate) struct NormGrads {
+    pub(crate) input: Maps,
+    pub(crate) gamma: Tensor,
+    pub(crate) beta: Tensor,
+    /// That of the residual, where there is one and an activation masks it.
+    pub(crate) masked: Option<Maps>,
+}
+
+/// See [`crate::batch_norm_backward`]; `mean` and `var` are those of the batch.
 pub(crate) fn batch_norm_backward(
     gpu: &Gpu,
-    x: &Features,
-    y: &Features,
+    [x, y, dy]: [&Maps; 3],
     gamma: &Tensor,
-    stats: &BatchStatistics,
+    [mean, var]: [&Tensor; 2],
     eps: f64,
     has_residual: bool,
     act: Activation,
-    dy: &Features,
 ) -> Result<NormGrads> {
     const OP: &str = "batch_norm_backward";
-    let c = x.channels();
+    let c = x.dims().1;
     let clamp = act.clamp();
     let masked = clamp.is_some();
     let Clamp { low, high } = clamp.unwrap_or(Clamp::ALL);
-    let (x_maps, dy_maps) = (take(gpu, OP, x)?, take(gpu, OP, dy)?);
-    let y_maps = masked.then(|| take(gpu, OP, y)).transpose()?;
-    let y_at = y_maps.as_ref().map_or(0, Maps::address);
-    let precision = x_maps.precision();
+    let y_at = if masked { y.address() } else { 0 };
+    let precision = x.precision();
     let rows = rows(x)?;
     let grid = reduction(gpu, &rows)?;
-    let (gamma, mean, var) = (
-        gamma.contiguous()?,
-        stats.mean.contiguous()?,
-        stats.var.contiguous()?,
-    );
+    let (gamma, mean, var) = (gamma.contiguous()?, mean.contiguous()?, var.contiguous()?);
     let mean = gpu.numbers(OP, "the mean", &mean, &[c])?;
     let [(d_gamma, d_gamma_at), (d_beta, d_beta_at)] = gpu.two_tensors(c)?;
     let factors = gpu.block(3 * c * size_of::<f32>())?;
     let parts = gpu.block(grid[1] * c * 2 * size_of::<f32>())?;
     let sums = parameters::Sums {
-        x: x_maps.address(),
+        x: x.address(),
         y: y_at,
-        dy: dy_maps.address(),
+        dy: dy.address(),
         gamma: gpu.numbers(OP, "gamma", &gamma, &[c])?,
         mean,
         var: gpu.numbers(OP, "the variance", &var, &[c])?,
         parts: parts.address(),
-        counter: gpu.0.counters,
+        counter: gpu.counters(),
         d_gamma: d_gamma_at,
         d_beta: d_beta_at,
         factors: factors.address(),
@@ -215,9 +211,9 @@ pub(crate) fn batch_norm_backward(
         .then(|| Maps::new(gpu, precision, x.dims()))
         .transpose()?;
     let parameters = parameters::Backward {
-        x: x_maps.address(),
+        x: x.address(),
         y: y_at,
-        dy: dy_maps.address(),
+        dy: dy.address(),
         dx: dx.address(),
         dz: dz.as_ref().map_or(0, Maps::address),
         mean,
@@ -229,20 +225,16 @@ pub(crate) fn batch_norm_backward(
     // SAFETY: as above.
     unsafe { gpu.launch(NORM_BACKWARD, precision, kept(gpu, &rows), &parameters) }?;
     Ok(NormGrads {
-        input: Features::from_gpu(dx, x.dims()),
+        input: dx,
         gamma: d_gamma,
         beta: d_beta,
-        residual: match dz {
-            Some(dz) => Some(Features::from_gpu(dz, x.dims())),
-            None => has_residual.then(|| dy.clone()),
-        },
+        masked: dz,
     })
 }
 
 /// Sums of `dy` over pixels, `[C]`: the gradient of a bias.
-pub(super) fn bias_gradient(gpu: &Gpu, dy: &Features) -> Result<Tensor> {
-    let maps = take(gpu, "conv2d_backward", dy)?;
-    let c = dy.channels();
+pub(super) fn bias_gradient(gpu: &Gpu, dy: &Maps) -> Result<Tensor> {
+    let c = dy.dims().1;
     let rows = rows(dy)?;
     let grid = reduction(gpu, &rows)?;
     let (sum, at) = gpu.tensor(&[c])?;
@@ -250,12 +242,12 @@ pub(super) fn bias_gradient(gpu: &Gpu, dy: &Features) -> Result<Tensor> {
     let parameters = parameters::Sums {
         x: 0,
         y: 0,
-        dy: maps.address(),
+        dy: dy.address(),
         gamma: 0,
         mean: 0,
         var: 0,
         parts: parts.address(),
-        counter: gpu.0.counters,
+        counter: gpu.counters(),
         d_gamma: 0,
         d_beta: at,
         factors: 0,
@@ -265,6 +257,6 @@ pub(super) fn bias_gradient(gpu: &Gpu, dy: &Features) -> Result<Tensor> {
         high: 0.0,
     };
     // SAFETY: without x, only dy, parts and d_beta are touched.
-    unsafe { gpu.launch(NORM_SUMS, maps.precision(), grid, &parameters) }?;
+    unsafe { gpu.launch(NORM_SUMS, dy.precision(), grid, &parameters) }?;
     Ok(sum)
 }

@@ -2,28 +2,19 @@
 
 use candle_core::{Result, Tensor};
 
+use super::handle::Gpu;
 use super::kernel::{OFFSET, OFFSET_BACKWARD};
 use super::maps::{Maps, copy_channels};
-use super::{Gpu, ints, parameters, take};
-use crate::features::Features;
-use crate::offset::Border;
-use crate::scatter::runs;
+use super::parameters;
+use super::sizes::ints;
 
-fn parameters_of(
-    x: &Maps,
-    (n, c, h, w): (usize, usize, usize, usize),
-    border: Border,
-) -> Result<parameters::Offset> {
-    let [n, h, w, c, top, bottom, left, right] = ints([
-        n,
-        h,
-        w,
-        c,
-        border.rows[0],
-        border.rows[1],
-        border.columns[0],
-        border.columns[1],
-    ])?;
+/// Rows at the top and at the bottom, and columns at the left and at the right, that have numbers of their own.
+type Edges = [[usize; 2]; 2];
+
+fn parameters_of(x: &Maps, edges: Edges) -> Result<parameters::Offset> {
+    let ((n, c, h, w), [rows, columns]) = (x.dims(), edges);
+    let [n, h, w, c, top, bottom, left, right] =
+        ints([n, h, w, c, rows[0], rows[1], columns[0], columns[1]])?;
     Ok(parameters::Offset {
         x: x.address(),
         o: 0,
@@ -40,69 +31,63 @@ fn parameters_of(
 }
 
 /// See [`crate::offset`].
-pub(crate) fn offset(gpu: &Gpu, x: &Features, o: &Tensor, border: Border) -> Result<Features> {
-    let from = take(gpu, "offset", x)?;
+pub(crate) fn offset(gpu: &Gpu, x: &Maps, o: &Tensor, edges: Edges) -> Result<Maps> {
     let o = o.contiguous()?;
-    let y = Maps::new(gpu, from.precision(), x.dims())?;
+    let y = Maps::new(gpu, x.precision(), x.dims())?;
     let parameters = parameters::Offset {
         o: gpu.numbers("offset", "an offset", &o, o.dims())?,
         y: y.address(),
-        ..parameters_of(&from, x.dims(), border)?
+        ..parameters_of(x, edges)?
     };
-    let (n, c, h, w) = x.dims();
     // SAFETY: both maps have these sizes, and the offset was checked to be of them and the border.
-    unsafe {
-        gpu.launch(
-            OFFSET,
-            from.precision(),
-            gpu.grid(n * c * h * w),
-            &parameters,
-        )
-    }?;
-    Ok(Features::from_gpu(y, x.dims()))
+    unsafe { gpu.launch(OFFSET, x.precision(), gpu.grid(x.count()), &parameters) }?;
+    Ok(y)
 }
 
-/// See [`crate::offset_backward`].
-pub(crate) fn offset_backward(gpu: &Gpu, dy: &Features, border: Border) -> Result<Tensor> {
-    let from = take(gpu, "offset_backward", dy)?;
-    let [rows, columns] = border.places();
-    let (sums, address) = gpu.tensor(&[dy.channels(), rows, columns])?;
+/// See [`crate::offset_backward`]; the sums are of `rows` and `columns` for each channel.
+pub(crate) fn offset_backward(
+    gpu: &Gpu,
+    dy: &Maps,
+    edges: Edges,
+    [rows, columns]: [usize; 2],
+) -> Result<Tensor> {
+    let channels = dy.dims().1;
+    let (sums, address) = gpu.tensor(&[channels, rows, columns])?;
     let parameters = parameters::Offset {
         o: address,
-        ..parameters_of(&from, dy.dims(), border)?
+        ..parameters_of(dy, edges)?
     };
-    let grid = gpu.grid(dy.channels() * rows * columns);
+    let grid = gpu.grid(channels * rows * columns);
     // SAFETY: the map has these sizes, the tensor those of its channels and the border.
-    unsafe { gpu.launch(OFFSET_BACKWARD, from.precision(), grid, &parameters) }?;
+    unsafe { gpu.launch(OFFSET_BACKWARD, dy.precision(), grid, &parameters) }?;
     Ok(sums)
 }
 
-/// See [`crate::scatter`]; one launch for every run of neighbouring places.
-pub(crate) fn scatter(
-    gpu: &Gpu,
-    x: &Features,
-    channels: &[usize],
-    width: usize,
-) -> Result<Features> {
-    let from = take(gpu, "scatter", x)?;
+/// Neighbouring channels that stay neighbours: the first one's position in the narrow map, in the wide one, and how many.
+type Run = (usize, usize, usize);
+
+/// See [`crate::scatter`]; one launch for every run.
+pub(crate) fn scatter(gpu: &Gpu, x: &Maps, runs: &[Run], width: usize) -> Result<Maps> {
     let (n, c, h, w) = x.dims();
-    let dims = (n, width, h, w);
-    let y = Maps::zeros(gpu, from.precision(), dims)?;
-    for (first, place, count) in runs(channels) {
-        copy_channels(gpu, (&from, c, first), (&y, width, place), n * h * w, count)?;
+    let y = Maps::zeros(gpu, x.precision(), (n, width, h, w))?;
+    for &(first, place, count) in runs {
+        copy_channels(gpu, (x, c, first), (&y, width, place), n * h * w, count)?;
     }
-    Ok(Features::from_gpu(y, dims))
+    Ok(y)
 }
 
 /// See [`crate::scatter_backward`].
-pub(crate) fn scatter_backward(gpu: &Gpu, channels: &[usize], dy: &Features) -> Result<Features> {
-    let from = take(gpu, "scatter_backward", dy)?;
+pub(crate) fn scatter_backward(
+    gpu: &Gpu,
+    runs: &[Run],
+    channels: usize,
+    dy: &Maps,
+) -> Result<Maps> {
     let (n, width, h, w) = dy.dims();
-    let dims = (n, channels.len(), h, w);
-    let dx = Maps::new(gpu, from.precision(), dims)?;
-    for (first, place, count) in runs(channels) {
-        let (to, from) = ((&dx, channels.len(), first), (&from, width, place));
+    let dx = Maps::new(gpu, dy.precision(), (n, channels, h, w))?;
+    for &(first, place, count) in runs {
+        let (to, from) = ((&dx, channels, first), (dy, width, place));
         copy_channels(gpu, from, to, n * h * w, count)?;
     }
-    Ok(Features::from_gpu(dx, dims))
+    Ok(dx)
 }

@@ -1,6 +1,6 @@
-//! What kernels take, field by field as in their text: addresses on the card are 64-bit numbers.
+//! What kernels take, field by field as in their text: addresses on the GPU are 64-bit numbers.
 
-use super::kernel::Parameters;
+use std::ffi::c_void;
 
 /// Tensors that one launch can work on; a launch's parameters are limited to 4 KiB.
 pub(crate) const TENSORS: usize = 96;
@@ -8,6 +8,18 @@ pub(crate) const TENSORS: usize = 96;
 pub(crate) const FILTERS: usize = 80;
 /// Numbers of a tensor that one block works on.
 pub(crate) const NUMBERS: usize = 2048;
+
+/// Parameters in the layout that the kernels declare.
+///
+/// # Safety
+///
+/// The structure is `repr(C)` and equals its namesake in the kernels' text.
+pub(crate) unsafe trait Parameters {
+    /// Where they are.
+    fn address(&self) -> *const c_void {
+        std::ptr::from_ref(self).cast()
+    }
+}
 
 macro_rules! parameters {
     ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty,)* })*) => {

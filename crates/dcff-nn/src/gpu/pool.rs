@@ -1,17 +1,18 @@
-//! Pooling on a card.
+//! Pooling on a GPU.
 
 use std::sync::Arc;
 
 use candle_core::Result;
 
+use super::handle::Gpu;
 use super::kernel::{
     AVG_POOL, AVG_POOL_BACKWARD, GLOBAL_POOL, GLOBAL_POOL_BACKWARD, Kernel, MAX_POOL,
     MAX_POOL_BACKWARD,
 };
 use super::maps::{Dims, Maps};
 use super::memory::Block;
-use super::{Gpu, int, ints, parameters, take};
-use crate::features::Features;
+use super::parameters;
+use super::sizes::{int, ints};
 use crate::pool::PoolConfig;
 
 /// Where maxima came from, a byte each, in the order of the output.
@@ -29,19 +30,18 @@ const NO_WINDOW: PoolConfig = PoolConfig {
 fn run(
     gpu: &Gpu,
     kernel: Kernel<parameters::Pool>,
-    from: &Features,
+    from: &Maps,
     to_dims: Dims,
     (large, small): (Dims, Dims),
     cfg: PoolConfig,
     taps: u64,
-) -> Result<Features> {
-    let source = take(gpu, "pooling", from)?;
-    let target = Maps::new(gpu, source.precision(), to_dims)?;
+) -> Result<Maps> {
+    let target = Maps::new(gpu, from.precision(), to_dims)?;
     let [n, c, h, w, oh, ow, window, stride] = ints([
         large.0, large.1, large.2, large.3, small.2, small.3, cfg.kernel, cfg.stride,
     ])?;
     let parameters = parameters::Pool {
-        from: source.address(),
+        from: from.address(),
         to: target.address(),
         taps,
         n,
@@ -56,17 +56,17 @@ fn run(
     };
     let count = to_dims.0 * to_dims.1 * to_dims.2 * to_dims.3;
     // SAFETY: the sizes are those of the two maps; there are taps where the kernel uses them.
-    unsafe { gpu.launch(kernel, source.precision(), gpu.grid(count), &parameters) }?;
-    Ok(Features::from_gpu(target, to_dims))
+    unsafe { gpu.launch(kernel, from.precision(), gpu.grid(count), &parameters) }?;
+    Ok(target)
 }
 
 /// See [`crate::max_pool2d`].
 pub(crate) fn max_pool2d(
     gpu: &Gpu,
-    x: &Features,
+    x: &Maps,
     cfg: PoolConfig,
     (oh, ow): (usize, usize),
-) -> Result<(Features, Taps)> {
+) -> Result<(Maps, Taps)> {
     let (n, c, _, _) = x.dims();
     let small = (n, c, oh, ow);
     let taps = gpu.block(n * c * oh * ow)?;
@@ -81,8 +81,8 @@ pub(crate) fn max_pool2d_backward(
     taps: &Taps,
     large: Dims,
     cfg: PoolConfig,
-    dy: &Features,
-) -> Result<Features> {
+    dy: &Maps,
+) -> Result<Maps> {
     let sides = (large, dy.dims());
     run(
         gpu,
@@ -98,10 +98,10 @@ pub(crate) fn max_pool2d_backward(
 /// See [`crate::avg_pool2d`].
 pub(crate) fn avg_pool2d(
     gpu: &Gpu,
-    x: &Features,
+    x: &Maps,
     cfg: PoolConfig,
     (oh, ow): (usize, usize),
-) -> Result<Features> {
+) -> Result<Maps> {
     let (n, c, _, _) = x.dims();
     let small = (n, c, oh, ow);
     run(gpu, AVG_POOL, x, small, (x.dims(), small), cfg, 0)
@@ -112,8 +112,8 @@ pub(crate) fn avg_pool2d_backward(
     gpu: &Gpu,
     (h, w): (usize, usize),
     cfg: PoolConfig,
-    dy: &Features,
-) -> Result<Features> {
+    dy: &Maps,
+) -> Result<Maps> {
     let (n, c, _, _) = dy.dims();
     let large = (n, c, h, w);
     run(
@@ -128,8 +128,8 @@ pub(crate) fn avg_pool2d_backward(
 }
 
 /// See [`crate::global_avg_pool`].
-pub(crate) fn global_avg_pool(gpu: &Gpu, x: &Features) -> Result<Features> {
-    let small = (x.batch(), x.channels(), 1, 1);
+pub(crate) fn global_avg_pool(gpu: &Gpu, x: &Maps) -> Result<Maps> {
+    let small = (x.dims().0, x.dims().1, 1, 1);
     run(gpu, GLOBAL_POOL, x, small, (x.dims(), small), NO_WINDOW, 0)
 }
 
@@ -137,9 +137,9 @@ pub(crate) fn global_avg_pool(gpu: &Gpu, x: &Features) -> Result<Features> {
 pub(crate) fn global_avg_pool_backward(
     gpu: &Gpu,
     (h, w): (usize, usize),
-    dy: &Features,
-) -> Result<Features> {
-    let large = (dy.batch(), dy.channels(), h, w);
+    dy: &Maps,
+) -> Result<Maps> {
+    let large = (dy.dims().0, dy.dims().1, h, w);
     let sides = (large, dy.dims());
     run(gpu, GLOBAL_POOL_BACKWARD, dy, large, sides, NO_WINDOW, 0)
 }

@@ -1,57 +1,21 @@
-//! The ends of a training step on a card: images from bytes, products of small matrices, the loss and running statistics.
+//! The ends of a training step on a GPU: images from bytes, products of small matrices, the loss and running statistics.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::kernel::{BLEND, CROSS_ENTROPY, IMAGES, Kernel, Parameters};
+use super::handle::Gpu;
+use super::kernel::{BLEND, CROSS_ENTROPY, IMAGES, Kernel};
 use super::memory::Block;
-use super::parameters::{self, NUMBERS, TENSORS};
-use super::{Gpu, int, ints};
+use super::parameters::{self, NUMBERS, Parameters, TENSORS};
+use super::sizes::{int, ints};
 use crate::element::Precision;
-use crate::linear::LinearGrads;
-use crate::loss::{Loss, LossNumbers, LossValue};
 
-/// See [`crate::linear()`].
-pub(crate) fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
-    let y = x.matmul(&w.t()?)?;
-    match b {
-        Some(b) => y.broadcast_add(b),
-        None => Ok(y),
-    }
-}
-
-/// See [`crate::linear_backward`].
-pub(crate) fn linear_backward(
-    x: &Tensor,
-    w: &Tensor,
-    dy: &Tensor,
-    need_input: bool,
-) -> Result<LinearGrads> {
-    Ok(LinearGrads {
-        input: need_input.then(|| dy.matmul(w)).transpose()?,
-        weight: dy.t()?.matmul(x)?,
-        bias: dy.sum(0)?,
-    })
-}
-
-/// `P W` for `w` `[C, ...]`; `rest` is the product of the dimensions behind the first.
-pub(crate) fn mix(p: &Tensor, w: &Tensor, rest: usize, dims: &[usize]) -> Result<Tensor> {
-    p.matmul(&w.reshape((w.dim(0)?, rest))?)?.reshape(dims)
-}
-
-/// `Pᵀ dŴ` for `dw` `[M, ...]`.
-pub(crate) fn mix_backward(p: &Tensor, dw: &Tensor, rest: usize, dims: &[usize]) -> Result<Tensor> {
-    p.t()?
-        .matmul(&dw.reshape((dw.dim(0)?, rest))?)?
-        .reshape(dims)
-}
-
-/// See [`crate::cross_entropy`]; the caller has checked shapes and smoothing.
+/// See [`crate::cross_entropy`]: the loss and the gradient of the logits; the caller has checked shapes and smoothing.
 pub(crate) fn cross_entropy(
     gpu: &Gpu,
     logits: &Tensor,
     labels: &Tensor,
     smoothing: f64,
-) -> Result<Loss> {
+) -> Result<(GpuLoss, Tensor)> {
     const OP: &str = "cross_entropy";
     let (n, k) = logits.dims2()?;
     let (logits, labels) = (logits.contiguous()?, labels.contiguous()?);
@@ -70,52 +34,46 @@ pub(crate) fn cross_entropy(
     // SAFETY: the tensors have the sizes given.
     unsafe { gpu.launch(CROSS_ENTROPY, Precision::F32, [1, 1, 1], &parameters) }?;
     let gpu = gpu.clone();
-    Ok(Loss {
-        value: LossValue::on_card(LossOnCard { gpu, loss }),
-        grad,
-    })
+    Ok((GpuLoss { gpu, loss }, grad))
 }
 
-/// Where a card will have left the mean loss and the number of right predictions, as two `f64`.
-pub(crate) struct LossOnCard {
+/// Where a GPU will have left the mean loss and the number of right predictions, as two `f64`.
+pub(crate) struct GpuLoss {
     gpu: Gpu,
     loss: Block,
 }
 
-impl std::fmt::Debug for LossOnCard {
+impl std::fmt::Debug for GpuLoss {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "a loss on {:?}", self.gpu)
     }
 }
 
-impl LossOnCard {
-    /// A copy, made on the card after everything that was launched.
+impl GpuLoss {
+    /// A copy, made on the GPU after everything that was launched.
     pub(crate) fn copy(&self) -> Result<Self> {
         let bytes = 2 * size_of::<f64>();
         let loss = self.gpu.block(bytes)?;
         // SAFETY: both blocks hold two numbers.
         unsafe {
-            let machine = &self.gpu.0.machine;
+            let machine = self.gpu.machine();
             machine.copy(self.loss.address(), loss.address(), bytes)
         }?;
         let gpu = self.gpu.clone();
         Ok(Self { gpu, loss })
     }
 
-    /// Waits for everything that was launched, and reads.
-    pub(crate) fn read(&self) -> Result<LossNumbers> {
+    /// Waits for everything that was launched, and reads the mean loss and the number of right predictions.
+    pub(crate) fn read(&self) -> Result<(f64, usize)> {
         let mut bytes = [0; 16];
         // SAFETY: the kernel that was launched with this block writes two numbers.
         unsafe {
-            let machine = &self.gpu.0.machine;
+            let machine = self.gpu.machine();
             machine.download(self.loss.address(), &mut bytes)
         }?;
         let (mean, correct) = bytes.split_at(8);
         let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().unwrap_or_default());
-        Ok(LossNumbers {
-            mean: number(mean),
-            correct: number(correct) as usize,
-        })
+        Ok((number(mean), number(correct) as usize))
     }
 }
 
@@ -168,25 +126,22 @@ pub(super) fn over_rows<P: Parameters, const K: usize>(
     Ok(())
 }
 
-/// See [`crate::blend`].
-pub(crate) fn blend(gpu: &Gpu, blends: &[crate::Blend<'_>]) -> Result<()> {
-    let triples: Vec<[&Tensor; 3]> = blends
-        .iter()
-        .map(|blend| [blend.old, blend.old, blend.new])
-        .collect();
+/// See [`crate::blend`]: pairs of old and new, and how much of each.
+pub(crate) fn blend(gpu: &Gpu, pairs: &[[&Tensor; 2]], weights: &[[f64; 2]]) -> Result<()> {
+    let triples: Vec<[&Tensor; 3]> = pairs.iter().map(|&[old, new]| [old, old, new]).collect();
     over_tensors(
         gpu,
         "blend",
         || BLEND,
         &triples,
         |tensors, start| {
-            let weight = |of: fn(&crate::Blend<'_>) -> f64| {
-                std::array::from_fn(|i| blends.get(start + i).map_or(0.0, |blend| of(blend) as f32))
+            let weight = |of: usize| {
+                std::array::from_fn(|i| weights.get(start + i).map_or(0.0, |pair| pair[of] as f32))
             };
             parameters::Blend {
                 tensors,
-                keep: weight(|blend| blend.keep),
-                add: weight(|blend| blend.add),
+                keep: weight(0),
+                add: weight(1),
             }
         },
     )
@@ -205,7 +160,7 @@ pub struct Change {
     pub flip: bool,
 }
 
-/// A whole data set as bytes on a card, where batches are cropped, mirrored and normalised.
+/// A whole data set as bytes on a GPU, where batches are cropped, mirrored and normalised.
 pub struct ByteImages {
     gpu: Gpu,
     data: Block,
@@ -226,7 +181,7 @@ impl std::fmt::Debug for ByteImages {
 impl ByteImages {
     /// Copies images `[count, C, H, W]` of bytes to `device`; `tables` says for each channel what a byte becomes.
     /// `None` where the processor prepares batches: on the CPU, and where the images would take more than half of the
-    /// card's free memory.
+    /// GPU's free memory.
     ///
     /// # Errors
     ///
@@ -252,7 +207,7 @@ impl ByteImages {
                 tables.len()
             );
         }
-        if let Some((free, _)) = gpu.0.machine.memory()
+        if let Some((free, _)) = gpu.machine().memory()
             && pixels.len() > free / 2
         {
             return Ok(None);
@@ -266,8 +221,8 @@ impl ByteImages {
         let table = gpu.block(bytes.len())?;
         // SAFETY: the blocks are as large as what is copied.
         unsafe {
-            gpu.0.machine.upload(data.address(), pixels)?;
-            gpu.0.machine.upload(table.address(), &bytes)?;
+            gpu.machine().upload(data.address(), pixels)?;
+            gpu.machine().upload(table.address(), &bytes)?;
         }
         Ok(Some(Self {
             count: pixels.len() / len,
@@ -278,7 +233,7 @@ impl ByteImages {
         }))
     }
 
-    /// The images that `changes` names as a tensor `[N, C, H, W]` on the card, changed and normalised. What lies beyond an image is 0 before
+    /// The images that `changes` names as a tensor `[N, C, H, W]` on the GPU, changed and normalised. What lies beyond an image is 0 before
     /// it is normalised.
     ///
     /// # Errors
@@ -314,7 +269,7 @@ impl ByteImages {
         let gpu = &self.gpu;
         let block = gpu.block(order.len())?;
         // SAFETY: the block is as large as what is copied.
-        unsafe { gpu.0.machine.upload(block.address(), &order) }?;
+        unsafe { gpu.machine().upload(block.address(), &order) }?;
         let (images, to) = gpu.tensor(&[changes.len(), c, h, w])?;
         let [n, channels, height, width] = ints([changes.len(), c, h, w])?;
         let parameters = parameters::Images {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::features::LANES;
+use crate::element::LANES;
 
 /// The place of every channel in blocks of sixteen lanes.
 ///

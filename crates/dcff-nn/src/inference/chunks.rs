@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::features::LANES;
+use crate::element::LANES;
 use crate::threads;
 
 /// From this many images on, a layer's time goes to products rather than to reading its weights.

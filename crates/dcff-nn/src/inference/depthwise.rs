@@ -7,7 +7,7 @@
 
 use crate::conv::epilogue::Epilogue;
 use crate::cpu::{Kernel, Simd};
-use crate::features::LANES;
+use crate::element::LANES;
 
 /// Pixels of a tile.
 const PIXELS: usize = 4;

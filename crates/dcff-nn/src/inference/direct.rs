@@ -9,7 +9,7 @@ use crate::conv::epilogue::Epilogue;
 use crate::conv::plan::Plan;
 use crate::conv::{ConvConfig, Sizes};
 use crate::cpu::Isa;
-use crate::features::LANES;
+use crate::element::LANES;
 use crate::threads::{self, Out};
 
 /// Products of vectors that are worth a task of their own.

@@ -13,7 +13,7 @@ use std::ops::Range;
 
 use crate::conv::epilogue::Epilogue;
 use crate::cpu::{Kernel, Simd};
-use crate::features::LANES;
+use crate::element::LANES;
 
 /// Blocks of filters and pixels of the largest tiles: many pixels, or up to four of them.
 const BLOCKS: usize = 3;

@@ -12,7 +12,7 @@ use crate::conv::Sizes;
 use crate::conv::epilogue::Epilogue;
 use crate::conv::winograd::{Grid, Input, Output, Position, SKEW, Weight};
 use crate::cpu::Isa;
-use crate::features::LANES;
+use crate::element::LANES;
 use crate::threads::{self, Out};
 
 /// Tiles of a task at most, and bytes of their transforms that the second-level cache keeps.

@@ -3,7 +3,7 @@
 use crate::activation::Clamp;
 use crate::cpu::{Kernel, Simd};
 use crate::element::Element;
-use crate::features::LANES;
+use crate::element::LANES;
 
 /// Numbers of a block whose sums are kept in single precision.
 const BLOCK: usize = 1024 * LANES;

@@ -24,7 +24,7 @@ use crate::activation::{Activation, Clamp};
 use crate::args;
 use crate::cpu::Isa;
 use crate::element::{Element, by_element};
-use crate::features::Features;
+use crate::features::{self, Features};
 use crate::gpu::{self, Gpu};
 use crate::threads::{self, Out};
 use kernels::{Apply, Backward, Measure, Moments, Sums};
@@ -121,7 +121,7 @@ fn scale(gamma: f32, var: f32, eps: f64) -> f32 {
 fn check_residual(op: &str, x: &Features, residual: Option<&Features>) -> Result<()> {
     residual.map_or(Ok(()), |residual| {
         args::same(op, "a residual of dimensions", x.dims(), residual.dims())?;
-        args::precision(op, &[x, residual]).map(drop)
+        features::precision(op, &[x, residual]).map(drop)
     })
 }
 
@@ -143,8 +143,11 @@ pub fn batch_norm(
     const OP: &str = "batch_norm";
     let (n, c, h, w) = x.dims();
     check_residual(OP, x, residual)?;
-    if let Some(gpu) = x.card() {
-        return gpu::batch_norm(&gpu, x, gamma, beta, eps, residual, act);
+    if let Some(gpu) = x.gpu() {
+        let residual = residual.map(|residual| residual.maps(OP)).transpose()?;
+        let (y, [mean, var]) = gpu::batch_norm(&gpu, x.maps(OP)?, gamma, beta, eps, residual, act)?;
+        let count = n * h * w;
+        return Ok((Features::from_gpu(y), BatchStatistics { mean, var, count }));
     }
     let gamma = args::numbers(OP, "gamma", gamma, &[c])?;
     let beta = args::numbers(OP, "beta", beta, &[c])?;
@@ -224,8 +227,10 @@ pub fn batch_norm_inference(
     const OP: &str = "batch_norm_inference";
     let c = x.channels();
     check_residual(OP, x, residual)?;
-    if let Some(gpu) = x.card() {
-        return gpu::batch_norm_inference(&gpu, x, gamma, beta, mean, var, eps, residual, act);
+    if let Some(gpu) = x.gpu() {
+        let (x, residual) = (x.maps(OP)?, residual.map(|r| r.maps(OP)).transpose()?);
+        let y = gpu::batch_norm_inference(&gpu, x, gamma, beta, [mean, var], eps, residual, act)?;
+        return Ok(Features::from_gpu(y));
     }
     let gamma = args::numbers(OP, "gamma", gamma, &[c])?;
     let beta = args::numbers(OP, "beta", beta, &[c])?;
@@ -275,9 +280,23 @@ pub fn batch_norm_backward(
     args::same(OP, "an output of dimensions", x.dims(), y.dims())?;
     args::same(OP, "a gradient of dimensions", x.dims(), dy.dims())?;
     args::same(OP, "statistics of a count", n * h * w, stats.count)?;
-    let precision = args::precision(OP, &[x, y, dy])?;
-    if let Some(gpu) = x.card() {
-        return gpu::batch_norm_backward(&gpu, x, y, gamma, stats, eps, has_residual, act, dy);
+    let precision = features::precision(OP, &[x, y, dy])?;
+    if let Some(gpu) = x.gpu() {
+        let (maps, measured) = (
+            [x.maps(OP)?, y.maps(OP)?, dy.maps(OP)?],
+            [&stats.mean, &stats.var],
+        );
+        let grads = gpu::batch_norm_backward(&gpu, maps, gamma, measured, eps, has_residual, act)?;
+        return Ok(NormGrads {
+            input: Features::from_gpu(grads.input),
+            gamma: grads.gamma,
+            beta: grads.beta,
+            // Without an activation the residual's gradient is `dy` itself.
+            residual: match grads.masked {
+                Some(dz) => Some(Features::from_gpu(dz)),
+                None => has_residual.then(|| dy.clone()),
+            },
+        });
     }
     let gamma = args::numbers(OP, "gamma", gamma, &[c])?;
     let mean = args::numbers(OP, "the mean", &stats.mean, &[c])?;
@@ -388,7 +407,7 @@ pub struct Blend<'a> {
     pub add: f64,
 }
 
-/// Moves any number of statistics in place, on cards in as few launches as possible.
+/// Moves any number of statistics in place, on GPUs in as few launches as possible.
 ///
 /// # Errors
 ///
@@ -400,7 +419,9 @@ pub fn blend(blends: &[Blend<'_>]) -> Result<()> {
     if let Some(first) = blends.first()
         && let Some(gpu) = Gpu::of(first.old.device())?
     {
-        return gpu::blend(&gpu, blends);
+        let pairs: Vec<_> = blends.iter().map(|blend| [blend.old, blend.new]).collect();
+        let weights: Vec<_> = blends.iter().map(|blend| [blend.keep, blend.add]).collect();
+        return gpu::blend(&gpu, &pairs, &weights);
     }
     let blend = |b: &Blend<'_>| b.old.inplace_op2(b.new, &Move(b.keep as f32, b.add as f32));
     blends.iter().try_for_each(blend)

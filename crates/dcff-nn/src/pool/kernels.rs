@@ -1,9 +1,9 @@
 //! Pooling of one channel of one group at a time.
 
-use super::PoolConfig;
+use super::config::PoolConfig;
 use crate::cpu::{Kernel, Simd};
 use crate::element::Element;
-use crate::features::LANES;
+use crate::element::LANES;
 
 /// The taps of the window at output `i` that lie inside the map, and the pixel of tap 0.
 #[inline(always)]

@@ -8,6 +8,7 @@
 //! Both as in PyTorch: of equal maxima the first in row-major order receives the whole gradient,
 //! NaN wins, and an average divides by `k²` also where its window leaves the map.
 
+mod config;
 mod kernels;
 
 use std::sync::Arc;
@@ -21,18 +22,8 @@ use crate::element::{Element, Precision, by_element, through_f32};
 use crate::features::Features;
 use crate::gpu;
 use crate::threads::{self, Out};
+pub use config::PoolConfig;
 use kernels::{Average, AverageBackward, Map, Max, MaxBackward, Mean, Spread};
-
-/// A pooling window, the same in both directions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PoolConfig {
-    /// Side of the window in pixels, 1 to 15.
-    pub kernel: usize,
-    /// Pixels from one window to the next, at least 1.
-    pub stride: usize,
-    /// Pixels around the map that windows may cover, at most half the kernel.
-    pub padding: usize,
-}
 
 /// Which pixel of each window was the maximum.
 #[derive(Clone)]
@@ -119,8 +110,9 @@ fn planes<E: Element>(
 pub fn max_pool2d(x: &Features, cfg: PoolConfig) -> Result<(Features, MaxIndices)> {
     let (n, c, h, w) = x.dims();
     let (oh, ow) = output("max_pool2d", (h, w), cfg)?;
-    if let Some(gpu) = x.card() {
-        let (y, taps) = gpu::max_pool2d(&gpu, x, cfg, (oh, ow))?;
+    if let Some(gpu) = x.gpu() {
+        let (y, taps) = gpu::max_pool2d(&gpu, x.maps("max_pool2d")?, cfg, (oh, ow))?;
+        let y = Features::from_gpu(y);
         let indices = MaxIndices {
             dims: x.dims(),
             output: (oh, ow),
@@ -189,10 +181,12 @@ pub fn max_pool2d_backward(indices: &MaxIndices, dy: &Features) -> Result<Featur
     let (n, c, h, w) = indices.dims;
     let (oh, ow) = indices.output;
     args::same(OP, "a gradient of dimensions", (n, c, oh, ow), dy.dims())?;
-    let all = match (&indices.taps, dy.card()) {
+    let all = match (&indices.taps, dy.gpu()) {
         (Taps::Cpu(taps), None) => taps,
         (Taps::Gpu(taps), Some(gpu)) => {
-            return gpu::max_pool2d_backward(&gpu, taps, indices.dims, indices.cfg, dy);
+            let (dims, dy) = (indices.dims, dy.maps(OP)?);
+            let dx = gpu::max_pool2d_backward(&gpu, taps, dims, indices.cfg, dy)?;
+            return Ok(Features::from_gpu(dx));
         }
         _ => bail!("{OP}: expected a gradient on the device of the maxima"),
     };
@@ -224,8 +218,9 @@ pub fn max_pool2d_backward(indices: &MaxIndices, dy: &Features) -> Result<Featur
 pub fn avg_pool2d(x: &Features, cfg: PoolConfig) -> Result<Features> {
     let (n, c, h, w) = x.dims();
     let output = output("avg_pool2d", (h, w), cfg)?;
-    if let Some(gpu) = x.card() {
-        return gpu::avg_pool2d(&gpu, x, cfg, output);
+    if let Some(gpu) = x.gpu() {
+        let y = gpu::avg_pool2d(&gpu, x.maps("avg_pool2d")?, cfg, output)?;
+        return Ok(Features::from_gpu(y));
     }
     average(x, cfg, output, n, c, (h, w))
 }
@@ -262,8 +257,9 @@ pub fn avg_pool2d_backward(
     let output = output(OP, input, cfg)?;
     args::same(OP, "a gradient of height and width", output, (oh, ow))?;
     Features::count((n, c, input.0, input.1))?;
-    if let Some(gpu) = dy.card() {
-        return gpu::avg_pool2d_backward(&gpu, input, cfg, dy);
+    if let Some(gpu) = dy.gpu() {
+        let dx = gpu::avg_pool2d_backward(&gpu, input, cfg, dy.maps(OP)?)?;
+        return Ok(Features::from_gpu(dx));
     }
     let isa = Isa::current();
     let map = Map { input, output, cfg };
@@ -282,8 +278,8 @@ pub fn avg_pool2d_backward(
 ///
 /// Those of the device; none on the CPU.
 pub fn global_avg_pool(x: &Features) -> Result<Features> {
-    if let Some(gpu) = x.card() {
-        return gpu::global_avg_pool(&gpu, x);
+    if let Some(gpu) = x.gpu() {
+        return gpu::global_avg_pool(&gpu, x.maps("global_avg_pool")?).map(Features::from_gpu);
     }
     let isa = Isa::current();
     let mut y = Features::uninit((x.batch(), x.channels(), 1, 1), x.precision())?;
@@ -312,8 +308,9 @@ pub fn global_avg_pool_backward(input: (usize, usize), dy: &Features) -> Result<
         );
     }
     Features::count((dy.batch(), dy.channels(), input.0, input.1))?;
-    if let Some(gpu) = dy.card() {
-        return gpu::global_avg_pool_backward(&gpu, input, dy);
+    if let Some(gpu) = dy.gpu() {
+        let dx = gpu::global_avg_pool_backward(&gpu, input, dy.maps(OP)?)?;
+        return Ok(Features::from_gpu(dx));
     }
     let isa = Isa::current();
     let dims = (dy.batch(), dy.channels(), input.0, input.1);

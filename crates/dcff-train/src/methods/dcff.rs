@@ -218,7 +218,7 @@ note    = {arXiv:2107.06916}\n}\n";
 pub(super) struct Dcff;
 
 impl Dcff {
-    pub(super) const NAME: &str = "dcff";
+    const NAME: &str = "dcff";
 }
 
 impl Entry for Dcff {
@@ -251,6 +251,9 @@ impl Entry for Dcff {
     }
 }
 
+/// The name of the method that keeps filters as they are, which shares settings and code with this one.
+pub(super) const SELECT: &str = "select";
+
 /// What the command line can say of this method and of selecting.
 pub(super) const KEYS: &[&str] = &[
     "rates",
@@ -269,7 +272,7 @@ pub(super) const KEYS: &[&str] = &[
 /// The configuration that the command line asks for, `keep` where it says nothing of what becomes of the filters.
 pub(super) fn configure(given: &Given<'_>, keep: KeepMode) -> Result<MethodConfig> {
     let rates = widths::uniform(given)?;
-    let mut config = match given.own(&[Dcff::NAME, super::Select::NAME])? {
+    let mut config = match given.own(&[Dcff::NAME, SELECT])? {
         Some(saved) => saved,
         None => {
             // Another method's settings that mean the same here.
@@ -307,7 +310,7 @@ pub(super) fn build(config: &MethodConfig, context: &Context) -> Result<Box<dyn 
 fn named(config: &FilterFusionConfig) -> Result<MethodConfig> {
     let name = match config.keep {
         KeepMode::Fuse => Dcff::NAME,
-        KeepMode::Select => super::Select::NAME,
+        KeepMode::Select => SELECT,
     };
     Ok(MethodConfig::new(name, config)?)
 }

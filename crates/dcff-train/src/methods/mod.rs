@@ -104,7 +104,7 @@ pub fn plan(config: &RunConfig, full: &Architecture) -> Result<Plan> {
     build(&config.method, &context)?.plan(full, &config.recipe)
 }
 
-/// What reports and cards say of the method; no more than its name where the program does not know it.
+/// What reports and model cards say of the method; no more than its name where the program does not know it.
 pub fn describe(config: &MethodConfig) -> Description {
     match build(config, &Context::default()) {
         Ok(method) => method.describe(),

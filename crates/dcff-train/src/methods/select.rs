@@ -15,13 +15,9 @@ use crate::method::Method;
 /// Keeping filters as they are.
 pub(super) struct Select;
 
-impl Select {
-    pub(super) const NAME: &str = "select";
-}
-
 impl Entry for Select {
     fn name(&self) -> &'static str {
-        Self::NAME
+        dcff::SELECT
     }
 
     fn about(&self) -> &'static str {

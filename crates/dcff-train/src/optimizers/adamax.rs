@@ -1,10 +1,10 @@
 //! Adamax: steps in proportion to the mean gradient over the largest recent one.
 
 use candle_core::Tensor;
-use dcff_nn::AdamaxConfig;
+use dcff_nn::AdamConfig;
 use serde::{Deserialize, Serialize};
 
-use super::{Descent, Pace, rows, validate_adam};
+use super::{Descent, Pace, adam, rows, validate_adam};
 use crate::error::Result;
 
 /// Adamax as `torch.optim.Adamax` computes it, weight decay added to the gradient.
@@ -30,15 +30,8 @@ impl Default for Adamax {
 }
 
 impl Adamax {
-    fn config(&self, pace: &Pace) -> AdamaxConfig {
-        AdamaxConfig {
-            lr: pace.lr,
-            beta1: self.beta1,
-            beta2: self.beta2,
-            eps: self.eps,
-            weight_decay: pace.decay,
-            step: pace.step,
-        }
+    fn config(&self, pace: &Pace) -> AdamConfig {
+        adam(pace, [self.beta1, self.beta2], self.eps)
     }
 }
 
@@ -52,7 +45,7 @@ impl Descent for Adamax {
     }
 
     fn rates(&self, pace: &Pace) -> Vec<f64> {
-        self.config(pace).rates().into()
+        dcff_nn::adamax_rates(&self.config(pace)).into()
     }
 
     fn sweep(&self, all: &[Vec<&Tensor>], pace: &Pace, cell: usize) -> Result<()> {

@@ -1,10 +1,10 @@
 //! Adam with decoupled weight decay.
 
 use candle_core::Tensor;
-use dcff_nn::AdamWConfig;
+use dcff_nn::AdamConfig;
 use serde::{Deserialize, Serialize};
 
-use super::{Descent, Pace, rows, validate_adam};
+use super::{Descent, Pace, adam, rows, validate_adam};
 use crate::error::Result;
 
 /// AdamW as `torch.optim.AdamW` computes it, weight decay apart from the gradient.
@@ -30,15 +30,8 @@ impl Default for AdamW {
 }
 
 impl AdamW {
-    fn config(&self, pace: &Pace) -> AdamWConfig {
-        AdamWConfig {
-            lr: pace.lr,
-            beta1: self.beta1,
-            beta2: self.beta2,
-            eps: self.eps,
-            weight_decay: pace.decay,
-            step: pace.step,
-        }
+    fn config(&self, pace: &Pace) -> AdamConfig {
+        adam(pace, [self.beta1, self.beta2], self.eps)
     }
 }
 
@@ -52,7 +45,7 @@ impl Descent for AdamW {
     }
 
     fn rates(&self, pace: &Pace) -> Vec<f64> {
-        self.config(pace).rates().into()
+        dcff_nn::adamw_rates(&self.config(pace)).into()
     }
 
     fn sweep(&self, all: &[Vec<&Tensor>], pace: &Pace, cell: usize) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The optimisers: each is one file that implements [`Descent`], and one line of the list below.
 
 use candle_core::Tensor;
+use dcff_nn::AdamConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -108,6 +109,18 @@ fn below(field: &str, value: f64, low: f64, high: f64) -> Result<()> {
             field,
             format!("expected {low} up to but not including {high}, got {value}"),
         )),
+    }
+}
+
+/// What Adam's kin are told of a step.
+fn adam(pace: &Pace, [beta1, beta2]: [f64; 2], eps: f64) -> AdamConfig {
+    AdamConfig {
+        lr: pace.lr,
+        beta1,
+        beta2,
+        eps,
+        weight_decay: pace.decay,
+        step: pace.step,
     }
 }
 

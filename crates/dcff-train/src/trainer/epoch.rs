@@ -33,7 +33,7 @@ impl Trainer {
         let epoch = self.state.position.epoch;
         let start = self.ask()?;
         self.state.diagnostics = start.diagnostics;
-        // What a card recorded stays good while all convolutions use the filters that they used.
+        // What a GPU recorded stays good while all convolutions use the filters that they used.
         if start.network.is_some() || !self.views.selects_as(&start.views)? {
             self.repeated.reset();
             self.views = start.views;
@@ -106,7 +106,7 @@ impl Trainer {
         })
         .map_err(|error| match device.is_cpu() {
             true => error,
-            false => Error::Card {
+            false => Error::Gpu {
                 images: batch.labels.elem_count(),
                 precision: self.config.recipe.precision,
                 device: dcff_nn::device_name(&device).unwrap_or_default(),
@@ -199,7 +199,7 @@ impl Trainer {
             if wait && unread.len() < STEPS_AHEAD {
                 continue;
             }
-            // A card is done with all of them when the first can be read.
+            // A GPU is done with all of them when the first can be read.
             clock.trained(unread.iter().map(|(_, _, count)| count).sum());
             for (step, loss, count) in unread.drain(..) {
                 self.stepped(step, &loss, count, observer, clock)?;

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::Tally;
 use crate::method::{Method, Plan, Setup};
 use crate::methods;
-use crate::on_card::on_device;
+use crate::on_gpu::on_device;
 use crate::optimizer::Optimizer;
 use crate::recipe::{configure, stored};
 use crate::seed::{Purpose, derive_seed};

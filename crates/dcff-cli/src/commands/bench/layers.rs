@@ -6,8 +6,8 @@ use dcff_flops::{Convention, Network};
 use dcff_models::{Architecture, LayerKind, Pass, Profile};
 use serde_json::json;
 
-use super::Speed;
-use crate::table::{Align, Table};
+use super::speed::Speed;
+use dcff_report::table::{Align, Table};
 
 /// The time of some steps, by what it went into.
 pub(super) struct Step<'a> {

@@ -16,8 +16,9 @@ use self::matrix::{Plan, Run};
 use self::queue::{Queue, QueueEnd};
 use crate::args::CompareArgs;
 use crate::commands::{report, train};
-use crate::table::duration;
-use crate::{Ended, data};
+use crate::data;
+use crate::ended::Ended;
+use dcff_report::table::duration;
 
 /// The report's folder in the comparison's.
 const REPORT: &str = "report";

@@ -17,7 +17,7 @@ use dcff_run::MAX_TABLE_BYTES;
 use dcff_train::{CONFIG, DENSE, METRICS, SUMMARY};
 
 use super::matrix::Run;
-use crate::table::duration;
+use dcff_report::table::duration;
 
 /// How often the children are looked after.
 const TICK: Duration = Duration::from_millis(50);

@@ -10,7 +10,7 @@ use dcff_train::{Cost, Outcome, Summary};
 
 use super::figures::Figure;
 use super::latency::Latency;
-use crate::table::{Align, Table, duration, fixed};
+use dcff_report::table::{Align, Table, duration, fixed};
 
 /// What a card is made of.
 pub(super) struct Card<'a> {

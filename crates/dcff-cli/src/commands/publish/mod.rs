@@ -19,9 +19,9 @@ use dcff_train::{
     COMPACT, Known, METRICS, RunFolder, Summary, check_costs, full_of, without_place,
 };
 
-use crate::Ended;
 use crate::args::PublishArgs;
-use crate::table::{Align, Table};
+use crate::ended::Ended;
+use dcff_report::table::{Align, Table};
 
 /// Where a dry run is written unless the user says otherwise.
 const DRY_RUN: &str = "hub";

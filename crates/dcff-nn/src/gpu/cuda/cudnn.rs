@@ -13,15 +13,16 @@ use candle_core::Result;
 use candle_core::cuda_backend::cudarc::cudnn::{result, sys};
 use candle_core::cuda_backend::cudarc::driver::CudaStream;
 
+use super::super::handle::Gpu;
 use super::super::memory::Block;
-use super::super::{Gpu, int, ints};
-use super::message;
+use super::super::sizes::{int, ints};
+use super::message::message;
 use crate::conv::{ConvConfig, Sizes};
 use crate::element::Precision;
 
 /// Memory that algorithms may use while the fastest is looked for, and afterwards.
 const WORKSPACE: usize = 256 << 20;
-/// What is made do with on a card that is nearly full.
+/// What is made do with on a GPU that is nearly full.
 const LEAST_WORKSPACE: usize = 1 << 20;
 /// Algorithms of each kind that cuDNN knows at most.
 const MOST: usize = 10;
@@ -120,7 +121,7 @@ fn failed(what: &str, error: &result::CudnnError) -> candle_core::Error {
 impl Cudnn {
     pub(super) fn new(stream: &Arc<CudaStream>) -> Result<Self> {
         let handle = result::create_handle().map_err(|e| failed("starting cuDNN", &e))?;
-        // SAFETY: both were just made; the stream lives as long as the card.
+        // SAFETY: both were just made; the stream lives as long as the GPU.
         unsafe { result::set_stream(handle, stream.cu_stream().cast()) }
             .map_err(|e| failed("starting cuDNN", &e))?;
         Ok(Self(Mutex::new(State {
@@ -483,13 +484,14 @@ impl Plan {
     }
 }
 
-/// Runs `pass` by cuDNN; `false` where the card has none or it knows no algorithm.
+/// Runs `pass` by cuDNN; `false` where the GPU has none or it knows no algorithm.
 ///
 /// # Safety
 ///
 /// That of [`Cudnn::run`].
 pub(crate) unsafe fn run(gpu: &Gpu, key: &Key, pass: Pass, places: Places) -> Result<bool> {
-    match gpu.0.machine.cudnn() {
+    let held = gpu.machine().cudnn();
+    match held.and_then(|held| held.downcast_ref::<Cudnn>()) {
         // SAFETY: the caller's.
         Some(cudnn) => unsafe { cudnn.run(gpu, key, pass, places) },
         None => Ok(false),

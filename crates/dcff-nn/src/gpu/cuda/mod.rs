@@ -1,7 +1,8 @@
-//! A card through candle's CUDA backend: kernels compiled by NVRTC when the card is first used.
+//! A GPU through candle's CUDA backend: kernels compiled by NVRTC when the GPU is first used.
 
 #[cfg(feature = "cudnn")]
 pub(crate) mod cudnn;
+mod message;
 
 use std::any::Any;
 use std::ffi::{CStr, CString, c_void};
@@ -15,18 +16,19 @@ use candle_core::cuda_backend::{CudaDevice, DeviceId};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaStorage, DType, Device, Result, Storage, Tensor, bail};
 
-use super::Gpu;
+use self::message::message;
+use super::handle::Gpu;
 use super::kernel::{NAMES, source};
 use super::machine::{Machine, Recorded};
 use crate::args::first_line;
 use crate::element::Precision;
 
-/// The oldest cards that the kernels are written for: bfloat16 and TF32 came with them.
+/// The oldest GPUs that the kernels are written for: bfloat16 and TF32 came with them.
 const OLDEST: (i32, i32) = (8, 0);
 
 static OPEN: Mutex<Vec<(DeviceId, Gpu)>> = Mutex::new(Vec::new());
 
-/// The card behind candle's `device`; compiles its kernels when it is asked for the first time.
+/// The GPU behind candle's `device`; compiles its kernels when it is asked for the first time.
 pub(super) fn gpu(device: &CudaDevice) -> Result<Gpu> {
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, gpu)) = open.iter().find(|(id, _)| *id == device.id()) {
@@ -37,18 +39,18 @@ pub(super) fn gpu(device: &CudaDevice) -> Result<Gpu> {
     Ok(gpu)
 }
 
-/// Opens the card with this number.
+/// Opens the GPU with this number.
 pub(crate) fn open(ordinal: usize) -> Result<Device> {
     let count = CudaContext::device_count().map_err(|error| message("no usable driver", &error))?;
     if usize::try_from(count).is_ok_and(|count| ordinal >= count) {
-        bail!("expected a card below {count}, got {ordinal}");
+        bail!("expected a GPU below {count}, got {ordinal}");
     }
     let device = Device::new_cuda_with_stream(ordinal)?;
     let cuda = device.as_cuda_device()?;
     // SAFETY: everything of this device goes to one stream.
     unsafe { cuda.disable_event_tracking() };
     gpu(cuda)?;
-    // Candle's own kernels are compiled for one kind of card when the program is built.
+    // Candle's own kernels are compiled for one kind of GPU when the program is built.
     let probe = || {
         Tensor::ones(4, DType::F32, &device)?
             .affine(2.0, 1.0)?
@@ -56,16 +58,12 @@ pub(crate) fn open(ordinal: usize) -> Result<Device> {
     };
     match probe() {
         Ok(values) if values == [3.0; 4] => Ok(device),
-        Ok(values) => bail!("the card computes {values:?} where 3 is expected"),
+        Ok(values) => bail!("the GPU computes {values:?} where 3 is expected"),
         Err(error) => bail!(
-            "candle's kernels do not run on this card ({}); build with CUDA_COMPUTE_CAP set to its compute capability",
+            "candle's kernels do not run on this GPU ({}); build with CUDA_COMPUTE_CAP set to its compute capability",
             first_line(&error)
         ),
     }
-}
-
-fn message(what: &str, error: &dyn std::fmt::Display) -> candle_core::Error {
-    candle_core::Error::Msg(format!("{what}: {}", first_line(error)))
 }
 
 struct Cuda {
@@ -82,11 +80,11 @@ impl Cuda {
     fn new(device: &CudaDevice) -> Result<Self> {
         let stream = device.cuda_stream();
         let context = Arc::clone(stream.context());
-        let wrap = |error: &dyn std::fmt::Display| message("the card does not answer", error);
+        let wrap = |error: &dyn std::fmt::Display| message("the GPU does not answer", error);
         let capability = context.compute_capability().map_err(|e| wrap(&e))?;
         if capability < OLDEST {
             bail!(
-                "expected a card of compute capability {}.{} or newer, got {}.{} ({})",
+                "expected a GPU of compute capability {}.{} or newer, got {}.{} ({})",
                 OLDEST.0,
                 OLDEST.1,
                 capability.0,
@@ -114,7 +112,7 @@ impl Cuda {
     fn bind(&self) -> Result<()> {
         self.context
             .bind_to_thread()
-            .map_err(|error| message("the card does not answer", &error))
+            .map_err(|error| message("the GPU does not answer", &error))
     }
 }
 
@@ -136,7 +134,7 @@ fn keep_memory(context: &CudaContext) {
     }
 }
 
-/// Compiles the kernels for the card itself, so that no driver is too old for the compiler's output.
+/// Compiles the kernels for the GPU itself, so that no driver is too old for the compiler's output.
 fn load(
     context: &Arc<CudaContext>,
     (major, minor): (i32, i32),
@@ -156,7 +154,7 @@ fn load(
         .collect()
 }
 
-/// The machine code of all kernels for `architecture`, for example `sm_90`; needs no card.
+/// The machine code of all kernels for `architecture`, for example `sm_90`; needs no GPU.
 pub(crate) fn compile(architecture: &str, precision: Precision) -> Result<Vec<u8>> {
     let failed = |error: &dyn std::fmt::Display| message("compiling kernels", error);
     let text = CString::new(source(precision, "")).map_err(|e| failed(&e))?;
@@ -188,7 +186,7 @@ pub(crate) fn compile(architecture: &str, precision: Precision) -> Result<Vec<u8
 
 /// # Safety
 ///
-/// `program` was compiled for a card, not for PTX.
+/// `program` was compiled for a GPU, not for PTX.
 unsafe fn cubin(program: nvrtc::sys::nvrtcProgram) -> Result<Vec<u8>> {
     let failed =
         |error: nvrtc::sys::nvrtcResult| message("compiling kernels", &format!("{error:?}"));
@@ -251,14 +249,14 @@ impl Machine for Cuda {
         self.bind()?;
         // SAFETY: the caller's. From memory that is not pinned, the driver copies before it returns.
         unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }
-            .map_err(|error| message("copying to the card", &error))
+            .map_err(|error| message("copying to the GPU", &error))
     }
 
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         self.bind()?;
         // SAFETY: the caller's.
         unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }
-            .map_err(|error| message("copying from the card", &error))?;
+            .map_err(|error| message("copying from the GPU", &error))?;
         self.synchronize()
     }
 
@@ -266,7 +264,7 @@ impl Machine for Cuda {
         self.bind()?;
         // SAFETY: the caller's.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
-            .map_err(|error| message("copying on the card", &error))
+            .map_err(|error| message("copying on the GPU", &error))
     }
 
     unsafe fn launch(
@@ -309,7 +307,7 @@ impl Machine for Cuda {
     fn address(&self, t: &Tensor) -> Result<u64> {
         let (storage, layout) = t.storage_and_layout();
         let Storage::Cuda(storage) = &*storage else {
-            bail!("expected a tensor on the card");
+            bail!("expected a tensor on the GPU");
         };
         let start = match t.dtype() {
             DType::F32 => storage.as_cuda_slice::<f32>()?.device_ptr(&self.stream).0,
@@ -325,7 +323,7 @@ impl Machine for Cuda {
     fn synchronize(&self) -> Result<()> {
         self.stream
             .synchronize()
-            .map_err(|error| message("the card stopped", &error))
+            .map_err(|error| message("the GPU stopped", &error))
     }
 
     fn rehearse(&self) -> Option<Box<dyn Any>> {
@@ -352,7 +350,7 @@ impl Machine for Cuda {
     }
 
     #[cfg(feature = "cudnn")]
-    fn cudnn(&self) -> Option<&cudnn::Cudnn> {
+    fn cudnn(&self) -> Option<&dyn Any> {
         Some(&self.cudnn)
     }
 }

@@ -1,4 +1,4 @@
-// What all kernels share. Every kernel takes one structure, and the same text is compiled twice for a card (maps of
+// What all kernels share. Every kernel takes one structure, and the same text is compiled twice for a GPU (maps of
 // float or of bfloat16) and, for tests, twice for the processor (see host.cuh, which then comes first).
 //
 // Maps lie channels-last, [N, H, W, C]: "rows" are pixels of all images, R = N H W.

@@ -1,14 +1,17 @@
-//! The program on a card: `cargo test -p dcff-cli --features cudnn --test card` where there is one, `cargo xtask card-test`
+//! The program on a GPU: `cargo test -p dcff-cli --features cudnn --test GPU` where there is one, `cargo xtask card-test`
 //! where there is none.
 
 use std::path::Path;
+use std::process::Command;
 
-use dcff_tests::program::{dcff, ended_after_a_checkpoint, outcome, run, succeeded, workshop};
+use dcff_tests::program::{
+    beside, dcff, ended_after_a_checkpoint, outcome, run, succeeded, workshop,
+};
 use serde_json::Value;
 
 const WEIGHTS: &str = "compact/model.safetensors";
 
-/// `dcff train` on a card: a few steps of a small network, so slowly that rounding stays rounding.
+/// `dcff train` on a GPU: a few steps of a small network, so slowly that rounding stays rounding.
 fn train(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
     let mut args: Vec<String> = [
         "train",
@@ -50,7 +53,7 @@ fn metrics(run: &Path) -> Vec<Value> {
 }
 
 #[test]
-fn a_run_on_a_card_is_the_run_on_the_cpu() {
+fn a_run_on_a_gpu_is_the_run_on_the_cpu() {
     for (more, bound) in [
         (&[][..], 2e-4),
         (&["--precision", "bf16"], 2e-2),
@@ -58,15 +61,15 @@ fn a_run_on_a_card_is_the_run_on_the_cpu() {
         (&["--criterion", "bn-scale", "--pipeline", "prune"], 2e-4),
     ] {
         let (dir, images) = workshop();
-        let [card, cpu] = ["card", "cpu"].map(|name| dir.path().join(name));
-        succeeded(run(train(&images, &card, more)));
+        let [gpu, cpu] = ["GPU", "cpu"].map(|name| dir.path().join(name));
+        succeeded(run(train(&images, &gpu, more)));
         let more = [more, &["--device", "cpu"]].concat();
         succeeded(run(train(&images, &cpu, &more)));
-        let (card, cpu) = (metrics(&card), metrics(&cpu));
-        assert_eq!(card.len(), 2);
-        for (card, cpu) in card.iter().zip(&cpu) {
+        let (gpu, cpu) = (metrics(&gpu), metrics(&cpu));
+        assert_eq!(gpu.len(), 2);
+        for (gpu, cpu) in gpu.iter().zip(&cpu) {
             for of in ["train", "test"] {
-                let [a, b] = [card, cpu].map(|row| row[of]["loss"].as_f64());
+                let [a, b] = [gpu, cpu].map(|row| row[of]["loss"].as_f64());
                 // Test images are not evaluated after every stage.
                 let (Some(a), Some(b)) = (a, b) else {
                     assert_eq!((a, b), (None, None));
@@ -100,8 +103,8 @@ fn operations_agree_with_the_cpu_and_recorded_steps_with_others() {
     let (dir, _) = workshop();
     let out = dir.path().join("gpu");
     succeeded(outcome(
-        dcff()
-            .args(["gpu-test", "--device", "cuda", "--parts", "parity", "--out"])
+        Command::new(beside("gpu_test"))
+            .args(["--device", "cuda", "--parts", "parity", "--out"])
             .arg(&out),
     ));
     let text = std::fs::read(out.join("summary.json")).unwrap();
@@ -113,18 +116,18 @@ fn operations_agree_with_the_cpu_and_recorded_steps_with_others() {
     assert!(recorded["nodes"].as_u64().unwrap() > 100, "{recorded}");
 }
 
-/// Cards that are too old, too small or absent are the stand-in's to play.
+/// GPUs that are too old, too small or absent are the stand-in's to play.
 #[test]
-fn a_card_that_will_not_do_is_refused_in_one_line() {
-    if std::env::var_os("CARD_HOST").is_none() {
-        eprintln!("skipped: this card does what it does");
+fn a_gpu_that_will_not_do_is_refused_in_one_line() {
+    if std::env::var_os("GPU_HOST").is_none() {
+        eprintln!("skipped: this GPU does what it does");
         return;
     }
     for (variable, value, parts) in [
-        ("CARD_MIB", "0", &["--device: cuda:0: no usable driver"][..]),
-        ("CARD_CAPABILITY", "75", &["8.0 or newer", "7.5"]),
+        ("GPU_MIB", "0", &["--device: cuda:0: no usable driver"][..]),
+        ("GPU_CAPABILITY", "75", &["8.0 or newer", "7.5"]),
         (
-            "CARD_MIB",
+            "GPU_MIB",
             "6",
             &[
                 "a step of 8 images, f32, on cuda:0",
@@ -149,7 +152,7 @@ fn a_card_that_will_not_do_is_refused_in_one_line() {
         &dir.path().join("run"),
         &["--device", "auto", "--epochs", "1"],
     );
-    let fell_back = succeeded(outcome(dcff().args(args).env("CARD_MIB", "0")));
+    let fell_back = succeeded(outcome(dcff().args(args).env("GPU_MIB", "0")));
     assert!(
         fell_back
             .stderr

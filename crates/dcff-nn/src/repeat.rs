@@ -1,17 +1,15 @@
 //! A training step that is the same every time, recorded once and then launched at once.
 //!
 //! A narrow network's step is hundreds of launches of a few microseconds each, which the processor cannot send as fast as
-//! a card is done with them. Recorded (a CUDA graph), they are sent together.
+//! a GPU is done with them. Recorded (a CUDA graph), they are sent together.
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::Gpu;
-use super::machine::Recorded;
-use super::memory::Reserved;
 use crate::args::first_line;
+use crate::gpu::{Gpu, Recorded, Reserved};
 use crate::loss::LossValue;
 
-/// Runs a step over and over: on a card, and while nothing changes but the batch and the learning rates, what it launched
+/// Runs a step over and over: on a GPU, and while nothing changes but the batch and the learning rates, what it launched
 /// once is launched again. Everywhere else the step is called every time.
 #[derive(Debug, Default)]
 pub struct RepeatedStep(State);
@@ -30,11 +28,11 @@ enum State {
 
 /// How [`RepeatedStep::run`] came to its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum Repeated {
     /// The step was called.
     Called,
     /// What it launched before was launched again; what it does on the processor was not done.
-    Repeated,
+    Again,
 }
 
 impl RepeatedStep {
@@ -45,17 +43,17 @@ impl RepeatedStep {
         }
     }
 
-    /// Forgets what was recorded if it holds more memory than the card has left, for work that may need as much.
+    /// Forgets what was recorded if it holds more memory than the GPU has left, for work that may need as much.
     pub fn make_room(&mut self) {
         if let State::Recorded(recording) = &self.0
-            && let Some((free, _)) = recording.gpu.0.machine.memory()
+            && let Some((free, _)) = recording.gpu.machine().memory()
             && free < recording.blocks.bytes()
         {
             self.reset();
         }
     }
 
-    /// Why steps are called every time on a card, where it could not record them.
+    /// Why steps are called every time on a GPU, where it could not record them.
     pub fn refused(&self) -> Option<&str> {
         match &self.0 {
             State::Refused(message) => Some(message),
@@ -76,7 +74,7 @@ impl RepeatedStep {
     /// like).
     ///
     /// `step` is given the batch on the device. What it launches must depend on nothing but the batch, the rates and what
-    /// it changes on the card itself; it may be called once more than it takes effect, where a card refuses to record.
+    /// it changes on the GPU itself; it may be called once more than it takes effect, where a GPU refuses to record.
     ///
     /// # Errors
     ///
@@ -87,7 +85,7 @@ impl RepeatedStep {
         labels: &Tensor,
         rates: &[f64],
         mut step: impl FnMut(&Tensor, &Tensor) -> std::result::Result<LossValue, E>,
-    ) -> std::result::Result<(LossValue, Step), E> {
+    ) -> std::result::Result<(LossValue, Repeated), E> {
         let device = images.device();
         let gpu = Gpu::of(device)?;
         let batch = images.dims().first().copied().unwrap_or(0);
@@ -103,7 +101,7 @@ impl RepeatedStep {
             match &self.0 {
                 State::Recorded(recording) if recording.images.dims() == images.dims() => {
                     let loss = recording.launch(images, labels, rates)?;
-                    return Ok((loss, Step::Repeated));
+                    return Ok((loss, Repeated::Again));
                 }
                 // The last, smaller batch of an epoch.
                 State::Recorded(_) => self.make_room(),
@@ -112,14 +110,14 @@ impl RepeatedStep {
         }
         let labels = labels.to_device(device)?;
         let rehearsal = match (&self.0, &gpu) {
-            (State::Fresh | State::Rehearsed(_), Some(gpu)) => gpu.0.machine.rehearse(),
+            (State::Fresh | State::Rehearsed(_), Some(gpu)) => gpu.machine().rehearse(),
             _ => None,
         };
         let loss = step(images, &labels)?;
         if rehearsal.is_some() {
             self.0 = State::Rehearsed(batch);
         }
-        Ok((loss, Step::Called))
+        Ok((loss, Repeated::Called))
     }
 }
 
@@ -164,20 +162,20 @@ impl Recording {
             Ok((images, labels))
         };
         let (images, labels) = prepare().map_err(|error| first_line(&error))?;
-        let machine = &gpu.0.machine;
+        let machine = gpu.machine();
         let _rehearsal = machine.rehearse();
         machine
             .begin_recording()
             .map_err(|error| first_line(&error))?;
-        Reserved::begin(gpu);
+        Reserved::begin(gpu.memory());
         let loss = step(&images, &labels);
-        let blocks = Reserved::end(gpu);
+        let blocks = Reserved::end(gpu.memory());
         let graph = machine.end_recording();
         // What the step ran into says more than that recording failed.
         let loss = loss.map_err(|error| first_line(&error))?;
         let graph = graph.map_err(|error| first_line(&error))?;
         if loss.is_known() {
-            return Err("expected a loss on the card, got one on the cpu".to_owned());
+            return Err("expected a loss on the GPU, got one on the cpu".to_owned());
         }
         Ok(Self {
             gpu: gpu.clone(),
@@ -195,17 +193,17 @@ impl Recording {
         gpu.cells(0, rates)?;
         self.fill(&self.images, images, "images", DType::F32)?;
         self.fill(&self.labels, labels, "labels", DType::U32)?;
-        // SAFETY: tensors, loss and blocks are held here; parameters and whatever else lay on the card before are what
+        // SAFETY: tensors, loss and blocks are held here; parameters and whatever else lay on the GPU before are what
         // the caller promises to keep.
         unsafe { self.graph.launch() }?;
         gpu.count_launch();
-        let Some(loss) = self.loss.card() else {
-            bail!("expected a loss on the card");
+        let Some(loss) = self.loss.gpu() else {
+            bail!("expected a loss on the GPU");
         };
-        loss.copy().map(LossValue::on_card)
+        loss.copy().map(LossValue::on_gpu)
     }
 
-    /// Copies `from`, images on the card or labels there or on the CPU, to where the recorded launches read it.
+    /// Copies `from`, images on the GPU or labels there or on the CPU, to where the recorded launches read it.
     fn fill(&self, to: &Tensor, from: &Tensor, name: &str, dtype: DType) -> Result<()> {
         const OP: &str = "a repeated step";
         let gpu = &self.gpu;
@@ -222,12 +220,12 @@ impl Recording {
             let numbers = from.to_vec1::<u32>()?;
             let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
             // SAFETY: as many bytes as the tensor there has.
-            return unsafe { gpu.0.machine.upload(address, &bytes) };
+            return unsafe { gpu.machine().upload(address, &bytes) };
         }
         let from = gpu.address(OP, name, &from, dtype)?;
         let bytes = to.elem_count() * dtype.size_in_bytes();
         // SAFETY: both are tensors of this type and shape.
-        unsafe { gpu.0.machine.copy(from, address, bytes) }
+        unsafe { gpu.machine().copy(from, address, bytes) }
     }
 }
 
@@ -251,7 +249,10 @@ mod tests {
                 let (mean, correct) = (f64::from(calls), 1);
                 Ok::<_, candle_core::Error>(LossNumbers { mean, correct }.into())
             })?;
-            assert_eq!((loss.read()?.mean, step), (f64::from(calls), Step::Called));
+            assert_eq!(
+                (loss.read()?.mean, step),
+                (f64::from(calls), Repeated::Called)
+            );
         }
         assert_eq!(calls, 3);
         assert_eq!((repeated.recorded(), repeated.refused()), (None, None));

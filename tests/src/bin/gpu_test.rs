@@ -1,31 +1,38 @@
-//! `dcff gpu-test`: what must hold on a card, in one command of a copied program.
+//! `gpu_test`: what must hold on a GPU, in one command. It drives the `dcff` that lies beside it, and needs nothing of the repository,
+//! so that both can be copied to a machine with a GPU.
 //!
 //! Parity of every operation with the CPU, speed beside PyTorch, and a slice of a full training run. Each part's results
 //! go to `summary.json` as soon as they are there; a part that is done is not repeated, a training run goes on where the
 //! last call left it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use candle_core::{DType, Device, Tensor};
-use dcff_models::{Mode, Views};
+use clap::{Parser, ValueEnum};
+use dcff_models::{Architecture, Mode, Network, Views};
 use dcff_nn::{
-    Activation, ConvConfig, DeviceSettings, Features, LossValue, PoolConfig, Precision,
-    RepeatedStep, SgdConfig,
+    Activation, ConvConfig, DeviceChoice, DeviceSettings, Features, LossValue, PoolConfig,
+    Precision, RepeatedStep, SgdConfig,
 };
-use dcff_train::{Optimizer, Recipe, cross_entropy_step};
+use dcff_train::methods::{FilterFusion, FilterFusionConfig, narrowed};
+use dcff_train::{
+    Context as Seeds, EpochStart, Group, Method, Optimizer, Recipe, cross_entropy_step,
+};
 use serde_json::{Map, Value, json};
-
-use super::bench::{Subject, labels, macs, median, noise};
-use crate::Ended;
-use crate::args::{BenchNetwork, GpuTestArgs, GpuTestPart};
 
 /// The scripts travel with the program.
 const SCRIPTS: [(&str, &str); 2] = [
-    ("network.py", include_str!("../../pytorch/network.py")),
-    ("train_cuda.py", include_str!("../../pytorch/train_cuda.py")),
+    (
+        "network.py",
+        include_str!("../../../benches/pytorch/network.py"),
+    ),
+    (
+        "train_cuda.py",
+        include_str!("../../../benches/pytorch/train_cuda.py"),
+    ),
 ];
 const NETWORKS: [&str; 2] = ["vgg16", "resnet56"];
 /// Steps timed together, so that the host may run ahead as in training.
@@ -35,6 +42,58 @@ const WARM_UP: usize = 10;
 const ROUNDS: usize = 7;
 /// Seconds that an interrupted run has for its checkpoint.
 const GRACE: u64 = 30;
+
+/// Seeds weights, images and labels.
+const SEED: u64 = 0;
+
+/// What must hold on a GPU
+#[derive(Parser, Debug)]
+struct Args {
+    /// Device: auto, cuda or cuda:N; auto takes the first GPU that works
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: String,
+    /// Folder for summary.json, scripts and runs; what is done in it is not repeated
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// A Python with PyTorch for this GPU
+    #[arg(long, value_name = "PYTHON")]
+    pytorch: Option<PathBuf>,
+    /// Parts to do
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "parity,same-seed,speed,train"
+    )]
+    parts: Vec<Part>,
+    /// Images of the steps whose speed is measured
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    batch_size: usize,
+    /// Minutes of training in this call; 0 trains nothing
+    #[arg(long, value_name = "N", default_value_t = 9)]
+    minutes: u64,
+    /// Precision of the training run, as for dcff train
+    #[arg(long, value_name = "TYPE", default_value = "bf16")]
+    precision: String,
+    /// Data set of the training runs
+    #[arg(long, value_name = "NAME", default_value = "cifar10")]
+    data: String,
+    /// Where data sets lie, as for dcff train
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// A part of the test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Every operation, and recorded steps, compared with the CPU and with steps that are not recorded
+    Parity,
+    /// A run twice, whose weights must be the same
+    SameSeed,
+    /// Images a second, beside PyTorch's
+    Speed,
+    /// Training runs with the published settings
+    Train,
+}
 
 /// Name, bits of the arithmetic, and the largest error allowed relative to the root mean square.
 const ARITHMETICS: [(&str, Precision, bool, f64); 3] = [
@@ -49,24 +108,38 @@ fn arithmetics() -> impl Iterator<Item = (&'static str, Precision, bool, f64)> {
     ARITHMETICS.into_iter().filter(has)
 }
 
-pub(crate) fn run(args: &GpuTestArgs) -> anyhow::Result<Ended> {
-    let device = args.device.open()?;
-    ensure!(!device.is_cpu(), "--device: expected a card, got the cpu");
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let choice: DeviceChoice = args
+        .device
+        .parse()
+        .map_err(|error| anyhow::anyhow!("--device: {error}"))?;
+    let (device, _) = choice.open().context("--device")?;
+    ensure!(!device.is_cpu(), "--device: expected a GPU, got the cpu");
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let mut report = Report::open(&args.out)?;
     report.set("device", json!(dcff_nn::device_name(&device)?))?;
-    let wanted = |part: GpuTestPart| args.parts.contains(&part);
-    if wanted(GpuTestPart::Parity) && !report.has("parity") {
+    let wanted = |part: Part| args.parts.contains(&part);
+    if wanted(Part::Parity) && !report.has("parity") {
         eprintln!("== parity with the cpu");
         let parity = parity(&device)?;
         report.set("parity", parity)?;
     }
-    if wanted(GpuTestPart::Parity) && !report.has("recorded_steps") {
+    if wanted(Part::Parity) && !report.has("recorded_steps") {
         eprintln!("== recorded steps");
         let recorded = recorded_steps(&device)?;
         report.set("recorded_steps", recorded)?;
     }
-    if wanted(GpuTestPart::SameSeed) && !report.has("same_seed_twice") {
+    if wanted(Part::SameSeed) && !report.has("same_seed_twice") {
         eprintln!("== the same seed twice");
         let twice = same_seed_twice(args)?;
         report.set("same_seed_twice", twice)?;
@@ -74,7 +147,7 @@ pub(crate) fn run(args: &GpuTestArgs) -> anyhow::Result<Ended> {
     for arch in NETWORKS {
         for (name, precision, tf32, _) in arithmetics() {
             let key = format!("speed_{arch}_{name}");
-            if !wanted(GpuTestPart::Speed) || report.has(&key) {
+            if !wanted(Part::Speed) || report.has(&key) {
                 continue;
             }
             eprintln!("== speed of {arch}, {name}");
@@ -89,7 +162,7 @@ pub(crate) fn run(args: &GpuTestArgs) -> anyhow::Result<Ended> {
             )?;
         }
     }
-    if wanted(GpuTestPart::Train) && args.minutes > 0 {
+    if wanted(Part::Train) && args.minutes > 0 {
         for arch in NETWORKS {
             let done = reproduce(args, arch, &mut report)?;
             if !done {
@@ -99,7 +172,7 @@ pub(crate) fn run(args: &GpuTestArgs) -> anyhow::Result<Ended> {
         }
     }
     println!("{}", report.path.display());
-    Ok(Ended::Done)
+    Ok(())
 }
 
 /// `summary.json`, written after every part.
@@ -127,7 +200,7 @@ impl Report {
     fn set(&mut self, key: &str, value: Value) -> anyhow::Result<()> {
         self.values.insert(key.to_owned(), value);
         let text = serde_json::to_vec_pretty(&self.values)?;
-        dcff_file::write(&self.path, &text)?;
+        std::fs::write(&self.path, &text).with_context(|| self.path.display().to_string())?;
         Ok(())
     }
 }
@@ -294,23 +367,66 @@ fn operations(device: &Device, precision: Precision) -> anyhow::Result<Vec<(Stri
     Ok(all)
 }
 
+/// The program, which lies beside this one.
+fn dcff() -> anyhow::Result<PathBuf> {
+    let name = format!("dcff{}", std::env::consts::EXE_SUFFIX);
+    let program = std::env::current_exe()?.with_file_name(name);
+    ensure!(
+        program.exists(),
+        "{}: expected the program there",
+        program.display()
+    );
+    Ok(program)
+}
+
+/// A network at its published rates, which is trained by filter fusion.
+struct Subject {
+    method: FilterFusionConfig,
+    full: Architecture,
+    compact: Architecture,
+}
+
+impl Subject {
+    /// The network as it trains, with the views of the first epoch of 300.
+    fn fused(&self, device: &Device) -> anyhow::Result<(Network, Views)> {
+        let network = Network::new(&self.full, &self.compact, SEED, device)?;
+        let mut method = FilterFusion::new(self.method.clone(), &Seeds::seeded(SEED))?;
+        let start = EpochStart {
+            epoch: 0,
+            epochs: 300,
+            full: &self.full,
+            network: &network,
+            views: &Views::dense(),
+            probe: None,
+        };
+        let views = method.epoch_start(&start)?.views;
+        Ok((network, views))
+    }
+}
+
 /// The network `arch` at its published rates.
 fn published(arch: &str) -> anyhow::Result<Subject> {
-    Subject::new(&BenchNetwork {
-        arch: arch.to_owned(),
-        rates: "published".to_owned(),
-        json: false,
+    let full = dcff_models::by_name(arch)?;
+    let rates = dcff_fusion::rates_for("published", arch)?;
+    Ok(Subject {
+        compact: narrowed(&full, &rates)?,
+        method: FilterFusionConfig::new(rates),
+        full,
     })
 }
 
 /// Images and labels for `subject`, of no meaning.
 fn batch_of(subject: &Subject, size: usize, device: &Device) -> anyhow::Result<(Tensor, Tensor)> {
-    let images = noise(size, subject.full.input)?.to_device(device)?;
-    let labels = labels(size, subject.compact.shapes()?.classes())?.to_device(device)?;
+    let [c, h, w] = subject.full.input;
+    let values = (0..size * c * h * w).map(|i| (i as f32 * 0.618_034).fract() * 3.4 - 1.7);
+    let images = Tensor::from_iter(values, &Device::Cpu)?.reshape((size, c, h, w))?;
+    let classes = subject.compact.shapes()?.classes();
+    let labels = Tensor::from_iter((0..size).map(|i| (i % classes) as u32), &Device::Cpu)?;
+    let (images, labels) = (images.to_device(device)?, labels.to_device(device)?);
     Ok((images, labels))
 }
 
-/// The weights after some steps that a card repeats from a record, against those after steps that are called.
+/// The weights after some steps that a GPU repeats from a record, against those after steps that are called.
 fn recorded_steps(device: &Device) -> anyhow::Result<Value> {
     const BATCH: usize = 8;
     const STEPS: usize = 6;
@@ -328,11 +444,8 @@ fn recorded_steps(device: &Device) -> anyhow::Result<Value> {
     for record in [false, true] {
         let (mut network, views) = subject.fused(device)?;
         let recipe = Recipe::published_cifar();
-        let mut optimizer = Optimizer::new(
-            &network,
-            &[],
-            dcff_train::Group::all(network.parameters(), &recipe),
-        )?;
+        let mut optimizer =
+            Optimizer::new(&network, &[], Group::all(network.parameters(), &recipe))?;
         for i in 0..STEPS {
             // Every step has a batch and a rate of its own.
             let images = images.affine(1.0, i as f64 / 8.0)?;
@@ -378,11 +491,7 @@ fn speed(
     let (mut network, views) = subject.fused(device)?;
     network.set_precision(precision);
     let recipe = Recipe::published_cifar();
-    let mut optimizer = Optimizer::new(
-        &network,
-        &[],
-        dcff_train::Group::all(network.parameters(), &recipe),
-    )?;
+    let mut optimizer = Optimizer::new(&network, &[], Group::all(network.parameters(), &recipe))?;
     let rates = optimizer.begin(recipe.rate(0, 0, 1));
     let (images, labels) = batch_of(&subject, batch, device)?;
     let mut step = |images: &Tensor, labels: &Tensor| -> anyhow::Result<LossValue> {
@@ -406,7 +515,16 @@ fn speed(
         Ok(t.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?)
     };
     let median = repeated_time.step;
-    let rate = (2 * 3 * batch as u64 * macs(&subject.compact)?) as f64 / median;
+    let rate = (2
+        * 3
+        * batch as u64
+        * dcff_flops::cost(
+            &subject.compact,
+            dcff_flops::Convention::Macs,
+            dcff_flops::Network::Compact,
+        )?
+        .ops()) as f64
+        / median;
     // Candle multiplies single precision as it is, whatever the convolutions do.
     let limit = (!tf32)
         .then(|| matmul_limit(device, precision, 32 * batch))
@@ -415,7 +533,7 @@ fn speed(
         "images_per_s": batch as f64 / median,
         "median_step_ms": 1e3 * median,
         "recorded": recorded,
-        // Where it is nearly the whole step, the card waits for launches.
+        // Where it is nearly the whole step, the GPU waits for launches.
         "host_ms_per_step": 1e3 * repeated_time.host,
         "not_recorded": {
             "images_per_s": batch as f64 / called.step,
@@ -427,6 +545,12 @@ fn speed(
         "share_of_matmul_limit": limit.map(|limit| rate / limit),
         "fused_against_compact_logits": relative_error(&host(&fused)?, &host(&compact)?),
     }))
+}
+
+/// The middle of `times`; of an even number, the later of the two.
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// What steps take, in seconds: the whole of one, and what the processor does for it.
@@ -484,18 +608,18 @@ fn matmul_limit(device: &Device, precision: Precision, side: usize) -> anyhow::R
     Ok(2.0 * (side as f64).powi(3) / median(&mut times[WARM_UP..]))
 }
 
-/// `dcff train` on the card and with the data that `args` name.
-fn train(args: &GpuTestArgs) -> anyhow::Result<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["train", "--device", &args.device.device]);
-    if let Some(data) = &args.data_dir.data_dir {
+/// `dcff train` on the GPU and with the data that `args` name.
+fn train(args: &Args) -> anyhow::Result<Command> {
+    let mut command = Command::new(dcff()?);
+    command.args(["train", "--device", &args.device]);
+    if let Some(data) = &args.data_dir {
         command.arg("--data-dir").arg(data);
     }
     Ok(command)
 }
 
 /// Trains a small network twice with `--deterministic`, and says whether the weights are the same to the byte.
-fn same_seed_twice(args: &GpuTestArgs) -> anyhow::Result<Value> {
+fn same_seed_twice(args: &Args) -> anyhow::Result<Value> {
     const TRAIN: [&str; 9] = [
         "train",
         "--arch",
@@ -529,18 +653,13 @@ fn same_seed_twice(args: &GpuTestArgs) -> anyhow::Result<Value> {
 }
 
 /// PyTorch's lines for the same network and precision.
-fn pytorch(
-    python: &Path,
-    args: &GpuTestArgs,
-    arch: &str,
-    precision: &str,
-) -> anyhow::Result<Value> {
+fn pytorch(python: &Path, args: &Args, arch: &str, precision: &str) -> anyhow::Result<Value> {
     let folder = args.out.join("pytorch");
     std::fs::create_dir_all(&folder)?;
     for (name, text) in SCRIPTS {
         std::fs::write(folder.join(name), text)?;
     }
-    let description = Command::new(std::env::current_exe()?)
+    let description = Command::new(dcff()?)
         .args(["bench", "train", "--describe", "--arch", arch])
         .output()?;
     let file = folder.join(format!("{arch}.json"));
@@ -561,7 +680,7 @@ fn pytorch(
 }
 
 /// Trains at the published recipe for the minutes given, from where the last call stopped; whether it is done.
-fn reproduce(args: &GpuTestArgs, arch: &str, report: &mut Report) -> anyhow::Result<bool> {
+fn reproduce(args: &Args, arch: &str, report: &mut Report) -> anyhow::Result<bool> {
     let folder = args.out.join("runs").join(arch);
     let mut command = train(args)?;
     if folder.join(dcff_train::CONFIG).exists() {

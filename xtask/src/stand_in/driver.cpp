@@ -1,15 +1,15 @@
-// A stand-in for NVIDIA's driver, NVRTC, cuBLAS, cuRAND and cuDNN: a card on the processor, for machines without one.
+// A stand-in for NVIDIA's driver, NVRTC, cuBLAS, cuRAND and cuDNN: a GPU on the processor, for machines without one.
 //
-// It holds a program to the rules of a card where those are easily broken unnoticed: what is launched runs only when
+// It holds a program to the rules of a GPU where those are easily broken unnoticed: what is launched runs only when
 // somebody waits for it; memory is poisoned when it is handed out and out of reach once it is given back, in the order
 // of the stream; reading or writing beyond an allocation ends the program; and while a stream is being captured,
-// everything that a card refuses then is refused.
+// everything that a GPU refuses then is refused.
 //
 // Our own kernels are compiled from the text that the program hands to NVRTC. Candle's kernels and cuBLAS's and
 // cuDNN's functions are written here once more, as plainly as possible, those that the program uses.
 //
-// Environment: CARD_HOST names the header that makes kernels run on a processor, CARD_CACHE a folder for compiled
-// kernels, CARD_MIB the card's memory (default 4096), CARD_CAPABILITY its compute capability (default 90), CARD_TRACE a
+// Environment: GPU_HOST names the header that makes kernels run on a processor, GPU_CACHE a folder for compiled
+// kernels, GPU_MIB the GPU's memory (default 4096), GPU_CAPABILITY its compute capability (default 90), GPU_TRACE a
 // file that is told what was launched.
 
 #include <dlfcn.h>
@@ -36,7 +36,7 @@ std::recursive_mutex mutex;
 using Lock = std::lock_guard<std::recursive_mutex>;
 
 [[noreturn]] void die(const std::string& why) {
-  fprintf(stderr, "stand-in card: %s\n", why.c_str());
+  fprintf(stderr, "stand-in GPU: %s\n", why.c_str());
   fflush(stderr);
   _exit(86);
 }
@@ -73,7 +73,7 @@ void reach(Allocation& a, bool ready) {
 // The allocation ends where its last page ends, as nearly as an alignment of 256 bytes allows.
 uint64_t allocate(size_t bytes, bool of_graph) {
   size_t rounded = (bytes + 255) / 256 * 256;
-  if (bytes_live + rounded > (size_t)setting("CARD_MIB", 4096) << 20) return 0;
+  if (bytes_live + rounded > (size_t)setting("GPU_MIB", 4096) << 20) return 0;
   if (!space) {
     space = (char*)mmap(0, SPACE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (space == MAP_FAILED) die("no address space");
@@ -95,7 +95,7 @@ void forget(uint64_t address) {
   bytes_live -= (found->second.bytes + 255) / 256 * 256;
 }
 
-// The allocation around an address, if it is one of the card's.
+// The allocation around an address, if it is one of the GPU's.
 Allocation* around(uint64_t address) {
   if (!space || address < (uint64_t)space || address >= (uint64_t)space + space_used) return nullptr;
   auto next = allocations.upper_bound(address);
@@ -107,7 +107,7 @@ void expect_ready(const char* what, uint64_t address, size_t bytes = 1) {
   Allocation* a = around(address);
   if (!a) {
     char text[64];
-    snprintf(text, sizeof text, ": %llx is no memory of the card", (unsigned long long)address);
+    snprintf(text, sizeof text, ": %llx is no memory of the GPU", (unsigned long long)address);
     die(std::string(what) + text);
   }
   if (!a->ready) die(std::string(what) + ": memory that was given back, or is not yet there");
@@ -158,10 +158,10 @@ bool capturing_anywhere() {
   return false;
 }
 
-// For calls that a card refuses while any stream is captured.
+// For calls that a GPU refuses while any stream is captured.
 bool refused(const char* what) {
   if (!capturing_anywhere()) return false;
-  fprintf(stderr, "stand-in card: %s while a stream is captured\n", what);
+  fprintf(stderr, "stand-in GPU: %s while a stream is captured\n", what);
   for (Stream* s : streams)
     if (s->capturing) s->broken = true;
   return true;
@@ -192,7 +192,7 @@ void drain() {
 
 struct Trace {
   ~Trace() {
-    const char* path = getenv("CARD_TRACE");
+    const char* path = getenv("GPU_TRACE");
     if (!path) return;
     FILE* f = fopen(path, "w");
     if (!f) return;
@@ -453,8 +453,8 @@ std::string text_of(const char* path) {
 }
 
 void* compile(const std::string& kernels) {
-  const char *host = getenv("CARD_HOST"), *cache = getenv("CARD_CACHE");
-  if (!host || !cache) die("expected CARD_HOST and CARD_CACHE");
+  const char *host = getenv("GPU_HOST"), *cache = getenv("GPU_CACHE");
+  if (!host || !cache) die("expected GPU_HOST and GPU_CACHE");
   std::string text = text_of(host) + kernels;
   char name[32];
   snprintf(name, sizeof name, "%016zx", std::hash<std::string>()(text));
@@ -475,7 +475,7 @@ void* compile(const std::string& kernels) {
   return handle;
 }
 
-// A parameter that looks like an address of the card must be one of memory that is there.
+// A parameter that looks like an address of the GPU must be one of memory that is there.
 void check_addresses(const std::string& name, const std::vector<char>& parameters) {
   for (size_t i = 0; i + 8 <= parameters.size(); i += 8) {
     uint64_t address;
@@ -519,13 +519,13 @@ Function* function_of(Module* module, const std::string& name) {
 
 extern "C" {
 
-int cuInit(unsigned) { return setting("CARD_MIB", 4096) ? OK : NO_DEVICE; }
+int cuInit(unsigned) { return setting("GPU_MIB", 4096) ? OK : NO_DEVICE; }
 int cuDriverGetVersion(int* v) { return *v = 13000, OK; }
 int cuDeviceGetCount(int* n) { return *n = 1, OK; }
 int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, ordinal == 0 ? OK : 101; }
-int cuDeviceGetName(char* name, int n, int) { return snprintf(name, n, "stand-in card"), OK; }
+int cuDeviceGetName(char* name, int n, int) { return snprintf(name, n, "stand-in GPU"), OK; }
 int cuDeviceGetAttribute(int* v, int attribute, int) {
-  long capability = setting("CARD_CAPABILITY", 90);
+  long capability = setting("GPU_CAPABILITY", 90);
   switch (attribute) {
     case 75: *v = (int)(capability / 10); break;
     case 76: *v = (int)(capability % 10); break;
@@ -555,7 +555,7 @@ int cuGetErrorString(int error, const char** text) {
     case NO_DEVICE: *text = "no CUDA-capable device is detected"; break;
     case CAPTURE_REFUSED: *text = "operation not permitted when stream is capturing"; break;
     case CAPTURE_BROKEN: *text = "operation failed due to a previous error during capture"; break;
-    default: *text = "an error of the stand-in card";
+    default: *text = "an error of the stand-in GPU";
   }
   return OK;
 }
@@ -563,7 +563,7 @@ int cuGetErrorName(int error, const char** text) { return cuGetErrorString(error
 
 int cuMemGetInfo_v2(size_t* left, size_t* total) {
   Lock lock(mutex);
-  *total = (size_t)setting("CARD_MIB", 4096) << 20;
+  *total = (size_t)setting("GPU_MIB", 4096) << 20;
   *left = *total - bytes_live;
   return OK;
 }
@@ -626,7 +626,7 @@ int cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t n, void* stream) 
   if (refused("cuMemcpyHtoDAsync")) return CAPTURE_REFUSED;
   auto bytes = std::make_shared<std::vector<char>>((const char*)from, (const char*)from + n);
   add(stream, "cuMemcpyHtoDAsync", [=] {
-    expect_ready("copy to the card", to, n);
+    expect_ready("copy to the GPU", to, n);
     memcpy((void*)to, bytes->data(), n);
   });
   return OK;
@@ -636,7 +636,7 @@ int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t n, void* stream) {
   Lock lock(mutex);
   if (refused("cuMemcpyDtoHAsync")) return CAPTURE_REFUSED;
   add(stream, "cuMemcpyDtoHAsync", [=] {
-    expect_ready("copy from the card", from, n);
+    expect_ready("copy from the GPU", from, n);
     memcpy(to, (void*)from, n);
   });
   drain();
@@ -645,8 +645,8 @@ int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t n, void* stream) {
 int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t n, void* stream) {
   Lock lock(mutex);
   add(stream, "cuMemcpyDtoDAsync", [=] {
-    expect_ready("copy on the card", from, n);
-    expect_ready("copy on the card", to, n);
+    expect_ready("copy on the GPU", from, n);
+    expect_ready("copy on the GPU", to, n);
     memmove((void*)to, (void*)from, n);
   });
   return OK;

@@ -1,21 +1,22 @@
-//! The program on a stand-in for a card: everything but the card itself is what users run, where there is no card.
+//! The program on a stand-in for a GPU: everything but the GPU itself is what users run, where there is no GPU.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{cargo, cuda, root, succeed};
+use crate::cuda;
+use crate::run::{cargo, root, succeed};
 
 /// NVIDIA's libraries, played by the processor.
-const DRIVER: &str = include_str!("card/driver.cpp");
+const DRIVER: &str = include_str!("stand_in/driver.cpp");
 /// The libraries that the program is linked with.
 const LIBRARIES: [&str; 7] = [
     "cuda", "cudart", "cublas", "cublasLt", "cudnn", "curand", "nvrtc",
 ];
 
 /// Builds the program with CUDA and cuDNN against the stand-in, replays the reference records and runs the tests that need
-/// a card.
+/// a GPU.
 pub(crate) fn test() -> Result<()> {
     if !cfg!(target_os = "linux") {
         eprintln!("skipped: the stand-in takes the place of Linux libraries");
@@ -28,7 +29,7 @@ pub(crate) fn test() -> Result<()> {
     let cache = target.join("kernels");
     std::fs::create_dir_all(&cache)?;
     let path = cuda::path_with_stand_in()?;
-    let on_card = |command: &mut Command| {
+    let on_gpu = |command: &mut Command| {
         command
             // Candle's kernels come out empty: the stand-in has its own.
             .env("PATH", &path)
@@ -41,10 +42,10 @@ pub(crate) fn test() -> Result<()> {
             .env("CARGO_PROFILE_DEV_OPT_LEVEL", "0")
             .env("LD_LIBRARY_PATH", &libraries)
             .env(
-                "CARD_HOST",
+                "GPU_HOST",
                 root().join("crates/dcff-nn/src/gpu/kernels/host.cuh"),
             )
-            .env("CARD_CACHE", &cache);
+            .env("GPU_CACHE", &cache);
         succeed(command)
     };
     // The same packages and features each time, so that candle is built once.
@@ -53,18 +54,18 @@ pub(crate) fn test() -> Result<()> {
         command
             .args(["--features", "dcff-cli/cudnn,dcff-tests/cudnn"])
             .args(what);
-        on_card(&mut command)
+        on_gpu(&mut command)
     };
     build("build", &["--bins"])?;
     match std::env::var_os("DCFF_FIXTURES_DIR") {
         Some(folder) => {
             let records = Path::new(&folder).join("dcff");
             let mut replay = Command::new(target.join("debug/fixtures"));
-            on_card(replay.arg(records).arg("cuda:0"))?;
+            on_gpu(replay.arg(records).arg("cuda:0"))?;
         }
         None => eprintln!("skipped: DCFF_FIXTURES_DIR names no reference records"),
     }
-    build("test", &["--test", "card"])
+    build("test", &["--test", "gpu"])
 }
 
 /// Compiles the stand-in once for all libraries, so that they share what they know.

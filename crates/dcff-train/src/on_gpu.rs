@@ -1,4 +1,4 @@
-//! A data set that lives on a card as bytes: batches are cropped, mirrored and normalised there.
+//! A data set that lives on a GPU as bytes: batches are cropped, mirrored and normalised there.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use dcff_nn::{ByteImages, Change};
 use crate::error::Result;
 
 #[derive(Debug)]
-struct OnCard(ByteImages);
+struct OnGpu(ByteImages);
 
-impl Assembler for OnCard {
+impl Assembler for OnGpu {
     fn assemble(&self, images: &[Placed]) -> candle_core::Result<Tensor> {
         let changes: Vec<_> = images
             .iter()
@@ -27,23 +27,23 @@ impl Assembler for OnCard {
 }
 
 /// How `loader`, and others of its data set and normalisation, make batches on `device`; `None` on the CPU, where a
-/// card has no room for the data set, and where images stay in their files.
+/// GPU has no room for the data set, and where images stay in their files.
 ///
 /// # Errors
-/// When the card does not work.
+/// When the GPU does not work.
 fn assembler(loader: &Loader, device: &Device) -> Result<Option<Arc<dyn Assembler>>> {
     if !loader.can_be_assembled() {
         return Ok(None);
     }
     let dataset = loader.dataset();
     let bytes = ByteImages::new(device, dataset.pixels(), dataset.shape(), loader.tables())?;
-    Ok(bytes.map(|bytes| Arc::new(OnCard(bytes)) as Arc<dyn Assembler>))
+    Ok(bytes.map(|bytes| Arc::new(OnGpu(bytes)) as Arc<dyn Assembler>))
 }
 
 /// `loader` with its batches made on `device`, and so `other`, which is of the same data set and normalisation.
 ///
 /// # Errors
-/// When the card does not work.
+/// When the GPU does not work.
 pub(crate) fn on_device(
     loader: Loader,
     other: Option<Loader>,
