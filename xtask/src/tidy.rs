@@ -250,6 +250,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn this_repository_keeps_the_rules() {
+        run().unwrap();
+    }
+
+    #[test]
     fn reads_the_dependencies_of_a_manifest() {
         let manifest = "[package]\nname = \"a\"\n\n[dependencies]\n# Why.\ndcff-nn.workspace = true\nserde = \"1\"\n\n[dev-dependencies]\ncandle-nn.workspace = true\n";
         assert_eq!(dependencies(manifest), ["dcff-nn", "serde"]);

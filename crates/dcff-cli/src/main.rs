@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         Ok(Ended::Partly) => ExitCode::from(1),
         Ok(Ended::Interrupted) => ExitCode::from(130),
         Err(error) => {
-            eprintln!("error: {}", text::one_line(&format!("{error:#}")));
+            eprintln!("error: {}", text::complaint(&error));
             ExitCode::from(2)
         }
     }
@@ -50,6 +50,10 @@ fn main() -> ExitCode {
 /// A file that may grow no further (`ulimit -f`) is an error like a full disk; without this, a signal ends the program.
 fn report_full_files() {
     #[cfg(unix)]
+    #[expect(
+        unsafe_code,
+        reason = "std and ctrlc know no way to ignore this signal"
+    )]
     // SAFETY: no other thread runs yet, and no handler is installed.
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);

@@ -3,15 +3,23 @@
 /// The longest message, in characters.
 const LONGEST: usize = 1000;
 
-/// A message as one line, whatever it quotes, without the backtrace that candle may append.
+/// What went wrong and why, in one line. Candle's own errors are shown without the backtrace that they may carry.
+pub(crate) fn complaint(error: &anyhow::Error) -> String {
+    let causes = error.chain().map(|cause| {
+        let mut candle = cause.downcast_ref::<candle_core::Error>();
+        while let Some(candle_core::Error::WithBacktrace { inner, .. }) = candle {
+            candle = Some(inner);
+        }
+        candle.map_or_else(|| cause.to_string(), ToString::to_string)
+    });
+    one_line(&causes.collect::<Vec<_>>().join(": "))
+}
+
+/// A message as one line, whatever it quotes.
 pub(crate) fn one_line(message: &str) -> String {
-    let is_frame =
-        |line: &str| line.starts_with(' ') && line.trim().starts_with("0: candle_core::");
-    let lines = message.lines().take_while(|line| !is_frame(line));
-    let lines: Vec<&str> = lines.map(str::trim).collect();
-    let words: Vec<String> = lines
-        .iter()
-        .flat_map(|line| line.split(' '))
+    let words: Vec<String> = message
+        .lines()
+        .flat_map(|line| line.trim().split(' '))
         .map(cut)
         .collect();
     let line = printable(&words.join(" "));
@@ -54,8 +62,12 @@ mod tests {
     #[test]
     fn messages_are_one_line_without_control_characters() {
         assert_eq!(one_line("a:\n  b\x1b[2J \u{e9}"), "a: b\\u{1b}[2J \u{e9}");
-        let traced = "no room\n   0: candle_core::error::Error::bt\n   1: main";
-        assert_eq!(one_line(traced), "no room");
+        let traced = candle_core::Error::WithBacktrace {
+            inner: Box::new(candle_core::Error::Msg("no room".into())),
+            backtrace: Box::new(std::backtrace::Backtrace::force_capture()),
+        };
+        let error = anyhow::Error::from(traced).context("a.png");
+        assert_eq!(complaint(&error), "a.png: no room");
         let long = one_line(&"x ".repeat(3000));
         assert_eq!(long.chars().count(), LONGEST + 1);
         assert!(long.ends_with('…'));

@@ -14,6 +14,38 @@
 //!
 //! Loading links no method: this crate deliberately does not know criteria, rates, schedules or data sets, and a
 //! reloaded network gives the logits that the trained one gave.
+//!
+//! # Example
+//! ```
+//! use std::collections::BTreeMap;
+//! use candle_core::{Device, Tensor};
+//! use dcff_compact::{Artefact, Preprocessing};
+//! use dcff_models::{Mode, Network, Views, by_name};
+//!
+//! let full = by_name("resnet20")?;
+//! let halves: Vec<usize> = full.widths().iter().map(|width| width / 2).collect();
+//! let narrow = full.narrowed(&halves)?;
+//! let network = Network::new(&narrow, &narrow, 1, &Device::Cpu)?;
+//! let preprocessing = Preprocessing {
+//!     input_size: narrow.input,
+//!     mean: vec![0.5; 3],
+//!     std: vec![0.25; 3],
+//!     interpolation: "bilinear".into(),
+//!     crop_pct: 1.0,
+//!     num_classes: 10,
+//!     label_names: (0..10).map(|class| class.to_string()).collect(),
+//! };
+//! let artefact = Artefact::new(&network, &Views::dense(), preprocessing, BTreeMap::new())?;
+//! let scratch = tempfile::tempdir()?;
+//! artefact.save(&scratch.path().join("compact"))?;
+//!
+//! let again = Artefact::load(&scratch.path().join("compact"))?.network(&Device::Cpu)?;
+//! let images = Tensor::ones((1, 3, 32, 32), candle_core::DType::F32, &Device::Cpu)?;
+//! let logits = |network: &Network| network.forward(&images, &Views::dense(), Mode::Eval);
+//! let (before, after) = (logits(&network)?.0, logits(&again)?.0);
+//! assert_eq!(before.to_vec2::<f32>()?, after.to_vec2::<f32>()?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod artefact;
 mod error;

@@ -50,11 +50,11 @@ impl Criterion for BnScale {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Layer, planted};
+    use crate::testing::{Example, planted};
 
     #[test]
     fn is_the_absolute_scale() {
-        let mut layer = Layer::drawn(3, 1.0, 1);
+        let mut layer = Example::drawn(3, 1.0, 1);
         layer.norm.scale = vec![0.5, -2.0, 0.0];
         assert_eq!(layer.score(&BnScale, 1.0), [0.5, 2.0, 0.0]);
     }

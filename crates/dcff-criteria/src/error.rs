@@ -68,7 +68,13 @@ pub enum Error {
     },
     /// Reading the filters failed.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    Candle(candle_core::Error),
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Candle(dcff_nn::without_backtrace(error))
+    }
 }
 
 /// A result with this crate's [`Error`].

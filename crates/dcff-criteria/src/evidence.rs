@@ -29,6 +29,11 @@ pub enum Evidence {
 }
 
 impl Evidence {
+    /// Whether images are shown to the network for it.
+    pub fn reads_images(self) -> bool {
+        matches!(self, Self::Gradients | Self::FeatureMaps)
+    }
+
     /// Whether a network that keeps all filters but computes only some of them has this evidence about every filter.
     ///
     /// Batch norm and the loss know only the filters that are computed.

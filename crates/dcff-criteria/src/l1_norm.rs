@@ -45,7 +45,7 @@ impl Criterion for L1Norm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Layer, check, planted};
+    use crate::testing::{Example, check, planted};
 
     #[test]
     fn sums_absolute_weights_per_filter() {
@@ -55,6 +55,6 @@ mod tests {
 
     #[test]
     fn an_empty_filter_goes_first() {
-        planted(&L1Norm, Layer::without_filter);
+        planted(&L1Norm, Example::without_filter);
     }
 }

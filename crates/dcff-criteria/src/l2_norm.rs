@@ -48,7 +48,7 @@ impl Criterion for L2Norm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Layer, check, planted};
+    use crate::testing::{Example, check, planted};
 
     #[test]
     fn equals_torch() {
@@ -60,6 +60,6 @@ mod tests {
 
     #[test]
     fn an_empty_filter_goes_first() {
-        planted(&L2Norm, Layer::without_filter);
+        planted(&L2Norm, Example::without_filter);
     }
 }

@@ -67,7 +67,7 @@ impl Criterion for TaylorActivation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Layer;
+    use crate::testing::Example;
 
     #[test]
     fn equals_the_mean_product_that_torch_finds_in_the_maps() {
@@ -75,7 +75,7 @@ mod tests {
         // bn = torch.nn.BatchNorm2d(3).double(), weight 1.5, -.5, .75, bias .2, .1, -.3
         // a = torch.relu(bn(y)); t = (torch.arange(48, dtype=torch.float64) * 1.3).cos().reshape(4, 3, 2, 2)
         // (a * t).pow(2).sum().backward(); s = (a * a.grad).mean(dim=(0, 2, 3)).abs(); s / s.norm()
-        let mut layer = Layer::drawn(3, 1.0, 1);
+        let mut layer = Example::drawn(3, 1.0, 1);
         layer.norm.scale = vec![1.5, -0.5, 0.75];
         layer.norm.shift = vec![0.2, 0.1, -0.3];
         layer.gradients.norm.scale = vec![14.018_424, -4.187_918_7, 2.387_415_6];
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn without_gradients_all_channels_are_alike() {
-        let mut layer = Layer::drawn(3, 1.0, 1);
+        let mut layer = Example::drawn(3, 1.0, 1);
         layer.gradients.norm.scale = vec![0.0; 3];
         layer.gradients.norm.shift = vec![0.0; 3];
         assert_eq!(layer.score(&TaylorActivation, 1.0), [0.0; 3]);

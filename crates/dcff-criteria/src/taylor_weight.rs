@@ -59,7 +59,7 @@ mod tests {
     use candle_core::{Device, Tensor};
 
     use super::*;
-    use crate::testing::{Layer, planted};
+    use crate::testing::{Example, planted};
     use crate::{GradientEvidence, NormEvidence};
 
     #[test]
@@ -87,6 +87,6 @@ mod tests {
 
     #[test]
     fn an_empty_filter_goes_first() {
-        planted(&TaylorWeight, Layer::without_filter);
+        planted(&TaylorWeight, Example::without_filter);
     }
 }

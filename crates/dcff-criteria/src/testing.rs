@@ -22,19 +22,19 @@ pub fn drawn_filters(count: usize, amplitude: f32, seed: u64) -> Tensor {
 
 /// A made-up layer with every kind of evidence.
 #[derive(Clone, Debug)]
-pub struct Layer {
+pub struct Example {
     /// `[C_out, 3, 2, 2]`.
     pub filters: Tensor,
     /// Batch norm behind it.
     pub norm: NormEvidence,
     /// Gradients of both.
     pub gradients: GradientEvidence,
-    /// Feature maps, [`Layer::MAPS`] images of `[C_out, 4, 5]`, at least 0 as after a rectifier.
+    /// Feature maps, [`Example::MAPS`] images of `[C_out, 4, 5]`, at least 0 as after a rectifier.
     pub maps: Vec<f32>,
 }
 
-impl Layer {
-    /// Images in [`Layer::maps`].
+impl Example {
+    /// Images in [`Example::maps`].
     pub const MAPS: usize = 3;
     const PIXELS: usize = 4 * 5;
 
@@ -154,9 +154,9 @@ impl Layer {
 ///
 /// # Panics
 /// If it has not.
-pub fn planted(criterion: &dyn Criterion, spoil: impl Fn(&mut Layer, usize)) {
+pub fn planted(criterion: &dyn Criterion, spoil: impl Fn(&mut Example, usize)) {
     for useless in [0, 7, 15] {
-        let mut layer = Layer::drawn(16, 0.3, 8);
+        let mut layer = Example::drawn(16, 0.3, 8);
         spoil(&mut layer, useless);
         let scores = layer.score(criterion, 1.0);
         for (j, score) in scores.iter().enumerate() {
@@ -214,7 +214,7 @@ pub fn check<const FILTERS: usize, const WEIGHTS: usize>(
 pub fn conformance(criterion: &dyn Criterion) {
     describes_itself(criterion);
     for (count, amplitude, seed) in [(1, 0.5, 1), (2, 0.5, 2), (16, 0.3, 3), (65, 1e-3, 4)] {
-        let layer = Layer::drawn(count, amplitude, seed);
+        let layer = Example::drawn(count, amplitude, seed);
         let scores = layer.score(criterion, 1.0);
         assert_eq!(
             scores.len(),
@@ -278,7 +278,7 @@ fn describes_itself(criterion: &dyn Criterion) {
     }
 }
 
-fn follows_the_order(criterion: &dyn Criterion, layer: &Layer, scores: &[f64]) {
+fn follows_the_order(criterion: &dyn Criterion, layer: &Example, scores: &[f64]) {
     // Mirrored around filter 0: only that one and, for an even count, the middle one stay in place.
     let count = scores.len();
     let order: Vec<usize> = (0..count).map(|j| (2 * count - j) % count).collect();

@@ -89,7 +89,17 @@ pub enum Error {
     Thread(String),
     /// candle could not build a tensor.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    Candle(candle_core::Error),
+}
+
+impl From<candle_core::Error> for Error {
+    /// Without the backtrace that candle may add, and that its message would print.
+    fn from(error: candle_core::Error) -> Self {
+        match error {
+            candle_core::Error::WithBacktrace { inner, .. } => Self::from(*inner),
+            error => Self::Candle(error),
+        }
+    }
 }
 
 impl Error {

@@ -26,6 +26,8 @@
 //! # Ok::<(), dcff_data::Error>(())
 //! ```
 
+#![cfg_attr(not(test), forbid(unsafe_code))]
+
 mod augment;
 mod baseline;
 mod dataset;

@@ -350,8 +350,11 @@ mod tests {
             let resized = |plain: bool| {
                 let mut resizer = Resizer::new();
                 if plain {
-                    // Safe: it asks for no instructions at all.
-                    #[allow(unsafe_code)]
+                    #[expect(
+                        unsafe_code,
+                        reason = "the resizer marks any choice of instructions so"
+                    )]
+                    // SAFETY: it asks for no instructions at all.
                     unsafe {
                         resizer.set_cpu_extensions(CpuExtensions::None);
                     }

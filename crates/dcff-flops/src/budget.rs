@@ -20,7 +20,7 @@ use std::str::FromStr;
 use dcff_models::{Architecture, ChannelGroup};
 use serde::{Deserialize, Serialize};
 
-use crate::{Convention, Network, cost};
+use crate::{Convention, Form, cost};
 
 /// What can go wrong with a budget.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,7 @@ impl Measure {
     /// # Errors
     /// When the architecture is unsound.
     pub fn of(self, architecture: &Architecture) -> dcff_models::Result<u64> {
-        let table = cost(architecture, Convention::Macs, Network::Compact)?;
+        let table = cost(architecture, Convention::Macs, Form::Compact)?;
         Ok(match self {
             Self::Macs => table.ops(),
             Self::Params => table.params(),

@@ -16,11 +16,11 @@
 //! This crate deliberately does not know tensors: it never runs a forward pass.
 //!
 //! ```
-//! use dcff_flops::{Convention, Network, cost};
+//! use dcff_flops::{Convention, Form, cost};
 //!
 //! let vgg = dcff_models::by_name("vgg16")?;
-//! assert_eq!(cost(&vgg, Convention::Published, Network::Full)?.ops(), 314_031_616);
-//! assert_eq!(cost(&vgg, Convention::Macs, Network::Full)?.ops(), 313_201_664);
+//! assert_eq!(cost(&vgg, Convention::Published, Form::Full)?.ops(), 314_031_616);
+//! assert_eq!(cost(&vgg, Convention::Macs, Form::Full)?.ops(), 313_201_664);
 //! # Ok::<(), dcff_models::Error>(())
 //! ```
 
@@ -67,7 +67,7 @@ impl Convention {
 
 /// Which of the two networks is counted; the published counter treats global pooling differently in them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Network {
+pub enum Form {
     /// The network before compression.
     Full,
     /// The narrow network.
@@ -117,7 +117,7 @@ impl CostTable {
 pub fn cost(
     architecture: &Architecture,
     convention: Convention,
-    network: Network,
+    network: Form,
 ) -> Result<CostTable> {
     let shapes = architecture.shapes()?;
     let layers = architecture.layers.iter().enumerate();
@@ -140,11 +140,11 @@ pub fn costs(
     convention: Convention,
 ) -> Result<[CostTable; 2]> {
     let network = match full.widths() == compact.widths() {
-        true => Network::Full,
-        false => Network::Compact,
+        true => Form::Full,
+        false => Form::Compact,
     };
     Ok([
-        cost(full, convention, Network::Full)?,
+        cost(full, convention, Form::Full)?,
         cost(compact, convention, network)?,
     ])
 }
@@ -154,7 +154,7 @@ fn layer_cost(
     position: usize,
     shapes: &Shapes,
     convention: Convention,
-    network: Network,
+    network: Form,
 ) -> Option<LayerCost> {
     let (x, y) = (shapes.inputs(position)[0], shapes.output(position));
     let published = convention == Convention::Published;
@@ -190,7 +190,7 @@ fn layer_cost(
             ("offset", if published { numel(y) } else { 0 }, numbers)
         }
         LayerKind::AvgPool(_) if published => ("avg_pool", numel(y), 0),
-        LayerKind::GlobalAvgPool if published && network == Network::Compact => (
+        LayerKind::GlobalAvgPool if published && network == Form::Compact => (
             "global_avg_pool",
             x.channels as u64 * (count(&[x.height, x.width]) + 1),
             0,
@@ -240,11 +240,11 @@ mod tests {
         // 4 filters of 3x3x3 over 4x4 pixels; 27 weights and a bias each.
         let (conv, fc) = (4 * 16 * 27, 40);
         assert_eq!(
-            ops(Convention::Macs, Network::Full),
+            ops(Convention::Macs, Form::Full),
             [row("conv", conv, 112), row("norm", 0, 8), row("fc", fc, 50)]
         );
         assert_eq!(
-            ops(Convention::Published, Network::Compact),
+            ops(Convention::Published, Form::Compact),
             [
                 row("conv", 4 * 16 * 28, 112),
                 row("norm", 2 * 4 * 16, 8),
@@ -252,7 +252,7 @@ mod tests {
                 row("fc", fc, 50)
             ]
         );
-        assert_eq!(ops(Convention::Published, Network::Full).len(), 3);
+        assert_eq!(ops(Convention::Published, Form::Full).len(), 3);
     }
 
     #[test]
@@ -268,7 +268,7 @@ mod tests {
                 // As the published counter has it, pooling included.
                 assert_eq!(
                     costs(&full, &narrow, convention).unwrap(),
-                    [a, cost(&narrow, convention, Network::Compact).unwrap()]
+                    [a, cost(&narrow, convention, Form::Compact).unwrap()]
                 );
             }
         }
@@ -281,7 +281,7 @@ mod tests {
             ("mobilenet-v1", 568_790_528, 1024),
             ("mobilenet-v2", 300_836_992, 1280),
         ] {
-            let table = cost(&by_name(name).unwrap(), Convention::Macs, Network::Full).unwrap();
+            let table = cost(&by_name(name).unwrap(), Convention::Macs, Form::Full).unwrap();
             assert_eq!(table.ops() + 49 * channels, macs, "{name}");
         }
     }
@@ -292,11 +292,11 @@ mod tests {
         let compact = full
             .narrowed(&[32, 32, 76, 76, 166, 166, 166, 76, 76, 76, 76, 76, 76])
             .unwrap();
-        let table = cost(&compact, Convention::Published, Network::Compact).unwrap();
+        let table = cost(&compact, Convention::Published, Form::Compact).unwrap();
         // Printed as 72.77 M and 1.06 M: 72,349,240 MACs, 140,880 additions of biases, 281,760 of batch norm, 76 of pooling.
         assert_eq!((table.ops(), table.params()), (72_771_956, 1_071_248));
         assert_eq!(
-            cost(&compact, Convention::Macs, Network::Compact)
+            cost(&compact, Convention::Macs, Form::Compact)
                 .unwrap()
                 .ops(),
             72_349_240

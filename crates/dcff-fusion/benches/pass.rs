@@ -6,6 +6,8 @@
 //! On a busy machine the shortest time is the one to compare.
 //! Memory is counted by the allocator, so it neither depends on what the system reports nor misses a short peak.
 
+#![expect(unsafe_code, reason = "an allocator is unsafe to write")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -31,11 +33,13 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let held = HELD.fetch_add(layout.size(), Relaxed) + layout.size();
         PEAK.fetch_max(held, Relaxed);
+        // SAFETY: the caller's.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         HELD.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the caller's.
         unsafe { System.dealloc(pointer, layout) }
     }
 }

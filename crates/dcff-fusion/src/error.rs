@@ -87,7 +87,13 @@ pub enum Error {
     Criterion(#[from] dcff_criteria::Error),
     /// A tensor operation failed.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    Candle(candle_core::Error),
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Candle(dcff_nn::without_backtrace(error))
+    }
 }
 
 fn first_pass(keeps_last: bool) -> &'static str {

@@ -11,6 +11,18 @@
 //!
 //! This crate deliberately knows neither datasets nor networks: files are names and bytes. It does not read the environment: the
 //! program hands in what it read. A token never appears in an error or in `Debug`.
+//!
+//! # Example
+//! ```
+//! use dcff_hub::{HubConfig, RepoId, RepoKind, repo_folder};
+//!
+//! let variables = |name: &str| (name == "HF_HOME").then(|| "/cache".to_owned());
+//! let config = HubConfig::from_env_map(variables);
+//! let repo: RepoId = "me/tiny".parse()?;
+//! let folder = repo_folder(&config, RepoKind::Model, &repo);
+//! assert!(folder.ends_with("hub/models--me--tiny"));
+//! # Ok::<(), dcff_hub::Error>(())
+//! ```
 
 mod cache;
 #[cfg(feature = "client")]

@@ -49,7 +49,13 @@ pub enum Error {
     UnknownParameter(String),
     /// Candle failed.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    Candle(candle_core::Error),
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Candle(dcff_nn::without_backtrace(error))
+    }
 }
 
 impl Error {

@@ -52,6 +52,7 @@ impl Clamp {
     /// As for [`Simd`].
     #[inline(always)]
     pub(crate) unsafe fn of<S: Simd>(self, v: S::V) -> S::V {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { S::clamp(v, S::splat(self.low), S::splat(self.high)) }
     }
 
@@ -62,6 +63,7 @@ impl Clamp {
     /// As for [`Simd`].
     #[inline(always)]
     pub(crate) unsafe fn through<S: Simd>(self, y: S::V, dy: S::V) -> S::V {
+        // SAFETY: the caller's: the instructions are there.
         unsafe {
             let zero = S::splat(0.0);
             let dz = S::select_gt(y, S::splat(self.low), dy, zero);

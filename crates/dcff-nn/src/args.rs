@@ -125,3 +125,32 @@ pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
     }
     Ok(())
 }
+
+/// What went wrong without the backtrace that candle adds where `RUST_BACKTRACE` asks for one, and that its message would print.
+pub fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } => without_backtrace(*inner),
+        error => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_ends_before_the_backtrace() {
+        let backtrace = || Box::new(std::backtrace::Backtrace::force_capture());
+        let inner = candle_core::Error::Msg("no room".to_owned());
+        let error = candle_core::Error::WithBacktrace {
+            inner: Box::new(inner),
+            backtrace: backtrace(),
+        };
+        let error = candle_core::Error::WithBacktrace {
+            inner: Box::new(error),
+            backtrace: backtrace(),
+        };
+        assert!(error.to_string().lines().count() > 1);
+        assert_eq!(without_backtrace(error).to_string(), "no room");
+    }
+}

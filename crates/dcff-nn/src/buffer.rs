@@ -56,6 +56,7 @@ struct Block {
 
 // SAFETY: a block is plain memory with one owner.
 unsafe impl Send for Block {}
+// SAFETY: likewise; shared, it is only read.
 unsafe impl Sync for Block {}
 
 /// Memory that blocks are cut from.

@@ -106,16 +106,19 @@ unsafe impl Plain for Bf16 {}
 impl Element for f32 {
     #[inline(always)]
     unsafe fn load<S: Simd>(from: *const Self) -> S::V {
+        // SAFETY: the caller's.
         unsafe { S::load(from) }
     }
 
     #[inline(always)]
     unsafe fn store<S: Simd>(to: *mut Self, v: S::V) {
+        // SAFETY: the caller's.
         unsafe { S::store(to, v) }
     }
 
     #[inline(always)]
     unsafe fn put<S: Simd>(to: *mut Self, v: S::V, stream: bool) {
+        // SAFETY: the caller's.
         unsafe {
             if stream {
                 S::stream(to, v);
@@ -155,16 +158,19 @@ impl Element for f32 {
 impl Element for Bf16 {
     #[inline(always)]
     unsafe fn load<S: Simd>(from: *const Self) -> S::V {
+        // SAFETY: the caller's.
         unsafe { S::load_bf16(from.cast()) }
     }
 
     #[inline(always)]
     unsafe fn store<S: Simd>(to: *mut Self, v: S::V) {
+        // SAFETY: the caller's.
         unsafe { S::store_bf16(to.cast(), v) }
     }
 
     #[inline(always)]
     unsafe fn put<S: Simd>(to: *mut Self, v: S::V, stream: bool) {
+        // SAFETY: the caller's.
         unsafe {
             if stream {
                 S::stream_bf16(to.cast(), v);

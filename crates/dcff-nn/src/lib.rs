@@ -76,6 +76,7 @@ pub use activation::Activation;
 pub use adam::AdamConfig;
 pub use adamax::{adamax_rates, adamax_steps};
 pub use adamw::{adamw_rates, adamw_steps};
+pub use args::without_backtrace;
 pub use buffer::release_memory;
 pub use conv::{
     ConvConfig, ConvGrads, Convolution, InputGradient, conv2d, conv2d_backward,

@@ -52,6 +52,7 @@ impl<T> Copy for Out<T> {}
 
 // SAFETY: the users write disjoint parts.
 unsafe impl<T: Send> Send for Out<T> {}
+// SAFETY: likewise.
 unsafe impl<T: Send> Sync for Out<T> {}
 
 impl<T> Out<T> {
@@ -66,6 +67,7 @@ impl<T> Out<T> {
     /// `offset` lies within the slice that this was made from.
     #[inline(always)]
     pub(crate) unsafe fn at(self, offset: usize) -> *mut T {
+        // SAFETY: the caller's: `offset` lies within the slice.
         unsafe { self.0.add(offset) }
     }
 }

@@ -15,6 +15,23 @@
 //! mark knows its run folder; the plotting crates at hand set fixed colours and bring far more than these few kinds of plot.
 //!
 //! This crate deliberately knows no network's insides and trains nothing: it reads what runs left behind.
+//!
+//! # Example
+//! ```
+//! use dcff_report::{Run, Status};
+//! use dcff_run::{DataConfig, MethodConfig, Recipe, RunConfig, RunFolder};
+//!
+//! let data = DataConfig::named("synthetic", 0.0);
+//! let config = RunConfig::new("resnet20", 1, data, MethodConfig::named("dense"), Recipe::quick(15));
+//! let scratch = tempfile::tempdir()?;
+//! let folder = RunFolder::create(&scratch.path().join("run"), &config)?;
+//!
+//! // What the names in a record stand for is handed in; here it is what the program knows.
+//! let run = Run::read(folder.path(), &dcff_train::Known)?;
+//! assert!(matches!(run.status, Status::Unfinished));
+//! assert_eq!(run.setting("recipe.epochs"), Some("15"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod cells;
 mod comparison;

@@ -263,7 +263,7 @@ impl Collected {
 /// Multiply-accumulates of one image's way through the network and through all filters of each scored convolution.
 fn macs_of_maps(network: &Network) -> Result<u64> {
     let (full, compact) = (network.full(), network.compact());
-    let table = cost(compact, Convention::Macs, dcff_flops::Network::Compact)?;
+    let table = cost(compact, Convention::Macs, dcff_flops::Form::Compact)?;
     let mut all = table.ops();
     for (layer, conv) in compact.scored_convs() {
         let (filters, kept) = (full.width(&conv.space), compact.width(&conv.space));

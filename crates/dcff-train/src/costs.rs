@@ -1,6 +1,6 @@
 //! Widths and costs of a run's networks, and a summary's against them.
 
-use dcff_flops::{Convention, Network, cost};
+use dcff_flops::{Convention, Form, cost};
 use dcff_models::Architecture;
 use dcff_run::{Cost, Summary, Width};
 
@@ -42,7 +42,7 @@ pub fn check_costs(summary: &Summary, full: &Architecture, compact: &Architectur
     }
     if full.widths() == compact.widths() && summary.published_ops.compact != ops.compact {
         // Earlier versions counted the pooling in here that the counter sees in compact networks only.
-        ops.compact = cost(compact, Convention::Published, Network::Compact)?.ops();
+        ops.compact = cost(compact, Convention::Published, Form::Compact)?.ops();
     }
     for (name, expected, got) in [
         ("macs", macs, summary.macs),
@@ -64,7 +64,7 @@ pub fn check_costs(summary: &Summary, full: &Architecture, compact: &Architectur
 
 /// Multiply-accumulates of `architecture` for one image.
 pub(crate) fn macs(architecture: &Architecture) -> Result<u64> {
-    Ok(cost(architecture, Convention::Macs, Network::Compact)?.ops())
+    Ok(cost(architecture, Convention::Macs, Form::Compact)?.ops())
 }
 
 /// The widths and costs of a network, full and compact.

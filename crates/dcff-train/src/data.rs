@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dcff_data::{Augmentation, Dataset, Normalisation, Splits};
 use dcff_models::Architecture;
-use dcff_run::{Augment, RunConfig};
+use dcff_run::{Augment, DataConfig, RunConfig};
 
 use crate::error::{Error, Result};
 use crate::seed::{Purpose, derive_seed};
@@ -44,6 +44,16 @@ impl Data {
             test: Arc::new(splits.test),
             normalisation,
             augmentation,
+        }
+    }
+
+    /// What `config.toml` says of these images, called `name`, with the share `hold_out` of the training images held out and the
+    /// standard augmentation.
+    pub fn config(&self, name: impl Into<String>, hold_out: f64) -> DataConfig {
+        DataConfig {
+            train_fingerprint: self.train.fingerprint().to_owned(),
+            test_fingerprint: self.test.fingerprint().to_owned(),
+            ..DataConfig::named(name, hold_out)
         }
     }
 

@@ -85,7 +85,13 @@ pub enum Error {
     Run(dcff_run::Error),
     /// Candle failed.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    Candle(candle_core::Error),
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Candle(dcff_nn::without_backtrace(error))
+    }
 }
 
 impl From<dcff_run::Error> for Error {
@@ -147,10 +153,4 @@ impl Error {
             message: message.to_string(),
         }
     }
-}
-
-/// A message without the backtrace that candle may append.
-pub(crate) fn first_line(error: &candle_core::Error) -> String {
-    let text = error.to_string();
-    text.lines().next().unwrap_or_default().to_owned()
 }

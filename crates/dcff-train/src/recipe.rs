@@ -5,7 +5,7 @@ use dcff_models::{Architecture, Initialisation};
 use dcff_nn::DeviceSettings;
 use dcff_run::{Precision, Recipe, RunConfig};
 
-use crate::error::{Error, Result, first_line};
+use crate::error::{Error, Result};
 
 /// [`Recipe::quick`] with a rate that suits the filters that `full` starts with.
 ///
@@ -33,7 +33,7 @@ pub fn configure(recipe: &Recipe, device: &Device) -> Result<()> {
         deterministic: recipe.deterministic,
     };
     dcff_nn::configure(device, settings)
-        .map_err(|error| Error::setting("recipe.tf32", first_line(&error)))
+        .map_err(|error| Error::setting("recipe.tf32", Error::from(error).to_string()))
 }
 
 /// The type that feature maps are stored in where a recipe asks for `precision`.

@@ -196,10 +196,8 @@ impl Run {
     ) -> Result<Self> {
         let data = data()?;
         let source = DataConfig {
-            train_fingerprint: data.train.fingerprint().into(),
-            test_fingerprint: data.test.fingerprint().into(),
             augment: Augment::None,
-            ..DataConfig::named("tiny", 0.0)
+            ..data.config("tiny", 0.0)
         };
         let config = RunConfig::new("resnet20", SEED, source, make(0.5)?.0, recipe());
         let folder = RunFolder::create(path, &config)?;

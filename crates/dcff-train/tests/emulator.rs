@@ -50,10 +50,8 @@ fn data() -> Data {
 
 fn config(data: &Data, learning_rate: f64) -> RunConfig {
     let source = DataConfig {
-        train_fingerprint: data.train.fingerprint().into(),
-        test_fingerprint: data.test.fingerprint().into(),
         augment: Augment::None,
-        ..DataConfig::named("tiny", 0.0)
+        ..data.config("tiny", 0.0)
     };
     let recipe = Recipe {
         batch_size: BATCH,

@@ -10,9 +10,7 @@ use candle_core::Device;
 use dcff::criteria::{Criterion, Evidence, LayerEvidence};
 use dcff::data::{SyntheticConfig, find, synthetic};
 use dcff::train::methods::{PruneConfig, describe};
-use dcff::train::{
-    Data, DataConfig, Ending, Event, MethodConfig, Recipe, RunConfig, RunFolder, Trainer,
-};
+use dcff::train::{Data, Ending, Event, MethodConfig, Recipe, RunConfig, RunFolder, Trainer};
 
 /// The largest absolute weight of a filter.
 struct LInfinityNorm;
@@ -56,11 +54,7 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
         seed: 1,
     })?;
     let data = Data::new(splits, info.normalisation.clone(), info.augmentation);
-    let source = DataConfig {
-        train_fingerprint: data.train.fingerprint().into(),
-        test_fingerprint: data.test.fingerprint().into(),
-        ..DataConfig::named("synthetic", 0.0)
-    };
+    let source = data.config("synthetic", 0.0);
     let recipe = Recipe {
         batch_size: 20,
         ..Recipe::quick(2)

@@ -16,7 +16,7 @@ use dcff::models::{Architecture, Mode, Parameter, Seeds, View, Views};
 use dcff::nn::{Features, LossValue};
 use dcff::train::optimizers::Adamax;
 use dcff::train::{
-    Data, DataConfig, Decision, Description, Ending, EpochStart, Event, Filters, Group, Id, Method,
+    Data, Decision, Description, Ending, EpochStart, Event, Filters, Group, Id, Method,
     MethodConfig, Pass, Plan, Recipe, Result, RunConfig, RunFolder, Saved, Setup, Stage, Step,
     Trainer,
 };
@@ -169,11 +169,7 @@ pub fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         seed: 1,
     })?;
     let data = Data::new(splits, info.normalisation.clone(), info.augmentation);
-    let source = DataConfig {
-        train_fingerprint: data.train.fingerprint().into(),
-        test_fingerprint: data.test.fingerprint().into(),
-        ..DataConfig::named("synthetic", 0.0)
-    };
+    let source = data.config("synthetic", 0.0);
     let recipe = Recipe {
         batch_size: 20,
         ..Recipe::quick(2)

@@ -11,7 +11,7 @@ use dcff::compact::{Artefact, export};
 use dcff::data::{SyntheticConfig, find, synthetic};
 use dcff::train::methods::FilterFusionConfig;
 use dcff::train::{
-    COMPACT, Data, DataConfig, Ending, Event, MethodConfig, Recipe, RunConfig, RunFolder, Trainer,
+    COMPACT, Data, Ending, Event, MethodConfig, Recipe, RunConfig, RunFolder, Trainer,
 };
 
 #[allow(unreachable_pub, missing_docs, reason = "the tests run it, too")]
@@ -23,11 +23,7 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
         seed: 1,
     })?;
     let data = Data::new(splits, info.normalisation.clone(), info.augmentation);
-    let source = DataConfig {
-        train_fingerprint: data.train.fingerprint().into(),
-        test_fingerprint: data.test.fingerprint().into(),
-        ..DataConfig::named("synthetic", 0.0)
-    };
+    let source = data.config("synthetic", 0.0);
     let method = MethodConfig::new("dcff", FilterFusionConfig::new("0.75".parse()?))?;
     let recipe = Recipe {
         batch_size: 20,

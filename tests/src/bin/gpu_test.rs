@@ -521,7 +521,7 @@ fn speed(
         * dcff_flops::cost(
             &subject.compact,
             dcff_flops::Convention::Macs,
-            dcff_flops::Network::Compact,
+            dcff_flops::Form::Compact,
         )?
         .ops()) as f64
         / median;

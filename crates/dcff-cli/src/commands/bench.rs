@@ -13,6 +13,7 @@ use anyhow::{Context, ensure};
 use candle_core::{Device, Tensor};
 use dcff_flops::Convention;
 use dcff_models::{Architecture, InferenceNetwork, Network, Profile, Views};
+use dcff_report::table::{Align, Table};
 use dcff_train::methods::{FilterFusion, FilterFusionConfig, narrowed};
 use dcff_train::{
     Context as Seeds, EpochStart, Group, Method, Optimizer, Precision, Recipe, cross_entropy_step,
@@ -22,7 +23,6 @@ use serde_json::json;
 
 use crate::args::{BenchArgs, BenchInferArgs, BenchNetwork, BenchTask, BenchTrainArgs};
 use crate::ended::Ended;
-use dcff_report::table::{Align, Table};
 use speed::Speed;
 
 /// Steps before the clock starts: the first takes its memory from the system, the second finds all of it waiting.
@@ -264,7 +264,7 @@ fn check(flag: &str, value: usize) -> anyhow::Result<()> {
 
 /// Multiply-accumulates of one image's forward pass.
 fn macs(architecture: &Architecture) -> anyhow::Result<u64> {
-    Ok(dcff_flops::cost(architecture, Convention::Macs, dcff_flops::Network::Compact)?.ops())
+    Ok(dcff_flops::cost(architecture, Convention::Macs, dcff_flops::Form::Compact)?.ops())
 }
 
 /// The middle of `times`; of an even number, the later of the two.

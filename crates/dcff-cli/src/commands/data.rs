@@ -1,12 +1,12 @@
 //! `dcff data`.
 
 use dcff_data::{DatasetInfo, Splits, Wanted};
+use dcff_report::table::{Align, Table};
 use serde_json::json;
 
 use crate::args::DataArgs;
 use crate::data;
 use crate::ended::Ended;
-use dcff_report::table::{Align, Table};
 
 pub(crate) fn run(args: &DataArgs) -> anyhow::Result<Ended> {
     let Some(name) = &args.name else {

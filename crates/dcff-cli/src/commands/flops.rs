@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use anyhow::{Context, ensure};
 use dcff_flops::{Convention, CostTable, LayerCost, costs};
+use dcff_report::table::{Align, Table, change, count};
 use dcff_train::methods::narrowed;
 use serde_json::{Value, json};
 
 use super::method::rates_of;
 use crate::args::{Allocation, FlopsArgs};
 use crate::ended::Ended;
-use dcff_report::table::{Align, Table, change, count};
 
 pub(crate) fn run(args: &FlopsArgs) -> anyhow::Result<Ended> {
     let (convention, ..) = *Convention::ALL

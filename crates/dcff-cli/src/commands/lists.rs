@@ -1,11 +1,11 @@
 //! `dcff criteria`: what can be chosen from, as the crates list it.
 
 use dcff_fusion::{KeepMode, TemperatureSchedule};
+use dcff_report::table::{Align, Table};
 use serde_json::json;
 
 use crate::args::ListArgs;
 use crate::ended::Ended;
-use dcff_report::table::{Align, Table};
 
 pub(crate) fn criteria(args: &ListArgs) -> anyhow::Result<Ended> {
     let criteria = dcff_criteria::ALL;

@@ -126,8 +126,8 @@ impl BudgetArgs {
 }
 
 impl MethodArgs {
-    /// What was typed of the method's settings.
-    fn typed(&self) -> BTreeMap<String, Typed> {
+    /// What was typed of the method's settings, by the keys that methods know.
+    pub(super) fn typed(&self) -> BTreeMap<String, Typed> {
         let mut typed = given([
             ("--rates", text(&self.rates)),
             ("--criterion", text(&self.criterion)),

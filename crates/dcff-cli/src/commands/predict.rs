@@ -5,12 +5,12 @@ use candle_core::{Device, Tensor};
 use dcff_compact::Artefact;
 use dcff_data::{Fit, Normalisation, Preprocess};
 use dcff_models::{InferenceNetwork, Views};
+use dcff_report::table::{Align, Table};
 use serde_json::{Value, json};
 
 use crate::args::PredictArgs;
 use crate::ended::Ended;
 use crate::{artefact, text};
-use dcff_report::table::{Align, Table};
 
 /// The most images computed at once.
 const BATCH: usize = 16;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, bail};
 use dcff_data::{Augmentation, Loaded, Wanted};
 use dcff_models::Architecture;
+use dcff_report::table::{change, count, duration};
 use dcff_train::methods::{self, METHODS};
 use dcff_train::{
     Augment, Data, DataConfig, Ending, Known, MethodConfig, Precision, Recipe, RunConfig,
@@ -18,7 +19,6 @@ use crate::args::TrainArgs;
 use crate::data;
 use crate::ended::Ended;
 use crate::progress::Progress;
-use dcff_report::table::{change, count, duration};
 
 /// The share held out when neither flag nor recipe says otherwise.
 const HOLD_OUT: f64 = 0.05;
@@ -253,8 +253,7 @@ fn typed(args: &TrainArgs, error: dcff_train::Error) -> anyhow::Error {
     let dcff_train::Error::Setting { field, message } = error else {
         return error.into();
     };
-    let method = &args.method;
-    let flags: [(&str, &str, bool); 23] = [
+    let flags: [(&str, &str, bool); 15] = [
         ("data.name", "--data", args.data.is_some()),
         ("data.train_fingerprint", "--data", args.data.is_some()),
         ("data.test_fingerprint", "--data", args.data.is_some()),
@@ -290,46 +289,14 @@ fn typed(args: &TrainArgs, error: dcff_train::Error) -> anyhow::Error {
             args.milestones.is_some(),
         ),
         ("recipe.tf32", "--precision", args.precision.is_some()),
-        (
-            "method.evidence_images",
-            "--evidence-images",
-            method.evidence_images.is_some(),
-        ),
-        (
-            "method.dense_epochs",
-            "--dense-epochs",
-            method.dense_epochs.is_some(),
-        ),
-        (
-            "method.steps",
-            "--prune-steps",
-            method.prune_steps.is_some(),
-        ),
-        (
-            "method.finetune_learning_rate",
-            "--finetune-lr",
-            method.finetune_lr.is_some(),
-        ),
-        (
-            "method.scale_penalty",
-            "--scale-penalty",
-            method.scale_penalty.is_some(),
-        ),
-        (
-            "method.dense_from",
-            "--dense-from",
-            method.dense_from.is_some(),
-        ),
-        ("criterion", "--criterion", method.criterion.is_some()),
-        (
-            "method.criterion",
-            "--criterion",
-            method.criterion.is_some(),
-        ),
     ];
     let flag = flags.iter().find(|(key, _, given)| *key == field && *given);
-    match flag {
-        Some((_, flag, _)) => anyhow::anyhow!("{flag}: {message}"),
+    // What methods are told is listed where the flags become keys.
+    let key = field.strip_prefix("method.").unwrap_or(&field);
+    let typed = args.method.typed();
+    let flag = flag.map(|(_, flag, _)| *flag);
+    match flag.or_else(|| Some(typed.get(key)?.flag.as_str())) {
+        Some(flag) => anyhow::anyhow!("{flag}: {message}"),
         None => dcff_train::Error::Setting { field, message }.into(),
     }
 }

@@ -48,6 +48,7 @@ mod linux {
 
     pub(in super::super) unsafe fn unmap(start: NonNull<f32>, capacity: usize) {
         if let Some(bytes) = bytes(capacity) {
+            // SAFETY: the caller's: `start` came from `map` with this capacity, which mapped these bytes.
             unsafe { libc::munmap(start.as_ptr().cast(), bytes) };
         }
     }

@@ -36,6 +36,7 @@ impl<'a> Bias<'a> {
     /// As for [`Simd`].
     #[inline(always)]
     pub(crate) unsafe fn load<S: Simd>(self, at: usize) -> S::V {
+        // SAFETY: the caller's; slices of sixteen numbers are read.
         unsafe {
             match self {
                 Self::Zero => S::splat(0.0),
@@ -83,6 +84,7 @@ impl<'a, E: Element> Epilogue<'a, E> {
     /// As for [`Simd`]; the residual reaches that far.
     #[inline(always)]
     pub(crate) unsafe fn finish<S: Simd>(&self, sum: S::V, offset: usize) -> S::V {
+        // SAFETY: the caller's: sixteen numbers of the residual lie behind `offset`.
         unsafe {
             let mut v = sum;
             if let Some(residual) = self.residual {

@@ -74,6 +74,7 @@ impl Kernel for Products<'_> {
 impl Products<'_> {
     #[inline(always)]
     unsafe fn filters<S: Simd, const P: usize>(&self, first: usize, valid: usize) {
+        // SAFETY: the caller's: offsets of pixels and taps lie within the maps and as many filters as there are.
         unsafe {
             let x: [*const f32; P] = std::array::from_fn(|p| {
                 let pixel = first + p.min(valid - 1);
@@ -105,6 +106,7 @@ impl Products<'_> {
         y: &[usize; P],
         valid: usize,
     ) {
+        // SAFETY: the caller's: offsets of pixels and taps lie within the maps and as many filters as there are.
         unsafe {
             let out = self.y.add(first * self.y_stride);
             let mut acc = [[S::splat(0.0); P]; F];
@@ -195,6 +197,7 @@ impl<E: Element> Kernel for Correlations<'_, E> {
 impl<E: Element> Correlations<'_, E> {
     #[inline(always)]
     unsafe fn filters<S: Simd, const T: usize>(&self, t: usize) {
+        // SAFETY: the caller's: offsets of pixels and taps lie within the maps and as many filters as there are.
         unsafe {
             let mut f = 0;
             while f + FILTERS <= self.filters {
@@ -211,6 +214,7 @@ impl<E: Element> Correlations<'_, E> {
 
     #[inline(always)]
     unsafe fn tile<S: Simd, const F: usize, const T: usize>(&self, f0: usize, t0: usize) {
+        // SAFETY: the caller's: offsets of pixels and taps lie within the maps and as many filters as there are.
         unsafe {
             let x: [*const f32; T] = std::array::from_fn(|t| {
                 self.x

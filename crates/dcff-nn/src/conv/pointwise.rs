@@ -50,6 +50,7 @@ fn collect<E: Element>(isa: Isa, plane: &[E], pixels: &[u32], to: &mut [f32]) {
 ///
 /// The channel has the pixels, and no other task reads or writes them.
 unsafe fn distribute<E: Element>(isa: Isa, from: &[f32], plane: *mut E, pixels: &[u32]) {
+    // SAFETY: the caller's: the pixels lie in the channel, which this task alone writes.
     let to = |first: u32, len| unsafe {
         std::slice::from_raw_parts_mut(plane.add(first as usize * LANES), len)
     };

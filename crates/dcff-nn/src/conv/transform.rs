@@ -25,6 +25,7 @@ const B: f32 = std::f32::consts::SQRT_2;
 /// `Bᵀ d`.
 #[inline(always)]
 pub(crate) unsafe fn input<S: Simd, const M: usize>(d: [S::V; 6]) -> [S::V; 6] {
+    // SAFETY: the caller's: the instructions are there.
     unsafe {
         if M == 2 {
             return [
@@ -54,6 +55,7 @@ pub(crate) unsafe fn input<S: Simd, const M: usize>(d: [S::V; 6]) -> [S::V; 6] {
 /// `Aᵀ m`.
 #[inline(always)]
 pub(crate) unsafe fn output<S: Simd, const M: usize>(m: [S::V; 6]) -> [S::V; 4] {
+    // SAFETY: the caller's: the instructions are there.
     unsafe {
         if M == 2 {
             return [
@@ -81,6 +83,7 @@ pub(crate) unsafe fn output<S: Simd, const M: usize>(m: [S::V; 6]) -> [S::V; 4] 
 /// `A y`, the transpose of [`output`].
 #[inline(always)]
 pub(crate) unsafe fn gradient<S: Simd, const M: usize>(y: [S::V; 4]) -> [S::V; 6] {
+    // SAFETY: the caller's: the instructions are there.
     unsafe {
         if M == 2 {
             let minus = S::sub(S::splat(0.0), y[1]);
@@ -111,6 +114,7 @@ pub(crate) unsafe fn gradient<S: Simd, const M: usize>(y: [S::V; 4]) -> [S::V; 6
 /// `G w`.
 #[inline(always)]
 pub(crate) unsafe fn weight<S: Simd, const M: usize>(w: [S::V; 3]) -> [S::V; 6] {
+    // SAFETY: the caller's: the instructions are there.
     unsafe {
         let half = S::splat(0.5);
         if M == 2 {
@@ -136,6 +140,7 @@ pub(crate) unsafe fn weight<S: Simd, const M: usize>(w: [S::V; 3]) -> [S::V; 6] 
 /// `Gᵀ u`, the transpose of [`weight`].
 #[inline(always)]
 pub(crate) unsafe fn weight_gradient<S: Simd, const M: usize>(u: [S::V; 6]) -> [S::V; 3] {
+    // SAFETY: the caller's: the instructions are there.
     unsafe {
         let (sum, difference) = (S::add(u[1], u[2]), S::sub(u[1], u[2]));
         if M == 2 {

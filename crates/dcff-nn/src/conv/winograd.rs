@@ -147,6 +147,7 @@ impl<E: Element, const M: usize, const PASS: usize> Input<'_, E, M, PASS> {
         row: isize,
         column: isize,
     ) {
+        // SAFETY: the caller's: the tile lies on the map, but for an edge whose pixels are left out.
         unsafe {
             let (h, w) = self.grid.source;
             let side = M + 2;
@@ -223,6 +224,7 @@ impl<E: Element, const M: usize> Kernel for Output<'_, E, M> {
 impl<E: Element, const M: usize> Output<'_, E, M> {
     #[inline(always)]
     unsafe fn tile<S: Simd>(&self, from: *const f32, offset: usize, at: Position, bias: S::V) {
+        // SAFETY: the caller's: the tile lies on the map, but for an edge whose pixels are left out.
         unsafe {
             let (h, w) = self.grid.target;
             let side = M + 2;

@@ -149,6 +149,7 @@ impl Accumulate {
         sums: *mut f32,
         c: usize,
     ) {
+        // SAFETY: the caller's: channels, filters and tiles lie within the transformed maps and the sums.
         unsafe {
             let v = v.add(c * self.channel_stride);
             let sums = sums.add(c);
@@ -173,6 +174,7 @@ impl Accumulate {
         sums: *mut f32,
         f: usize,
     ) {
+        // SAFETY: the caller's: channels, filters and tiles lie within the transformed maps and the sums.
         unsafe {
             let mut acc = [[S::splat(0.0); C]; F];
             let z = z.add(f * self.channel_stride);

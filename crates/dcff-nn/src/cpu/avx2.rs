@@ -19,16 +19,19 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self::V {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { [_mm256_set1_ps(value); 2] }
     }
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::V {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
     }
 
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: Self::V) {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe {
             _mm256_storeu_ps(to, v[0]);
             _mm256_storeu_ps(to.add(8), v[1]);
@@ -37,21 +40,25 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])] }
     }
 
     #[inline(always)]
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])] }
     }
 
     #[inline(always)]
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
     }
 
     #[inline(always)]
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // SAFETY: the caller's: the instructions are there.
         unsafe {
             [
                 _mm256_fmadd_ps(a[0], b[0], c[0]),
@@ -62,6 +69,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn clamp(a: Self::V, low: Self::V, high: Self::V) -> Self::V {
+        // SAFETY: the caller's: the instructions are there.
         unsafe {
             // The second operand is returned when either is NaN.
             [
@@ -73,6 +81,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn select_gt(a: Self::V, b: Self::V, v: Self::V, other: Self::V) -> Self::V {
+        // SAFETY: the caller's: the instructions are there.
         unsafe {
             [
                 _mm256_blendv_ps(other[0], v[0], _mm256_cmp_ps::<_CMP_GT_OQ>(a[0], b[0])),
@@ -83,6 +92,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn select_eq(a: Self::V, b: Self::V, v: Self::V, other: Self::V) -> Self::V {
+        // SAFETY: the caller's: the instructions are there.
         unsafe {
             [
                 _mm256_blendv_ps(other[0], v[0], _mm256_cmp_ps::<_CMP_EQ_OQ>(a[0], b[0])),
@@ -93,6 +103,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn select_nan(a: Self::V, v: Self::V, other: Self::V) -> Self::V {
+        // SAFETY: the caller's: the instructions are there.
         unsafe {
             [
                 _mm256_blendv_ps(other[0], v[0], _mm256_cmp_ps::<_CMP_UNORD_Q>(a[0], a[0])),
@@ -103,6 +114,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn sum(a: Self::V) -> f32 {
+        // SAFETY: the caller's: the instructions are there.
         unsafe {
             let eight = _mm256_add_ps(a[0], a[1]);
             let four = _mm_add_ps(
@@ -116,6 +128,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn stream(to: *mut f32, v: Self::V) {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe {
             _mm256_stream_ps(to, v[0]);
             _mm256_stream_ps(to.add(8), v[1]);
@@ -124,6 +137,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self::V {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe {
             let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
             let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(8).cast()));
@@ -136,21 +150,25 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     unsafe fn store_bf16(to: *mut u16, v: Self::V) {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe { _mm256_storeu_si256(to.cast(), round(v)) }
     }
 
     #[inline(always)]
     unsafe fn stream_bf16(to: *mut u16, v: Self::V) {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe { _mm256_stream_si256(to.cast(), round(v)) }
     }
 
     #[inline(always)]
     unsafe fn fence() {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { _mm_sfence() }
     }
 
     #[inline(always)]
     unsafe fn load_bytes(from: *const u8) -> Self::V {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe {
             let bytes = _mm_loadu_si128(from.cast());
             [
@@ -164,6 +182,7 @@ impl Simd for Avx2 {
 /// The numbers as bfloat16; [`Bf16::rounded`](crate::bf16::Bf16::rounded) of each.
 #[inline(always)]
 unsafe fn round(v: [__m256; 2]) -> __m256i {
+    // SAFETY: the caller's: the instructions are there.
     unsafe {
         // Packing interleaves the halves of both registers.
         let packed = _mm256_packus_epi32(upper(v[0]), upper(v[1]));
@@ -174,6 +193,7 @@ unsafe fn round(v: [__m256; 2]) -> __m256i {
 /// Each number rounded, its sixteen bits in the lower half of the lane.
 #[inline(always)]
 unsafe fn upper(v: __m256) -> __m256i {
+    // SAFETY: the caller's: the instructions are there.
     unsafe {
         let bits = _mm256_castps_si256(v);
         let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));

@@ -19,77 +19,92 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> __m512 {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { _mm512_set1_ps(value) }
     }
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> __m512 {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe { _mm512_loadu_ps(from) }
     }
 
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: __m512) {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe { _mm512_storeu_ps(to, v) }
     }
 
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { _mm512_add_ps(a, b) }
     }
 
     #[inline(always)]
     unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { _mm512_sub_ps(a, b) }
     }
 
     #[inline(always)]
     unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { _mm512_mul_ps(a, b) }
     }
 
     #[inline(always)]
     unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { _mm512_fmadd_ps(a, b, c) }
     }
 
     #[inline(always)]
     unsafe fn clamp(a: __m512, low: __m512, high: __m512) -> __m512 {
         // The second operand is returned when either is NaN.
+        // SAFETY: the caller's: the instructions are there.
         unsafe { _mm512_min_ps(high, _mm512_max_ps(low, a)) }
     }
 
     #[inline(always)]
     unsafe fn select_gt(a: __m512, b: __m512, v: __m512, other: __m512) -> __m512 {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), other, v) }
     }
 
     #[inline(always)]
     unsafe fn select_eq(a: __m512, b: __m512, v: __m512, other: __m512) -> __m512 {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b), other, v) }
     }
 
     #[inline(always)]
     unsafe fn select_nan(a: __m512, v: __m512, other: __m512) -> __m512 {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a), other, v) }
     }
 
     #[inline(always)]
     unsafe fn sum(a: __m512) -> f32 {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { _mm512_reduce_add_ps(a) }
     }
 
     #[inline(always)]
     unsafe fn stream(to: *mut f32, v: __m512) {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe { _mm512_stream_ps(to, v) }
     }
 
     #[inline(always)]
     unsafe fn fence() {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { _mm_sfence() }
     }
 
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> __m512 {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe {
             // Each word moves to the upper half of its lane; one shuffle does both.
             let twice = _mm512_broadcast_i64x4(_mm256_loadu_si256(from.cast()));
@@ -100,21 +115,25 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     unsafe fn store_bf16(to: *mut u16, v: __m512) {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe { _mm256_storeu_si256(to.cast(), round(v)) }
     }
 
     #[inline(always)]
     unsafe fn stream_bf16(to: *mut u16, v: __m512) {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe { _mm256_stream_si256(to.cast(), round(v)) }
     }
 
     #[inline(always)]
     unsafe fn store_bytes(to: *mut u8, v: __m512) {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))) }
     }
 
     #[inline(always)]
     unsafe fn load_bytes(from: *const u8) -> __m512 {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
     }
 
@@ -122,12 +141,14 @@ impl Simd for Avx512 {
     unsafe fn add_sums<const N: usize>(to: *mut f32, v: [__m512; N]) {
         if N != 8 {
             for (i, v) in v.into_iter().enumerate() {
+                // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
                 unsafe { *to.add(i) += Self::sum(v) };
             }
             return;
         }
         // Two registers become one that holds half as many terms of each, three times: a swap of
         // halves, a blend and an addition.
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe {
             // Lanes: four terms each of v0, v1, v2, v3 and of v4, v5, v6, v7.
             let low = quarters(halves(v[0], v[1]), halves(v[2], v[3]));
@@ -152,6 +173,7 @@ struct Words([u16; 32]);
 impl Words {
     #[inline(always)]
     unsafe fn load(&self) -> __m512i {
+        // SAFETY: the caller's: the instructions are there.
         unsafe { _mm512_load_si512(self.0.as_ptr().cast()) }
     }
 }
@@ -181,6 +203,7 @@ static NARROW: Words = Words({
 /// The numbers as bfloat16; [`Bf16::rounded`](crate::bf16::Bf16::rounded) of each.
 #[inline(always)]
 unsafe fn round(v: __m512) -> __m256i {
+    // SAFETY: the caller's: the instructions are there.
     unsafe {
         let bits = _mm512_castps_si512(v);
         let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
@@ -196,6 +219,7 @@ unsafe fn round(v: __m512) -> __m256i {
 /// Eight terms of `a`, then eight of `b`, from sixteen each.
 #[inline(always)]
 unsafe fn halves(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: the caller's: the instructions are there.
     unsafe {
         let swapped = _mm512_shuffle_f32x4::<0b01_00_11_10>(a, b);
         let kept = _mm512_mask_blend_ps(0xff00, a, b);
@@ -206,6 +230,7 @@ unsafe fn halves(a: __m512, b: __m512) -> __m512 {
 /// Four terms of each of four numbers, from eight of two in `a` and of two in `b`.
 #[inline(always)]
 unsafe fn quarters(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: the caller's: the instructions are there.
     unsafe {
         let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
         let odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b);

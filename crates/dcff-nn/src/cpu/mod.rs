@@ -136,13 +136,16 @@ impl Isa {
     /// Runs the copy of `kernel` compiled for this instruction set.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: a value other than `Portable` comes from `available`, which asked the processor.
+        // A value other than `Portable` comes from `available`, which asked the processor.
         match self {
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: the processor has AVX-512.
             Isa::Avx512 => unsafe { avx512::run(kernel) },
             #[cfg(target_arch = "x86_64")]
+            // SAFETY: the processor has AVX2 and FMA.
             Isa::Avx2 => unsafe { avx2::run(kernel) },
             #[cfg(target_arch = "aarch64")]
+            // SAFETY: every 64-bit Arm processor has NEON.
             Isa::Neon => unsafe { neon::run(kernel) },
             _ => kernel.run::<portable::Portable>(),
         }

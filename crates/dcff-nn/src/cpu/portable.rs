@@ -25,11 +25,13 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::V {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe { from.cast::<[f32; 16]>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: Self::V) {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe { to.cast::<[f32; 16]>().write_unaligned(v) }
     }
 

@@ -38,6 +38,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Call [`Simd::fence`] before another thread may read.
     #[inline(always)]
     unsafe fn stream(to: *mut f32, v: Self::V) {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe { Self::store(to, v) }
     }
 
@@ -45,6 +46,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     unsafe fn load_bf16(from: *const u16) -> Self::V {
         let mut numbers = [0f32; 16];
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe {
             for (i, number) in numbers.iter_mut().enumerate() {
                 *number = Bf16(*from.add(i)).widened();
@@ -57,6 +59,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     unsafe fn store_bf16(to: *mut u16, v: Self::V) {
         let mut numbers = [0f32; 16];
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe {
             Self::store(numbers.as_mut_ptr(), v);
             for (i, number) in numbers.into_iter().enumerate() {
@@ -68,6 +71,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// [`Simd::store_bf16`] as [`Simd::stream`], to an address on half a cache line.
     #[inline(always)]
     unsafe fn stream_bf16(to: *mut u16, v: Self::V) {
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe { Self::store_bf16(to, v) }
     }
 
@@ -79,6 +83,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     unsafe fn store_bytes(to: *mut u8, v: Self::V) {
         let mut numbers = [0f32; 16];
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe {
             Self::store(numbers.as_mut_ptr(), v);
             for (i, number) in numbers.into_iter().enumerate() {
@@ -91,6 +96,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     unsafe fn load_bytes(from: *const u8) -> Self::V {
         let mut numbers = [0f32; 16];
+        // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
         unsafe {
             for (i, number) in numbers.iter_mut().enumerate() {
                 *number = f32::from(*from.add(i));
@@ -103,6 +109,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     unsafe fn add_sums<const N: usize>(to: *mut f32, v: [Self::V; N]) {
         for (i, v) in v.into_iter().enumerate() {
+            // SAFETY: the caller's: the instructions are there, and sixteen numbers behind the pointer.
             unsafe { *to.add(i) += Self::sum(v) };
         }
     }
@@ -114,6 +121,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
             return v;
         }
         let mut out = [0f32; 16];
+        // SAFETY: the caller's: the instructions are there.
         unsafe {
             Self::store(out.as_mut_ptr(), v);
             for lane in &mut out[lanes..] {

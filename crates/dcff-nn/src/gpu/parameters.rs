@@ -92,26 +92,15 @@ const _: () = assert!(
         && size_of::<FiltersIn>() <= 4096
 );
 
-// SAFETY (of all): `repr(C)`, and field by field the structure of that name in the kernels' text.
-unsafe impl Parameters for Permute {}
-unsafe impl Parameters for Elementwise {}
-unsafe impl Parameters for CopyChannels {}
-unsafe impl Parameters for Shortcut {}
-unsafe impl Parameters for Offset {}
-unsafe impl Parameters for Measure {}
-unsafe impl Parameters for Scale {}
-unsafe impl Parameters for Apply {}
-unsafe impl Parameters for Sums {}
-unsafe impl Parameters for Backward {}
-unsafe impl Parameters for Pool {}
-unsafe impl Parameters for Conv {}
-unsafe impl Parameters for Join {}
-unsafe impl Parameters for AddBias {}
-unsafe impl Parameters for Images {}
-unsafe impl Parameters for CrossEntropy {}
-unsafe impl Parameters for Sgd {}
-unsafe impl Parameters for Adam {}
-unsafe impl Parameters for Blend {}
-unsafe impl Parameters for Distances {}
-unsafe impl Parameters for FiltersIn {}
-unsafe impl Parameters for FiltersOut {}
+macro_rules! taken {
+    ($($name:ident)*) => {
+        $(
+            // SAFETY: `repr(C)`, and field by field the structure of that name in the kernels' text.
+            unsafe impl Parameters for $name {}
+        )*
+    };
+}
+
+taken! {
+    Permute Elementwise CopyChannels Shortcut Offset Measure Scale Apply Sums Backward Pool Conv Join AddBias Images CrossEntropy Sgd Adam Blend Distances FiltersIn FiltersOut
+}

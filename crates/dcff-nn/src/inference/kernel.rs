@@ -84,6 +84,7 @@ impl Kernel for Products<'_> {
 impl Products<'_> {
     #[inline(always)]
     unsafe fn group<S: Simd, const B: usize, const P: usize>(&self, first: usize) {
+        // SAFETY: the caller's: blocks and pixels lie within the maps.
         unsafe {
             let mut at = self.range.start;
             while at < self.range.end {
@@ -109,6 +110,7 @@ impl Products<'_> {
         at: usize,
         valid: usize,
     ) {
+        // SAFETY: the caller's: blocks and pixels lie within the maps.
         unsafe {
             let mut x = [self.x; P];
             let mut y = [0; P];

@@ -66,6 +66,7 @@ impl<E: Element> Kernel for Measure<'_, E> {
 /// `Σ (x - about)`, or with `POWER` 2 `Σ (x - about)²`, in eight interleaved sums.
 #[inline(always)]
 unsafe fn deviations<S: Simd, E: Element, const POWER: u8>(x: &[E], about: S::V) -> S::V {
+    // SAFETY: the caller's: whole vectors of sixteen numbers.
     unsafe {
         let mut acc = [S::splat(0.0); 8];
         let whole = x.len() / (8 * LANES) * (8 * LANES);
@@ -150,6 +151,7 @@ pub(super) struct Sums<'a, E> {
 /// `dy`, or if there is a `y`, `dy` where that lies inside its range.
 #[inline(always)]
 unsafe fn through<S: Simd, E: Element>(y: Option<(&[E], Clamp)>, dy: *const E, at: usize) -> S::V {
+    // SAFETY: the caller's: whole vectors of sixteen numbers.
     unsafe {
         let dz = E::load::<S>(dy.add(at));
         match y {

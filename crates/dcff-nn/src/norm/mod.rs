@@ -106,6 +106,7 @@ unsafe fn plane_mut<E: Element>(
     channels: usize,
     len: usize,
 ) -> &mut [E] {
+    // SAFETY: the plane lies within the maps, and the caller's task alone writes it.
     unsafe { std::slice::from_raw_parts_mut(out.at((g * channels + c) * len), len) }
 }
 
@@ -354,11 +355,12 @@ fn backward<E: Element>(
     let (stream, c) = (x.streams(), x.channels());
     let out = Out::new(dx.cpu_mut::<E>());
     let out_residual = dr.map(|dr| Out::new(dr.cpu_mut::<E>()));
-    // SAFETY (of both): every plane is visited once.
+    // SAFETY: every plane is visited once.
     let dx_plane = |g, ch| unsafe { plane_mut(&out, g, ch, c, x.plane()) };
     let dr_plane = |g, ch| {
         out_residual
             .as_ref()
+            // SAFETY: likewise.
             .map(|out| unsafe { plane_mut(out, g, ch, c, x.plane()) })
     };
     let y_plane = |g, ch| y.map(|(y, clamp)| (plane(y, g, ch), clamp));

@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 
 use dcff_fusion::{Fuser, KeepMode, Memory, Rates, Reselect, TemperatureSchedule};
 use dcff_models::{Architecture, View, Views};
+use dcff_run::{Description, LayerSelection, MethodConfig, Recipe};
 use serde::{Deserialize, Serialize};
 
+use super::widths::width_keys;
 use super::widths::{self, narrowed};
-use dcff_run::{Description, LayerSelection, MethodConfig, Recipe};
-
 use crate::collect::Collected;
 use crate::entry::{Context, Entry, Given};
 use crate::error::{Error, Result};
@@ -75,7 +75,7 @@ impl FilterFusion {
     /// When the criterion is unknown, or reads what a network that is compact from the start does not have.
     pub fn new(config: FilterFusionConfig, context: &Context) -> Result<Self> {
         let criterion = context.criterion(&config.criterion)?;
-        if config.evidence_images == 0 {
+        if config.evidence_images == 0 && criterion.evidence().reads_images() {
             return Err(Error::setting(
                 "method.evidence_images",
                 "expected at least 1, got 0",
@@ -255,13 +255,7 @@ impl Entry for Dcff {
 pub(super) const SELECT: &str = "select";
 
 /// What the command line can say of this method and of selecting.
-pub(super) const KEYS: &[&str] = &[
-    "rates",
-    "target_macs",
-    "target_params",
-    "min_keep",
-    "round_to",
-    "allocation",
+pub(super) const KEYS: &[&str] = width_keys![
     "criterion",
     "keep",
     "temperature",
@@ -369,6 +363,23 @@ mod tests {
         assert!(
             message.contains("l7") && message.contains("l1-norm"),
             "{message}"
+        );
+    }
+
+    #[test]
+    fn no_images_are_enough_for_a_criterion_that_sees_none() {
+        let new = |criterion: &str| {
+            let config = FilterFusionConfig {
+                criterion: criterion.into(),
+                evidence_images: 0,
+                ..FilterFusionConfig::new("0.5".parse().unwrap())
+            };
+            FilterFusion::new(config, &Context::default()).map(drop)
+        };
+        new("l1-norm").unwrap();
+        assert_eq!(
+            new("hrank").unwrap_err().to_string(),
+            "method.evidence_images: expected at least 1, got 0"
         );
     }
 

@@ -23,12 +23,12 @@ use dcff_flops::{Budget, even_keys};
 use dcff_fusion::{Coefficients, KeepMode, Rates, TemperatureSchedule, select_top};
 use dcff_models::{Architecture, ChannelGroup, ParameterKind, View, Views};
 use dcff_nn::LossValue;
+use dcff_run::{DenseFrom, Description, LayerSelection, MethodConfig, Recipe};
 use serde::{Deserialize, Serialize};
 
 use super::dcff::evidence_images;
+use super::widths::width_keys;
 use super::widths::{self, narrowed};
-use dcff_run::{DenseFrom, Description, LayerSelection, MethodConfig, Recipe};
-
 use crate::collect::Collected;
 use crate::dense::dense_of;
 use crate::entry::{Context, Entry, Given};
@@ -95,8 +95,8 @@ impl PruneConfig {
         })
     }
 
-    /// Checks the settings' ranges for a run of `epochs` epochs.
-    fn validate(&self, epochs: usize) -> Result<()> {
+    /// Checks the settings' ranges for a run of `epochs` epochs, whose criterion reads images or not.
+    fn validate(&self, epochs: usize, reads_images: bool) -> Result<()> {
         let check = |holds: bool, field: &str, message: String| match holds {
             true => Ok(()),
             false => Err(Error::setting(format!("method.{field}"), message)),
@@ -130,7 +130,7 @@ impl PruneConfig {
             )?;
         }
         check(
-            self.evidence_images >= 1,
+            self.evidence_images >= 1 || !reads_images,
             "evidence_images",
             "expected at least 1, got 0".to_owned(),
         )?;
@@ -430,7 +430,8 @@ fn keys(group: &ChannelGroup, scores: &[f64]) -> Vec<f64> {
 
 impl Method for Prune {
     fn plan(&self, full: &Architecture, recipe: &Recipe) -> Result<Plan> {
-        self.config.validate(recipe.epochs)?;
+        self.config
+            .validate(recipe.epochs, self.criterion.evidence().reads_images())?;
         Ok(Plan {
             stages: self.stages(recipe),
             first_widths: full.widths(),
@@ -515,13 +516,7 @@ impl Entry for Pruning {
     }
 
     fn keys(&self) -> &'static [&'static str] {
-        &[
-            "rates",
-            "target_macs",
-            "target_params",
-            "min_keep",
-            "round_to",
-            "allocation",
+        width_keys![
             "criterion",
             "keep",
             "temperature",
@@ -813,7 +808,7 @@ mod tests {
         let refused = |change: fn(&mut PruneConfig)| {
             let mut config = config("fpgm");
             change(&mut config);
-            config.validate(10).unwrap_err().to_string()
+            config.validate(10, true).unwrap_err().to_string()
         };
         assert_eq!(
             refused(|config| config.dense_epochs = 10),
@@ -824,5 +819,9 @@ mod tests {
             "method.steps: expected 1 to 5, the epochs of fine-tuning, got 6"
         );
         assert!(refused(|config| config.scale_penalty = -1.0).starts_with("method.scale_penalty"));
+        assert!(refused(|config| config.evidence_images = 0).starts_with("method.evidence_images"));
+        let mut blind = config("fpgm");
+        blind.evidence_images = 0;
+        blind.validate(10, false).unwrap();
     }
 }

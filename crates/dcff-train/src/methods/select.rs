@@ -4,10 +4,9 @@
 //! (<https://arxiv.org/abs/2107.06916>, section 4.3).
 
 use dcff_fusion::KeepMode;
-
-use super::dcff;
 use dcff_run::MethodConfig;
 
+use super::dcff;
 use crate::entry::{Context, Entry, Given};
 use crate::error::Result;
 use crate::method::Method;

@@ -7,6 +7,22 @@ use dcff_models::Architecture;
 use crate::entry::Given;
 use crate::error::{Error, Result};
 
+/// What the command line can say of widths, and then what else a method is told.
+macro_rules! width_keys {
+    ($($key:literal),* $(,)?) => {
+        &[
+            "rates",
+            "target_macs",
+            "target_params",
+            "min_keep",
+            "round_to",
+            "allocation",
+            $($key),*
+        ]
+    };
+}
+pub(super) use width_keys;
+
 /// `full` with the share of each channel space that `rates` leave.
 ///
 /// # Errors

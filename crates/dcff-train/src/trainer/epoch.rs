@@ -7,10 +7,9 @@ use candle_core::Tensor;
 use dcff_compact::Artefact;
 use dcff_data::Batch;
 use dcff_nn::LossValue;
-
-use super::{Trainer, setup};
 use dcff_run::{Metrics, Outcome, SELECTION, SelectionRow, StageCost, Timing, selection};
 
+use super::{Trainer, setup};
 use crate::checkpoint::{Best, OpenEpoch, Position};
 use crate::clock::Clock;
 use crate::costs::macs;

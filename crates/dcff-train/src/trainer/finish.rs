@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use dcff_compact::Artefact;
 use dcff_models::{Network, Views};
-
-use super::Trainer;
 use dcff_run::{CHECKPOINT, COMPACT, Outcome, PRODUCTS, ProductSummary, Summary};
 
+use super::Trainer;
 use crate::clock::Clock;
 use crate::costs::{Costs, costs};
 use crate::error::{Error, Result};

@@ -8,10 +8,9 @@ use dcff_criteria::Criterion;
 use dcff_data::{Augmentation, Loader, LoaderOptions};
 use dcff_models::{Architecture, Network, Views};
 use dcff_nn::{Convolution, RepeatedStep};
-
-use super::Trainer;
 use dcff_run::{CHECKPOINT, RunConfig, RunFolder, StageCost};
 
+use super::Trainer;
 use crate::checkpoint::{CHOSEN, Checkpoint, NETWORK, OpenEpoch, Position, State};
 use crate::collect::Probe;
 use crate::costs::macs;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use dcff_flops::{Convention, Network};
+use dcff_flops::{Convention, Form};
 use dcff_models::{Architecture, LayerKind, Pass, Profile};
+use dcff_report::table::{Align, Table};
 use serde_json::json;
 
 use super::speed::Speed;
-use dcff_report::table::{Align, Table};
 
 /// The time of some steps, by what it went into.
 pub(super) struct Step<'a> {
@@ -121,7 +121,7 @@ impl Step<'_> {
     }
 
     fn layers(&self) -> anyhow::Result<Vec<Row>> {
-        let costs = dcff_flops::cost(self.compact, Convention::Macs, Network::Compact)?;
+        let costs = dcff_flops::cost(self.compact, Convention::Macs, Form::Compact)?;
         let shapes = self.compact.shapes()?;
         let mut rows = Vec::new();
         for (i, layer) in self.compact.layers.iter().enumerate() {

@@ -305,12 +305,7 @@ impl Choice<'_> {
                 .parse::<dcff_fusion::TemperatureSchedule>()
                 .context("temperature")?;
         }
-        // What `dcff train` keeps unless told: fused filters from scratch, filters as they are when pruning.
-        let usual = if self.prunes() {
-            KeepMode::Select
-        } else {
-            KeepMode::Fuse
-        };
+        let usual = self.usual(flags)?;
         let fuses = keep.unwrap_or(usual) == KeepMode::Fuse;
         let temperature = self
             .temperature
@@ -340,7 +335,7 @@ impl Choice<'_> {
         let (Some(kept), Some(schedule)) = (method.text("keep"), method.text("temperature")) else {
             bail!("--method {}: a comparison is one of criteria", method.name);
         };
-        if kept != KeepMode::Select.name() || !self.prunes() {
+        if kept != KeepMode::Select.name() || usual == KeepMode::Fuse {
             parts.push(kept.to_owned());
         }
         if fuses || criterion.reads_temperature() {
@@ -364,8 +359,23 @@ impl Choice<'_> {
         })
     }
 
-    fn prunes(&self) -> bool {
-        self.pipeline == Some("prune")
+    /// What becomes of the filters unless told: of a method that says nothing of it, they are fused.
+    fn usual(&self, flags: &[String]) -> anyhow::Result<KeepMode> {
+        let mut arguments = vec!["train".to_owned()];
+        let axes = [
+            ("--arch", Some(self.arch)),
+            ("--criterion", Some(self.criterion)),
+            ("--pipeline", self.pipeline),
+        ];
+        for (flag, value) in axes {
+            if let Some(value) = value {
+                arguments.extend([flag.to_owned(), value.to_owned()]);
+            }
+        }
+        arguments.extend(flags.iter().cloned());
+        let config = train::plan(&*parse(&arguments)?)?;
+        let keep = config.method.text("keep").map(str::parse).transpose()?;
+        Ok(keep.unwrap_or(KeepMode::Fuse))
     }
 
     /// Why this combination is no run of its own.

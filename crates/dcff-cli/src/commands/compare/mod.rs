@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
-use dcff_flops::{Convention, Network, cost};
+use dcff_flops::{Convention, Form, cost};
 use dcff_models::Architecture;
-use dcff_train::{DENSE, SUMMARY, methods};
+use dcff_report::table::duration;
+use dcff_train::{DENSE, SUMMARY, full_network, methods};
 
 use self::matrix::{Plan, Run};
 use self::queue::{Queue, QueueEnd};
@@ -18,7 +19,6 @@ use crate::args::CompareArgs;
 use crate::commands::{report, train};
 use crate::data;
 use crate::ended::Ended;
-use dcff_report::table::duration;
 
 /// The report's folder in the comparison's.
 const REPORT: &str = "report";
@@ -94,7 +94,7 @@ pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<Ended> {
 fn dense_stages(runs: &[Run]) -> Vec<Option<usize>> {
     let stage = |run: &Run| {
         let config = &run.config;
-        let full = dcff_models::by_name(&config.arch).ok()?;
+        let full = full_network(config).ok()?;
         let plan = methods::plan(config, &full).ok()?;
         let stage = plan.stages.into_iter().next()?;
         // A run of one stage has none to share.
@@ -115,7 +115,7 @@ fn dense_stages(runs: &[Run]) -> Vec<Option<usize>> {
 
 /// The share of a run's multiply-accumulates that is left where its dense stage is taken over.
 fn share_after_dense(run: &Run) -> anyhow::Result<f64> {
-    let full = dcff_models::by_name(&run.config.arch)?;
+    let full = full_network(&run.config)?;
     let plan = methods::plan(&run.config, &full)?;
     let (Some(stage), Some(compact)) = (
         plan.stages.first().filter(|stage| stage.name == DENSE),
@@ -124,7 +124,7 @@ fn share_after_dense(run: &Run) -> anyhow::Result<f64> {
         return Ok(1.0);
     };
     let macs = |network: &Architecture| -> anyhow::Result<f64> {
-        Ok(cost(network, Convention::Macs, Network::Compact)?.ops() as f64)
+        Ok(cost(network, Convention::Macs, Form::Compact)?.ops() as f64)
     };
     let dense = stage.epochs.len() as f64 * macs(&full)?;
     let epochs = run.config.recipe.epochs - stage.epochs.end;

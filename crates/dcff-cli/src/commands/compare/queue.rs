@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use dcff_report::ERROR;
+use dcff_report::table::duration;
 use dcff_run::MAX_TABLE_BYTES;
 use dcff_train::{CONFIG, DENSE, METRICS, SUMMARY};
 
 use super::matrix::Run;
-use dcff_report::table::duration;
 
 /// How often the children are looked after.
 const TICK: Duration = Duration::from_millis(50);

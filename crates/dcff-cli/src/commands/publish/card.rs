@@ -5,12 +5,12 @@
 
 use dcff_data::{DatasetInfo, HubFiles};
 use dcff_fusion::PUBLISHED;
+use dcff_report::table::{Align, Table, duration, fixed};
 use dcff_run::reduction_percent;
 use dcff_train::{Cost, Outcome, Summary};
 
 use super::figures::Figure;
 use super::latency::Latency;
-use dcff_report::table::{Align, Table, duration, fixed};
 
 /// What a card is made of.
 pub(super) struct Card<'a> {

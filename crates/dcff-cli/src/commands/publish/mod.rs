@@ -13,6 +13,7 @@ use anyhow::{Context, ensure};
 use dcff_compact::export::{MODELING, ONNX, modeling, onnx};
 use dcff_compact::{Artefact, CONFIG, WEIGHTS};
 use dcff_hub::RepoId;
+use dcff_report::table::{Align, Table};
 use dcff_report::{PublishedTable, Run};
 use dcff_run::MAX_TABLE_BYTES;
 use dcff_train::{
@@ -21,7 +22,6 @@ use dcff_train::{
 
 use crate::args::PublishArgs;
 use crate::ended::Ended;
-use dcff_report::table::{Align, Table};
 
 /// Where a dry run is written unless the user says otherwise.
 const DRY_RUN: &str = "hub";
