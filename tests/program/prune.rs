@@ -330,7 +330,7 @@ fn refuses_what_does_not_fit_together() {
         ),
         (
             &["--pipeline", "both"],
-            "--pipeline: expected dcff, select, prune or dense, got 'both'",
+            "--pipeline: expected dcff, select, prune, kdfs, pss-net or dense, got 'both'",
         ),
         (
             &["--method", "dense", "--rates", "0.5"],
@@ -351,7 +351,7 @@ fn refuses_what_does_not_fit_together() {
                 "--prune-steps",
                 "9",
             ],
-            "method.steps: expected 1 to 2, the epochs of fine-tuning, got 9",
+            "--prune-steps: expected 1 to 2, the epochs of fine-tuning, got 9",
         ),
         (
             &[

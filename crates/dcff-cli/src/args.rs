@@ -182,10 +182,13 @@ pub(crate) struct MethodArgs {
     /// Further settings of the method, under their names in config.toml
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Epochs before pruning: half of --epochs unless given
+    /// Epochs in which all filters are trained first: half of --epochs unless given; none beside --teacher
     #[arg(long, value_name = "N")]
     pub(crate) dense_epochs: Option<usize>,
-    /// Epochs after pruning: the rest of --epochs unless given
+    /// Epochs of the search for the filters that stay: what the other stages leave of --epochs
+    #[arg(long, value_name = "N")]
+    pub(crate) search_epochs: Option<usize>,
+    /// Epochs after pruning: the rest of --epochs unless given, or after a search an eighth of it
     #[arg(long, value_name = "N")]
     pub(crate) finetune_epochs: Option<usize>,
     /// Learning rate after pruning, before the schedule: a tenth of --lr unless given
@@ -197,6 +200,16 @@ pub(crate) struct MethodArgs {
     /// Weight of the L1 penalty on batch norm's scales before pruning: 1e-4 for bn-scale, otherwise 0
     #[arg(long, value_name = "W")]
     pub(crate) scale_penalty: Option<f64>,
+    /// What stands after a search: 'likeliest', the likelier choice for every filter, or 'exactly', as many filters as meet the target
+    #[arg(long, value_name = "HOW")]
+    pub(crate) land: Option<String>,
+    /// How a searched network is made compact: 'exact', the constants of removed filters carried along, or 'slice', cut off and batch norm's
+    /// statistics collected anew
+    #[arg(long, value_name = "HOW")]
+    pub(crate) export: Option<String>,
+    /// The trained network that teaches: a run, or a folder with config.json and model.safetensors, of the same network and classes
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) teacher: Option<PathBuf>,
     /// Take the dense network over instead of training it: from a run, whose dense stage must be the same, or from a folder with
     /// config.json and model.safetensors of the whole network, however it was trained
     #[arg(long, value_name = "FOLDER")]

@@ -25,10 +25,12 @@
 //! ```
 
 mod budget;
+mod masked;
 
 pub use budget::{Budget, BudgetError, Measure, Target, even_keys};
 use dcff_models::shapes::{Shape, Shapes};
 use dcff_models::{Architecture, Layer, LayerKind, Result};
+pub use masked::{Counting, MaskedCost};
 use serde::Serialize;
 
 /// What counts as an operation.

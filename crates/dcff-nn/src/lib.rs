@@ -65,6 +65,7 @@ mod norm;
 mod offset;
 mod pool;
 mod repeat;
+mod resize;
 mod scatter;
 mod sgd;
 mod shortcut;
@@ -107,6 +108,7 @@ pub use pool::{
     global_avg_pool_backward, max_pool2d, max_pool2d_backward,
 };
 pub use repeat::{Repeated, RepeatedStep};
+pub use resize::resize;
 pub use scatter::{scatter, scatter_backward};
 pub use sgd::{SgdConfig, sgd_step, sgd_steps};
 pub use shortcut::{shortcut, shortcut_backward};

@@ -52,6 +52,7 @@ pub(crate) fn draw(section: &Section<'_>, layer: Option<&str>) -> Figures {
     curves(section, &mut figures);
     widths(section, &mut figures);
     dynamics(section, &mut figures);
+    searches(section, &mut figures);
     inside(section, layer, &mut figures);
     figures
 }
@@ -349,6 +350,55 @@ fn dynamics(section: &Section<'_>, figures: &mut Figures) {
             None => figures
                 .missing
                 .push(format!("{title}: left out, no run recorded it.")),
+        }
+    }
+}
+
+/// What methods that search say of their search, where a run recorded it.
+fn searches(section: &Section<'_>, figures: &mut Figures) {
+    let quantities = [
+        (
+            "macs_sampled",
+            "Cost of the sampled network",
+            "share of the whole network's cost",
+            "The mean over an epoch's steps, each with filters drawn anew; this is what is pulled to the target.",
+        ),
+        (
+            "macs_likeliest",
+            "Cost of the likeliest network",
+            "share of the whole network's cost",
+            "With the likelier choice for every filter, which is what is evaluated and fine-tuned; it may stay beside the target.",
+        ),
+        (
+            "loss_cross_entropy",
+            "Cross-entropy in the search",
+            "nats",
+            "The part of the loss that labels give.",
+        ),
+        (
+            "loss_distillation",
+            "Distillation in the search",
+            "weighted loss",
+            "The part of the loss that the teacher's logits give.",
+        ),
+        (
+            "loss_reconstruction",
+            "Reconstruction in the search",
+            "weighted loss",
+            "The part of the loss that the teacher's maps give.",
+        ),
+        (
+            "loss_cost",
+            "Cost term in the search",
+            "weighted loss",
+            "The squared distance of the sampled cost from its target.",
+        ),
+    ];
+    for (name, title, axis, meaning) in quantities {
+        let values = |run: &Run| of_method(run, name);
+        if let Some(plot) = line_plot(section, title, Axis::new(axis), &values) {
+            let caption = format!("{meaning} {BAND} From metrics.jsonl.");
+            figures.add(&name.replace('_', "-"), title, caption, plot);
         }
     }
 }

@@ -15,7 +15,8 @@ pub struct StageCost {
     pub epochs: usize,
     /// Multiply-accumulates of training.
     pub training_macs: u64,
-    /// Multiply-accumulates of collecting evidence for scores.
+    /// Multiply-accumulates of collecting evidence for scores, and of a method's passes beside the network's own: a teacher's, a
+    /// decoder's.
     pub scoring_macs: u64,
     /// Seconds of scoring, training and evaluation.
     pub seconds: f64,

@@ -77,12 +77,13 @@ pub(crate) struct Costs {
 
 /// The widths and costs of a pair of architectures.
 pub(crate) fn costs(full: &Architecture, compact: &Architecture) -> Result<Costs> {
-    let pairs = full.spaces.iter().zip(&compact.spaces);
-    let widths = pairs
-        .map(|(f, c)| Width {
-            space: f.name.clone(),
-            kept: c.width,
-            of: f.width,
+    // A compact network may have spaces more, of which a stream is put together, or fewer.
+    let spaces = full.spaces.iter();
+    let widths = spaces
+        .map(|space| Width {
+            space: space.name.clone(),
+            kept: compact.width(&space.name),
+            of: space.width,
         })
         .collect();
     let pair = |[full, compact]: [u64; 2]| Cost { full, compact };

@@ -120,27 +120,48 @@ fn is_a_stage(from: &DenseFrom) -> bool {
     weights(&from.run.join(DENSE)).exists()
 }
 
-fn artefact(from: &DenseFrom, wanted: &DenseStage, own: &Architecture) -> Result<Artefact> {
+/// The network `from`, which must be the whole network `own`, however it was trained.
+pub(crate) fn whole(from: &DenseFrom, own: &Architecture) -> Result<Artefact> {
+    fitting(from, read(from)?.1, own)
+}
+
+/// The folder of `from` and what lies there, which must be what was recorded.
+fn read(from: &DenseFrom) -> Result<(PathBuf, Artefact)> {
     let folder = folder(&from.run).unwrap_or_else(|| from.run.join(DENSE));
-    let file = weights(&folder);
     let found = dense_of(&from.run)?.sha256;
     if found != from.sha256 {
         let message = format!("expected SHA-256 {}, got {found}", from.sha256);
-        return Err(Error::file(&file, message));
+        return Err(Error::file(&weights(&folder), message));
     }
     let artefact = Artefact::load(&folder)?;
-    if !is_a_stage(from) {
-        let theirs = &artefact.config.architecture;
-        if own.layers != theirs.layers || own.spaces != theirs.spaces || own.input != theirs.input {
-            let message = format!(
-                "expected the whole {} for images of {:?} and {} classes, got another network",
-                wanted.arch,
-                own.input,
-                own.shapes()?.classes()
-            );
-            return Err(Error::file(&from.run, message));
-        }
+    Ok((folder, artefact))
+}
+
+/// `artefact`, if it is of the network `own`.
+fn fitting(from: &DenseFrom, artefact: Artefact, own: &Architecture) -> Result<Artefact> {
+    let theirs = &artefact.config.architecture;
+    if own.layers == theirs.layers && own.spaces == theirs.spaces && own.input == theirs.input {
         return Ok(artefact);
+    }
+    let message = format!(
+        "expected the whole {} for images of {:?} and {} classes, got {} for images of {:?} and {} classes",
+        own.name,
+        own.input,
+        own.shapes()?.classes(),
+        match theirs.name == own.name {
+            true => "another form of it",
+            false => &theirs.name,
+        },
+        theirs.input,
+        theirs.shapes()?.classes()
+    );
+    Err(Error::file(&from.run, message))
+}
+
+fn artefact(from: &DenseFrom, wanted: &DenseStage, own: &Architecture) -> Result<Artefact> {
+    let (folder, artefact) = read(from)?;
+    if !is_a_stage(from) {
+        return fitting(from, artefact, own);
     }
     let stage = artefact.config.provenance.get(PROVENANCE).cloned();
     let mut stage = stage.unwrap_or(serde_json::Value::Null);

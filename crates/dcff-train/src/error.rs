@@ -35,9 +35,11 @@ pub enum Error {
     },
     /// The loss stopped being a number.
     #[error(
-        "the loss is {loss} at epoch {epoch}, {place}: {kept}; a lower learning rate or a warm-up may help"
+        "{what} is {loss} at epoch {epoch}, {place}: {kept}; a lower learning rate or a warm-up may help"
     )]
     Diverged {
+        /// The loss, or its term.
+        what: String,
         /// The loss.
         loss: f64,
         /// The epoch, counted from 1.
@@ -46,6 +48,14 @@ pub enum Error {
         place: Place,
         /// Which checkpoint is left.
         kept: String,
+    },
+    /// A term of a method's loss stopped being a number.
+    #[error("{term} is {value}")]
+    Term {
+        /// Which one.
+        term: &'static str,
+        /// What it is.
+        value: f64,
     },
     /// A training step failed on a GPU.
     #[error("a step of {images} images, {precision}, on {device}: {error}")]

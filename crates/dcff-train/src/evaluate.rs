@@ -44,6 +44,18 @@ pub fn evaluate(network: &Network, views: &Views, loader: &Loader) -> Result<Sco
     })
 }
 
+/// As [`evaluate`], for a plain network that may take images of another size, to which they are resized.
+///
+/// # Errors
+/// Those of reading batches and of the device.
+pub(crate) fn evaluate_at(network: &Network, loader: &Loader) -> Result<Score> {
+    let side = network.compact().input[1];
+    evaluate_logits(loader, network.device(), |images| {
+        let images = dcff_nn::resize(images, side)?;
+        Ok(network.forward(&images, &Views::dense(), Mode::Eval)?.0)
+    })
+}
+
 /// As [`evaluate`], for a finished network.
 ///
 /// # Errors

@@ -45,6 +45,7 @@ mod collect;
 mod costs;
 mod data;
 mod dense;
+pub mod distillation;
 mod entry;
 mod error;
 mod evaluate;
@@ -81,12 +82,14 @@ pub use error::{Error, Place, Result};
 pub use evaluate::{evaluate, evaluate_finished};
 pub use event::{Event, Observer};
 pub use known::Known;
-pub use method::{Decision, End, EpochStart, Filters, Method, Plan, Product, Saved, Setup};
+pub use method::{
+    Decision, End, EpochEnd, EpochStart, Filters, Method, Plan, Product, Saved, Setup,
+};
 pub use optimizer::{Group, Id, Optimizer};
 pub use places::{forget_places, without_place};
 pub use recipe::{configure, full_network, quick_for, stored};
 pub use seed::{Purpose, derive_seed};
-pub use stage::{DENSE, FINETUNE, Stage, TRAIN};
+pub use stage::{DENSE, FINETUNE, SEARCH, Stage, TRAIN};
 pub use step::{Pass, Progress, Step, StepGradients, StepOutput, cross_entropy_step};
 pub use tensorboard::EVENTS;
 pub use trainer::{Builder, Ending, Trainer};

@@ -96,6 +96,15 @@ pub struct Decision {
     pub scoring_macs: u64,
 }
 
+/// What a method says at the end of an epoch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EpochEnd {
+    /// What it has to say of the epoch, for `metrics.jsonl`.
+    pub diagnostics: BTreeMap<String, f64>,
+    /// Multiply-accumulates spent beside the network's own passes.
+    pub macs: u64,
+}
+
 /// What must survive an interruption.
 #[derive(Clone, Debug, Default)]
 pub struct Saved {
@@ -149,6 +158,7 @@ impl End<'_> {
             label: String::new(),
             network: self.chosen,
             as_chosen: true,
+            recalibration: None,
         }]
     }
 }
@@ -162,6 +172,8 @@ pub struct Product {
     pub network: Network,
     /// Whether it is the chosen epoch's network as it was evaluated then.
     pub(crate) as_chosen: bool,
+    /// Over how many training batches its statistics are measured anew.
+    pub(crate) recalibration: Option<usize>,
 }
 
 impl Product {
@@ -171,6 +183,16 @@ impl Product {
             label: label.into(),
             network,
             as_chosen: false,
+            recalibration: None,
+        }
+    }
+
+    /// The same with batch norm's statistics measured anew over `batches` training batches, before it is evaluated.
+    #[must_use]
+    pub fn recalibrated(self, batches: usize) -> Self {
+        Self {
+            recalibration: Some(batches),
+            ..self
         }
     }
 }
@@ -186,6 +208,16 @@ pub trait Method {
     /// # Errors
     /// When the method's settings do not fit the architecture or the recipe.
     fn plan(&self, full: &Architecture, recipe: &Recipe) -> Result<Plan>;
+
+    /// Looks at what [`Method::plan`] does not, before anything is written: files that the settings name, for the network `full` of
+    /// the run's images and classes.
+    ///
+    /// # Errors
+    /// When something is missing, or does not fit.
+    fn check(&self, full: &Architecture) -> Result<()> {
+        let _ = full;
+        Ok(())
+    }
 
     /// What reports and model cards say of the method.
     fn describe(&self) -> Description;
@@ -230,6 +262,14 @@ pub trait Method {
         step.cross_entropy()
     }
 
+    /// Called after the last step of an epoch.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn epoch_end(&mut self) -> Result<EpochEnd> {
+        Ok(EpochEnd::default())
+    }
+
     /// Whether [`Method::step`] computes the same for every batch of an epoch and decides nothing on the processor, so
     /// that a GPU may launch again what it launched once ([`dcff_nn::RepeatedStep`]).
     fn repeats(&self) -> bool {
@@ -242,6 +282,12 @@ pub trait Method {
     /// Those of the device.
     fn evaluation(&self) -> Result<Option<Views>> {
         Ok(None)
+    }
+
+    /// Over how many training batches batch norm's statistics are measured anew, for a network of their own, whenever the network is
+    /// evaluated or collapsed: where several networks share weights, the shared statistics are those of none.
+    fn recalibration(&self) -> Option<usize> {
+        None
     }
 
     /// The compact networks that the run ends with, the one that stands for it first.

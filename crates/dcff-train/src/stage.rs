@@ -8,7 +8,7 @@ use dcff_run::Recipe;
 /// A stretch of epochs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
-    /// `train`, `dense` or `finetune`.
+    /// `train`, `dense`, `search` or `finetune`.
     pub name: &'static str,
     /// Its epochs, counted from 0.
     pub epochs: Range<usize>,
@@ -40,5 +40,7 @@ impl Stage {
 pub const TRAIN: &str = "train";
 /// The stage in which all filters are trained. At its end the network is written to the folder of the same name.
 pub const DENSE: &str = "dense";
+/// The stage in which the filters that stay are searched for.
+pub const SEARCH: &str = "search";
 /// The stage after pruning.
 pub const FINETUNE: &str = "finetune";

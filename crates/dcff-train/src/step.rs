@@ -112,6 +112,14 @@ impl<'a> Step<'a> {
         )
     }
 
+    /// The images with `side` x `side` pixels, resized bilinearly with corners aligned.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn images_at(&self, side: usize) -> Result<Tensor> {
+        Ok(dcff_nn::resize(self.images, side)?)
+    }
+
     /// One training pass with cross-entropy through the epoch's views: running statistics move, gradients are added.
     ///
     /// # Errors

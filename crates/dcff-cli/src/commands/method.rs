@@ -12,17 +12,37 @@ use crate::args::{BudgetArgs, MethodArgs};
 
 /// The epochs of the run that the flags of its stages add up to, or `epochs`.
 pub(crate) fn epochs(args: &MethodArgs, epochs: Option<usize>) -> anyhow::Result<Option<usize>> {
-    let (Some(dense), Some(finetune)) = (args.dense_epochs, args.finetune_epochs) else {
-        return Ok(epochs);
+    let (dense, finetune) = (args.dense_epochs, args.finetune_epochs);
+    let (parts, flags) = match (dense, args.search_epochs, finetune) {
+        (Some(dense), Some(search), Some(finetune)) => (
+            vec![dense, search, finetune],
+            "--dense-epochs, --search-epochs and --finetune-epochs",
+        ),
+        // A teacher stands in for the dense stage.
+        (None, Some(search), Some(finetune)) if args.teacher.is_some() => (
+            vec![search, finetune],
+            "--search-epochs and --finetune-epochs",
+        ),
+        (Some(dense), None, Some(finetune)) if !searches(args) => (
+            vec![dense, finetune],
+            "--dense-epochs and --finetune-epochs",
+        ),
+        _ => return Ok(epochs),
     };
-    let sum = dense + finetune;
+    let sum = parts.iter().sum();
     if let Some(epochs) = epochs {
         ensure!(
             epochs == sum,
-            "--epochs: expected {sum}, --dense-epochs and --finetune-epochs together, got {epochs}"
+            "--epochs: expected {sum}, {flags} together, got {epochs}"
         );
     }
     Ok(Some(sum))
+}
+
+/// Whether the method that is named has a stage of search.
+fn searches(args: &MethodArgs) -> bool {
+    let named = args.method.as_deref().map(methods::by_name);
+    matches!(named, Some(Ok(entry)) if entry.keys().contains(&"search_epochs"))
 }
 
 /// The method that the flags ask for; what they leave out is as `saved`, or the default.
@@ -136,10 +156,19 @@ impl MethodArgs {
             ("--reselect", text(&self.reselect)),
             ("--evidence-images", self.evidence_images.map(Value::from)),
             ("--dense-epochs", self.dense_epochs.map(Value::from)),
+            ("--search-epochs", self.search_epochs.map(Value::from)),
+            ("--land", text(&self.land)),
+            ("--export", text(&self.export)),
             ("--finetune-epochs", self.finetune_epochs.map(Value::from)),
             ("--finetune-lr", self.finetune_lr.map(Value::from)),
             ("--prune-steps", self.prune_steps.map(Value::from)),
             ("--scale-penalty", self.scale_penalty.map(Value::from)),
+            (
+                "--teacher",
+                self.teacher
+                    .as_ref()
+                    .map(|run| Value::from(run.to_string_lossy())),
+            ),
             (
                 "--dense-from",
                 self.dense_from

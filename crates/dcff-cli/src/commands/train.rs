@@ -39,7 +39,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
         .validate()
         .map_err(|error| typed(args, error.into()))?;
     if let (true, Some(out)) = (args.check, &args.out) {
-        methods::plan(&draft, &full_network(&draft)?)?;
+        methods::plan(&draft, &full_network(&draft)?).map_err(|error| typed(args, error))?;
         check_folder(out, &draft)?;
         return Ok(Ended::Done);
     }
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
     if let (Some(folder), Some(saved)) = (&args.resume, &saved) {
         check_resumed(folder, saved, &draft)?;
     }
-    methods::plan(&draft, &full_network(&draft)?)?;
+    methods::plan(&draft, &full_network(&draft)?).map_err(|error| typed(args, error))?;
     if let (Some(file), Some(saved)) = (&args.config, &saved)
         && let Some(moved) = moved(args, saved, &draft)
     {
@@ -83,6 +83,9 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
     if let (Some(from), None) = (config.method.dense_from(), &args.resume) {
         let plan = methods::plan(&config, &full)?;
         check_dense(&from, &config, &full, &plan.stages)?;
+    }
+    if args.resume.is_none() {
+        methods::check(&config, &full).map_err(|error| typed(args, error))?;
     }
     if args.estimate {
         let scratch = tempfile::tempdir()?;

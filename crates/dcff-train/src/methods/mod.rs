@@ -2,7 +2,9 @@
 
 mod dcff;
 mod dense;
+pub mod kdfs;
 mod prune;
+pub mod pss_net;
 mod select;
 mod widths;
 
@@ -15,12 +17,20 @@ use crate::method::{Method, Plan};
 
 pub use dcff::{EVIDENCE_IMAGES, FilterFusion, FilterFusionConfig};
 pub use dense::Dense;
+pub use kdfs::{Kdfs, KdfsConfig};
 pub use prune::{Prune, PruneConfig};
 use select::Select;
 pub use widths::{narrowed, uniform};
 
 /// Every method that the program knows by its name; the first is the one unless told otherwise.
-pub static METHODS: &[&dyn Entry] = &[&dcff::Dcff, &Select, &prune::Pruning, &dense::Entrance];
+pub static METHODS: &[&dyn Entry] = &[
+    &dcff::Dcff,
+    &Select,
+    &prune::Pruning,
+    &kdfs::Entrance,
+    &pss_net::Entrance,
+    &dense::Entrance,
+];
 
 /// The method called `name`, now or in an earlier version.
 ///
@@ -102,6 +112,14 @@ pub fn in_proportion(config: &MethodConfig, from: &Recipe, to: &Recipe) -> Resul
 pub fn plan(config: &RunConfig, full: &Architecture) -> Result<Plan> {
     let context = Context::seeded(config.seed);
     build(&config.method, &context)?.plan(full, &config.recipe)
+}
+
+/// Checks what the settings of `config` name elsewhere, for a run of `full`; [`Method::check`].
+///
+/// # Errors
+/// As [`build`], and when something is missing or does not fit.
+pub fn check(config: &RunConfig, full: &Architecture) -> Result<()> {
+    build(&config.method, &Context::seeded(config.seed))?.check(full)
 }
 
 /// What reports and model cards say of the method; no more than its name where the program does not know it.
@@ -187,7 +205,7 @@ mod tests {
         assert_eq!(names.len(), count);
         assert_eq!(
             by_name("l1").err().unwrap().to_string(),
-            "expected dcff, select, prune or dense, got 'l1'"
+            "expected dcff, select, prune, kdfs, pss-net or dense, got 'l1'"
         );
     }
 

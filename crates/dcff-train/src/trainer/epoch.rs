@@ -6,6 +6,7 @@ use std::time::Instant;
 use candle_core::Tensor;
 use dcff_compact::Artefact;
 use dcff_data::Batch;
+use dcff_models::{Network, Views};
 use dcff_nn::LossValue;
 use dcff_run::{Metrics, Outcome, SELECTION, SelectionRow, StageCost, Timing, selection};
 
@@ -21,6 +22,9 @@ use crate::seed::{Purpose, derive_seed};
 use crate::stage::{DENSE, Stage};
 use crate::step::{Progress, Step};
 use crate::tensorboard::EventFile;
+
+/// What is not finite when a run diverges.
+const LOSS: &str = "the loss";
 
 /// Steps launched on a GPU before their losses are read: reading waits for all of them, and the GPU then waits for
 /// the next launch.
@@ -129,7 +133,7 @@ impl Trainer {
         let epoch = self.state.position.epoch;
         let loss = loss.read()?;
         if !loss.mean.is_finite() {
-            return Err(self.diverged(loss.mean, epoch, Place::Step(step + 1)));
+            return Err(self.diverged(LOSS, loss.mean, epoch, Place::Step(step + 1)));
         }
         self.state.tally.add(loss, images);
         self.state.position.step = step + 1;
@@ -190,7 +194,13 @@ impl Trainer {
                 step,
                 steps,
             };
-            let loss = self.step(&batch, learning_rate, at)?;
+            let loss = match self.step(&batch, learning_rate, at) {
+                Err(Error::Term { term, value }) => {
+                    let what = format!("{LOSS}'s term {term}");
+                    return Err(self.diverged(&what, value, epoch, Place::Step(step + 1)));
+                }
+                other => other?,
+            };
             // Only between two steps of an epoch: its start and its end are never half done.
             let may_stop = step + 1 < steps;
             let wait = may_stop && !loss.is_known() && !stop.load(Ordering::Relaxed);
@@ -214,8 +224,16 @@ impl Trainer {
             train_seconds,
         } = std::mem::take(&mut self.state.open);
         let train_seconds = train_seconds + train_start.elapsed().as_secs_f64();
+        let end = self.method.epoch_end()?;
+        self.state.diagnostics.extend(end.diagnostics);
+        self.stage_cost(&stage).scoring_macs += end.macs;
         let evaluation_start = Instant::now();
         let views = &self.evaluation_views()?;
+        let recalibrated = self.recalibrated()?;
+        let (network, views) = match &recalibrated {
+            Some(plain) => (plain, &Views::dense()),
+            None => (&self.network, views),
+        };
         let mut metrics = Metrics {
             epoch: epoch + 1,
             stage: (self.plan.stages.len() > 1).then(|| stage.name.to_owned()),
@@ -224,13 +242,13 @@ impl Trainer {
             validation: self
                 .validation
                 .as_ref()
-                .map(|loader| evaluate(&self.network, views, loader))
+                .map(|loader| evaluate(network, views, loader))
                 .transpose()?,
             test: None,
             method: self.state.diagnostics.clone(),
         };
         if self.config.recipe.select_on_test || stage_ends {
-            let test = evaluate(&self.network, views, &self.test)?;
+            let test = evaluate(network, views, &self.test)?;
             self.state.last = Some(Outcome {
                 epoch: epoch + 1,
                 test,
@@ -240,10 +258,10 @@ impl Trainer {
         }
         for (what, score) in [("validation", metrics.validation), ("test", metrics.test)] {
             if let Some(score) = score.filter(|score| !score.loss.is_finite()) {
-                return Err(self.diverged(score.loss, epoch, Place::Images(what)));
+                return Err(self.diverged(LOSS, score.loss, epoch, Place::Images(what)));
             }
         }
-        let best = stage.compact && self.choose(&metrics)?;
+        let best = stage.compact && self.choose(&metrics, recalibrated)?;
         let evaluation_seconds = evaluation_start.elapsed().as_secs_f64();
         clock.evaluated(evaluation_seconds + method_seconds);
         let timing = Timing {
@@ -294,7 +312,7 @@ impl Trainer {
     }
 
     /// Remembers the compact weights when this epoch is the best so far; a tie goes to the earlier epoch.
-    fn choose(&mut self, metrics: &Metrics) -> Result<bool> {
+    fn choose(&mut self, metrics: &Metrics, recalibrated: Option<Network>) -> Result<bool> {
         let by = if self.config.recipe.select_on_test {
             metrics.test
         } else {
@@ -313,7 +331,11 @@ impl Trainer {
                 accuracy,
                 validation: metrics.validation,
             });
-            self.chosen = self.network.collapse(&self.evaluation_views()?)?.state()?;
+            let plain = match recalibrated {
+                Some(plain) => plain,
+                None => self.network.collapse(&self.evaluation_views()?)?,
+            };
+            self.chosen = plain.state()?;
         }
         Ok(better)
     }

@@ -10,7 +10,7 @@ use super::Trainer;
 use crate::clock::Clock;
 use crate::costs::{Costs, costs};
 use crate::error::{Error, Result};
-use crate::evaluate::evaluate;
+use crate::evaluate::{evaluate, evaluate_at};
 use crate::method::End;
 use crate::places::forget_places;
 
@@ -41,10 +41,15 @@ impl Trainer {
             views: &self.views,
             chosen: plain,
         })?;
-        let mut products = products.into_iter();
+        let mut products = products.into_iter().map(|mut product| {
+            if let Some(batches) = product.recalibration {
+                self.recalibrate(&mut product.network, batches)?;
+            }
+            Ok::<_, Error>(product)
+        });
         let first = products
             .next()
-            .ok_or_else(|| Error::setting("method", "it ends with no network"))?;
+            .ok_or_else(|| Error::setting("method", "it ends with no network"))??;
         let plain = first.network;
         let test = if best.epoch == last.epoch && first.as_chosen {
             last.test
@@ -101,14 +106,17 @@ impl Trainer {
             products: Vec::new(),
         };
         for product in products {
+            let product = product?;
+            let parent = self.folder.join(PRODUCTS);
+            std::fs::create_dir_all(&parent).map_err(|error| Error::file(&parent, error))?;
             let costs = costs(&self.full, product.network.compact())?;
             let row = ProductSummary {
-                test: evaluate(&product.network, &Views::dense(), &self.test)?,
+                test: evaluate_at(&product.network, &self.test)?,
                 label: product.label,
                 macs: costs.macs,
                 params: costs.params,
             };
-            let folder = self.folder.join(PRODUCTS).join(&row.label);
+            let folder = parent.join(&row.label);
             let mut provenance = provenance(&summary);
             let value = serde_json::to_value(&row).map_err(|error| Error::file(&folder, error))?;
             provenance.insert("product".to_owned(), value);
@@ -127,7 +135,8 @@ impl Trainer {
         plain: &Network,
         provenance: BTreeMap<String, serde_json::Value>,
     ) -> Result<Artefact> {
-        let preprocessing = self.state.preprocessing.clone();
+        let mut preprocessing = self.state.preprocessing.clone();
+        preprocessing.input_size = plain.compact().input;
         Ok(Artefact::new(
             plain,
             &Views::dense(),

@@ -2,6 +2,7 @@
 
 mod epoch;
 mod finish;
+mod recalibrate;
 mod setup;
 
 use std::collections::BTreeMap;
@@ -218,13 +219,14 @@ impl Trainer {
         Checkpoint::save(&self.folder.join(CHECKPOINT), self.state.clone(), &tensors)
     }
 
-    fn diverged(&self, loss: f64, epoch: usize, place: Place) -> Error {
+    fn diverged(&self, what: &str, loss: f64, epoch: usize, place: Place) -> Error {
         let kept = if self.folder.join(CHECKPOINT).exists() {
             format!("the checkpoint in {} is kept", self.folder.path().display())
         } else {
             "there is no checkpoint yet".to_owned()
         };
         Error::Diverged {
+            what: what.to_owned(),
             loss,
             epoch: epoch + 1,
             place,

@@ -165,8 +165,12 @@ impl Builder<'_> {
                 network.load(&checkpoint.section(NETWORK))?;
                 method.setup(&setup(&network))?;
                 method.load(&checkpoint.saved())?;
-                let epoch = checkpoint.state.position.epoch;
-                let mut optimizer = optimizer(&*method, &network, &plan, epoch)?;
+                // What was saved is of the stage of the last step; the next epoch may begin another.
+                let last = match checkpoint.state.position {
+                    Position { epoch, step: 0 } => epoch.saturating_sub(1),
+                    Position { epoch, .. } => epoch,
+                };
+                let mut optimizer = optimizer(&*method, &network, &plan, last)?;
                 optimizer.load(&network, |name| checkpoint.tensor(name))?;
                 views = checkpoint.views(device)?;
                 chosen = checkpoint.section(CHOSEN).into_iter().collect();

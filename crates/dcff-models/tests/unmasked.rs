@@ -1,0 +1,201 @@
+//! The narrow network of a masked one computes the same; plain slicing does not.
+
+use std::collections::{BTreeMap, HashMap};
+
+use candle_core::{Device, Tensor};
+use dcff_models::{Architecture, Constants, LayerKind, Mode, Network, Views, by_name};
+
+/// Numbers without structure in ±1.
+fn noise(count: usize, seed: usize) -> Vec<f32> {
+    let one = |i: usize| ((i * 7919 + seed * 104_729) as f64 * 0.618_033_988_75).fract();
+    (0..count).map(|i| (one(i) * 2.0 - 1.0) as f32).collect()
+}
+
+/// A network with scales, shifts and statistics that are not those of the start.
+fn trained(architecture: &Architecture) -> Network {
+    let mut network = Network::new(architecture, architecture, 5, &Device::Cpu).unwrap();
+    let mut state: HashMap<String, Tensor> = network.state().unwrap().into_iter().collect();
+    for (seed, layer) in architecture.layers.iter().enumerate() {
+        if !matches!(layer.kind, LayerKind::Norm(_)) {
+            continue;
+        }
+        let ranges = [
+            ("weight", 1.0, 0.5),
+            ("bias", 0.1, 0.3),
+            ("running_mean", 0.0, 0.2),
+            ("running_var", 1.0, 0.4),
+        ];
+        for (i, (suffix, centre, spread)) in ranges.into_iter().enumerate() {
+            let tensor = state.get_mut(&format!("{}.{suffix}", layer.name)).unwrap();
+            let values = noise(tensor.elem_count(), 4 * seed + i);
+            let values: Vec<f32> = values.iter().map(|x| centre + spread * x).collect();
+            *tensor = Tensor::new(values, &Device::Cpu).unwrap();
+        }
+    }
+    network.load(&state).unwrap();
+    network
+}
+
+/// Filters that are on, about `share` of them, without structure; of the layers in `none` no one.
+fn choose(architecture: &Architecture, share: f32, none: &[&str]) -> BTreeMap<String, Vec<bool>> {
+    let shapes = architecture.shapes().unwrap();
+    let masked = architecture.maskable().unwrap().into_iter();
+    masked
+        .map(|at| {
+            let name = architecture.layers[at].name.clone();
+            let width = shapes.output(at).channels;
+            let mut on: Vec<bool> = noise(width, at)
+                .iter()
+                .map(|x| x / 2.0 + 0.5 < share)
+                .collect();
+            on[0] = true;
+            if none.contains(&name.as_str()) {
+                on.fill(false);
+            }
+            (name, on)
+        })
+        .collect()
+}
+
+/// `network` with the filters that are off 0.
+fn masked(network: &Network, kept: &BTreeMap<String, Vec<bool>>) -> Network {
+    let mut state: HashMap<String, Tensor> = network.state().unwrap().into_iter().collect();
+    for (name, on) in kept {
+        let weight = state.get_mut(&format!("{name}.weight")).unwrap();
+        let mask: Vec<f32> = on.iter().map(|&on| f32::from(u8::from(on))).collect();
+        let mask = Tensor::new(mask, &Device::Cpu).unwrap();
+        *weight = weight
+            .broadcast_mul(&mask.reshape((on.len(), 1, 1, 1)).unwrap())
+            .unwrap();
+    }
+    let mut off = network.deep_copy().unwrap();
+    off.load(&state).unwrap();
+    off
+}
+
+fn logits(network: &Network) -> Vec<f32> {
+    let [c, h, w] = network.compact().input;
+    let images = Tensor::from_vec(noise(2 * c * h * w, 3), (2, c, h, w), &Device::Cpu).unwrap();
+    let (logits, _) = network
+        .forward(&images, &Views::dense(), Mode::Eval)
+        .unwrap();
+    logits.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn largest(values: impl Iterator<Item = f32>) -> f32 {
+    values.fold(0.0, |largest: f32, value| match value.is_nan() {
+        true => f32::INFINITY,
+        false => largest.max(value.abs()),
+    })
+}
+
+/// The largest difference of the logits of the two, in units of the largest logit.
+fn apart(a: &Network, b: &Network) -> f32 {
+    let (a, b) = (logits(a), logits(b));
+    let size = largest(b.iter().copied());
+    assert!(size > 0.0);
+    largest(a.iter().zip(&b).map(|(a, b)| a - b)) / size
+}
+
+#[test]
+fn the_narrow_network_computes_what_the_masked_one_does() {
+    for (name, input, none) in [
+        ("resnet20", [3, 32, 32], vec![]),
+        (
+            "resnet20",
+            [3, 17, 12],
+            vec!["layer1.1.conv1", "layer2.0.conv2", "layer3.0.conv1"],
+        ),
+        ("vgg16", [3, 32, 32], vec![]),
+        ("googlenet", [3, 32, 32], vec!["a3.b2.0", "b4.b1.0"]),
+        (
+            "mobilenet-v2-cifar",
+            [3, 32, 32],
+            vec!["features.3.conv.0.0", "features.5.conv.2"],
+        ),
+        ("mobilenet-v1-cifar", [3, 32, 32], vec![]),
+        (
+            "resnet50",
+            [3, 224, 224],
+            vec!["layer2.1.conv2", "layer3.0.conv3"],
+        ),
+    ] {
+        let architecture = by_name(name).unwrap().with_input(input);
+        let network = trained(&architecture);
+        let kept = choose(&architecture, 0.5, &none);
+        let off = masked(&network, &kept);
+        let narrow = network.unmasked(&kept, Constants::Carried).unwrap();
+        let difference = apart(&narrow, &off);
+        assert!(difference <= 2e-5, "{name}: {difference}");
+        let sliced = network.unmasked(&kept, Constants::Dropped).unwrap();
+        let difference = apart(&sliced, &off);
+        assert!(
+            difference > 1e-3,
+            "{name}: plain slicing differs by {difference} only"
+        );
+        let params = |network: &Network| {
+            let tensors = network.parameters().iter();
+            tensors
+                .map(|p| p.shape.iter().product::<usize>())
+                .sum::<usize>()
+        };
+        assert!(params(&narrow) < 3 * params(&network) / 4, "{name}");
+    }
+}
+
+#[test]
+fn a_network_whose_filters_are_all_on_is_itself() {
+    let architecture = by_name("resnet20").unwrap();
+    let network = trained(&architecture);
+    let kept = choose(&architecture, 2.0, &[]);
+    let same = network.unmasked(&kept, Constants::Carried).unwrap();
+    assert_eq!(same.compact(), &architecture);
+    assert_eq!(logits(&same), logits(&network));
+}
+
+#[test]
+fn a_block_of_which_nothing_is_left_is_its_shortcut() {
+    let architecture = by_name("resnet20").unwrap();
+    let network = trained(&architecture);
+    let kept = choose(&architecture, 2.0, &["layer1.1.conv2"]);
+    let narrow = network.unmasked(&kept, Constants::Carried).unwrap();
+    let layers: Vec<&str> = narrow
+        .compact()
+        .layers
+        .iter()
+        .map(|layer| layer.name.as_str())
+        .filter(|name| name.starts_with("layer1.1."))
+        .collect();
+    assert_eq!(layers, ["layer1.1.add", "layer1.1.relu2"]);
+    assert!(apart(&narrow, &masked(&network, &kept)) <= 2e-5);
+}
+
+#[test]
+fn a_chain_that_is_cut_is_refused() {
+    let architecture = by_name("vgg16").unwrap();
+    let network = trained(&architecture);
+    let kept = choose(&architecture, 0.5, &["features.7"]);
+    let error = network.unmasked(&kept, Constants::Carried).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "vgg16: no filters are left on any way from the images to the logits"
+    );
+    let counts = |kept: &BTreeMap<String, Vec<bool>>| -> BTreeMap<String, u64> {
+        let count = |on: &Vec<bool>| on.iter().filter(|&&on| on).count() as u64;
+        kept.iter()
+            .map(|(name, on)| (name.clone(), count(on)))
+            .collect()
+    };
+    assert!(!architecture.is_connected(&counts(&kept)).unwrap());
+    let resnet = by_name("resnet20").unwrap();
+    let kept = choose(&resnet, 0.5, &["layer1.0.conv1", "layer3.2.conv2"]);
+    assert!(resnet.is_connected(&counts(&kept)).unwrap());
+    let unknown = BTreeMap::from([("layer9".to_owned(), vec![true])]);
+    let error = network.unmasked(&unknown, Constants::Carried).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("layer9: expected a convolution"),
+        "{error}"
+    );
+}
