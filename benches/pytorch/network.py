@@ -8,6 +8,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6}
 LAYOUTS = {"nchw": torch.contiguous_format, "channels-last": torch.channels_last}
 
 
@@ -52,10 +53,11 @@ class Shortcut(nn.Module):
 
 
 class Network(nn.Module):
-    """Runs the layers in their order; a map is let go after its last reader."""
+    """Runs the layers in their order; a map is let go after its last reader, unless it is one of `taps`, names of layers."""
 
-    def __init__(self, description, layout="nchw", fused=True):
+    def __init__(self, description, layout="nchw", fused=True, taps=()):
         super().__init__()
+        self.layout, self.fused, self.taps = layout, fused, tuple(taps)
         full, compact = description["full"], description["compact"]
         filters = {space["name"]: space["width"] for space in full["spaces"]}
         kept = {space["name"]: space["width"] for space in compact["spaces"]}
@@ -65,6 +67,8 @@ class Network(nn.Module):
         for i, layer in enumerate(layers):
             for name in layer["inputs"]:
                 readers.setdefault(name, []).append(i)
+        for name in self.taps:
+            readers[name].append(len(layers))
         # Channels and sizes, as far as layers need them.
         channels, height, width = compact["input"]
         shapes = {"input": (channels, height, width)}
@@ -77,18 +81,16 @@ class Network(nn.Module):
             spare = len(readers[inputs[0]]) == 1 and kinds.get(inputs[0]) in ("norm", "conv", "add")
             if kind == "conv":
                 k, s, p = layer["kernel"], layer["stride"], layer["padding"]
-                m, groups = kept[layer["space"]], layer["groups"]
-                if fused and layer["scored"]:
-                    module = FusedConv(filters[layer["space"]], m, c // groups, layer, layout)
-                else:
-                    module = nn.Conv2d(c, m, k, s, p, groups=groups, bias=layer["bias"])
-                c, h, w = m, (h + 2 * p - k) // s + 1, (w + 2 * p - k) // s + 1
+                m = kept[layer["space"]]
+                h, w = (h + 2 * p - k) // s + 1, (w + 2 * p - k) // s + 1
+                module = self.convolution(layer, c, m, filters[layer["space"]], (h, w))
+                c = m
             elif kind == "norm":
-                module = nn.BatchNorm2d(c, eps=layer["eps"], momentum=layer["momentum"])
+                module = self.norm(layer, c)
             elif kind == "activation":
-                if layer["function"] != "relu":
-                    raise SystemExit(f"{layer['name']}: expected relu, got {layer['function']}")
-                module = nn.ReLU(inplace=spare)
+                if layer["function"] not in ACTIVATIONS:
+                    raise SystemExit(f"{layer['name']}: expected {' or '.join(ACTIVATIONS)}, got {layer['function']}")
+                module = ACTIVATIONS[layer["function"]](inplace=spare)
             elif kind in ("max_pool", "avg_pool"):
                 k, s, p = layer["kernel"], layer["stride"], layer["padding"]
                 module = (nn.MaxPool2d if kind == "max_pool" else nn.AvgPool2d)(k, s, p)
@@ -96,7 +98,7 @@ class Network(nn.Module):
             elif kind == "global_avg_pool":
                 module, h, w = nn.AdaptiveAvgPool2d(1), 1, 1
             elif kind == "linear":
-                module = nn.Sequential(nn.Flatten(), nn.Linear(c * h * w, layer["features"], bias=layer["bias"]))
+                module = nn.Sequential(nn.Flatten(), self.linear(layer, c * h * w))
                 c, h, w = layer["features"], 1, 1
             elif kind == "shortcut":
                 s, m = layer["stride"], kept[layer["space"]]
@@ -114,10 +116,26 @@ class Network(nn.Module):
             done = [name for name in set(inputs) if readers[name][-1] == i]
             self.steps.append((kind, module is not None, layer["name"], inputs, done, spare))
         self.modules_in_order, self.classes = modules, c
+        self.tapped_channels = [shapes[name][0] for name in self.taps]
         if layout == "channels-last":
             self.to(memory_format=torch.channels_last)
 
+    def convolution(self, layer, inputs, outputs, filters, size):
+        """Of `inputs` channels, to `outputs` of the layer's `filters`, maps of `size`."""
+        groups = inputs if layer["groups"] == "depthwise" else layer["groups"]
+        if self.fused and layer["scored"]:
+            return FusedConv(filters, outputs, inputs // groups, layer, self.layout)
+        config = (layer["kernel"], layer["stride"], layer["padding"])
+        return nn.Conv2d(inputs, outputs, *config, groups=groups, bias=layer["bias"])
+
+    def norm(self, layer, channels):
+        return nn.BatchNorm2d(channels, eps=layer["eps"], momentum=layer["momentum"])
+
+    def linear(self, layer, inputs):
+        return nn.Linear(inputs, layer["features"], bias=layer["bias"])
+
     def forward(self, x):
+        """Logits; with taps, logits and a list of their maps."""
         values, modules = {"input": x}, iter(self.modules_in_order)
         del x
         for kind, has_module, name, inputs, done, spare in self.steps:
@@ -132,7 +150,7 @@ class Network(nn.Module):
             for i in done:
                 del values[i]
             values[name] = y
-        return y
+        return (y, [values[name] for name in self.taps]) if self.taps else y
 
 
 def images(network, batch, layout):

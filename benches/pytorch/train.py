@@ -29,55 +29,72 @@ def peak_mib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def asked(about, **defaults):
+    """A parser of what all programs that time steps have in common."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("network", help="what `dcff bench train --describe` printed, or - for standard input")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--layout", choices=list(network.LAYOUTS), default="channels-last")
-    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="bf16: by torch.autocast")
-    args = parser.parse_args()
-    imported = peak_mib()
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def begun(args):
+    """The described networks; sets the threads and the seed."""
     torch.set_num_threads(args.threads)
     torch.set_num_interop_threads(1)
     torch.manual_seed(0)
+    return json.load(sys.stdin if args.network == "-" else open(args.network, encoding="utf-8"))
 
-    description = json.load(sys.stdin if args.network == "-" else open(args.network, encoding="utf-8"))
+
+def timed(step, args, description, imported, **more):
+    """Runs `step` again and again and prints the median of its times."""
+    times = []
+    for number in range(WARM_UP + args.rounds):
+        start = time.perf_counter()
+        step()
+        if number >= WARM_UP:
+            times.append(time.perf_counter() - start)
+    median = statistics.median(times)
+    line = {
+        "program": "pytorch",
+        "version": torch.__version__,
+        "task": "train",
+        "arch": description["full"]["name"],
+        "network": "compact",
+        "layout": args.layout,
+        "threads": args.threads,
+        "batch": args.batch,
+        "precision": "f32",
+        "images_per_s": args.batch / median,
+        "median_step_ms": 1e3 * median,
+        "peak_rss_mib": peak_mib(),
+        "import_rss_mib": imported,
+    }
+    print(json.dumps(line | more))
+
+
+def main():
+    parser = asked(__doc__.splitlines()[0])
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="bf16: by torch.autocast")
+    args = parser.parse_args()
+    imported = peak_mib()
+    description = begun(args)
     net = network.Network(description, args.layout)
     images = network.images(net, args.batch, args.layout)
     labels = torch.arange(args.batch) % net.classes
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)
-    times = []
-    for step in range(WARM_UP + args.rounds):
-        start = time.perf_counter()
+
+    def step():
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16"):
             loss = F.cross_entropy(net(images), labels)
         loss.backward()
         optimizer.step()
-        if step >= WARM_UP:
-            times.append(time.perf_counter() - start)
-    median = statistics.median(times)
-    print(
-        json.dumps(
-            {
-                "program": "pytorch",
-                "version": torch.__version__,
-                "task": "train",
-                "arch": description["full"]["name"],
-                "network": "compact",
-                "layout": args.layout,
-                "threads": args.threads,
-                "batch": args.batch,
-                "precision": args.precision,
-                "images_per_s": args.batch / median,
-                "median_step_ms": 1e3 * median,
-                "peak_rss_mib": peak_mib(),
-                "import_rss_mib": imported,
-            }
-        )
-    )
+
+    timed(step, args, description, imported, precision=args.precision)
 
 
 if __name__ == "__main__":
