@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use dcff_tests::program::{
-    Outcome, dcff, ended_after_a_checkpoint, run, succeeded, workshop, write_images,
+    Outcome, dcff, ended_after_a_checkpoint, json, rows, run, succeeded, workshop, write_images,
 };
 use serde_json::Value;
 
@@ -35,10 +35,6 @@ fn train(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
     ]);
     args.extend(more.iter().map(|a| (*a).to_owned()));
     args
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
 /// What must be equal in two runs of one configuration.
@@ -127,13 +123,6 @@ fn one_seed_gives_one_result_whatever_the_number_of_threads() {
     assert!(bytes(&runs[0]) == bytes(&runs[1]));
     succeeded(run(train(&images, &runs[2], &["--seed", "2"])));
     assert!(bytes(&runs[0])[3] != bytes(&runs[2])[3]);
-}
-
-/// The rows of a file of JSON lines.
-fn rows(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap();
-    let rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
-    rows.collect()
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use dcff_tests::program::{dcff, run, succeeded, workshop};
+use dcff_tests::program::{dcff, json, read, rows, run, succeeded, workshop};
 use serde_json::Value;
 
 /// The arguments of a short run of ResNet-20 by KDFS, unless `more` says otherwise.
@@ -47,20 +47,6 @@ const STAGES: [&str; 6] = [
     "--finetune-epochs",
     "1",
 ];
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-}
-
-fn rows(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap();
-    let rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
-    rows.collect()
-}
-
-fn read(run: &Path, file: &str) -> Vec<u8> {
-    std::fs::read(run.join(file)).unwrap()
-}
 
 #[test]
 fn searches_lands_fine_tunes_and_exports() {
@@ -170,7 +156,7 @@ fn interrupted(epoch: usize) {
         "compact/config.json",
     ] {
         assert!(
-            read(&whole, file) == read(&broken, file),
+            read(&whole.join(file)) == read(&broken.join(file)),
             "{file} of the interrupted run is another"
         );
     }

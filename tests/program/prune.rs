@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use dcff_tests::program::{dcff, run, succeeded, workshop};
+use dcff_tests::program::{dcff, json, read, rows, run, succeeded, workshop};
 use serde_json::Value;
 
 /// The arguments of a short run that prunes; `more` may repeat flags with other values.
@@ -47,20 +47,6 @@ const PRUNE: [&str; 8] = [
 
 fn with<'a>(more: &[&'a str]) -> Vec<&'a str> {
     [&PRUNE, more].concat()
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-}
-
-fn rows(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap();
-    let rows = text.lines().map(|line| serde_json::from_str(line).unwrap());
-    rows.collect()
-}
-
-fn read(run: &Path, file: &str) -> Vec<u8> {
-    std::fs::read(run.join(file)).unwrap()
 }
 
 #[test]
@@ -164,7 +150,10 @@ fn interrupted(file: &str, more: &[&str]) {
         "dense/model.safetensors",
         "compact/model.safetensors",
     ] {
-        assert!(read(&whole, file) == read(&broken, file), "{file} differs");
+        assert!(
+            read(&whole.join(file)) == read(&broken.join(file)),
+            "{file} differs"
+        );
     }
 }
 
@@ -197,7 +186,7 @@ fn a_dense_network_serves_several_runs() {
         &dense,
         &["--method", "dense", "--epochs", "2"],
     )));
-    assert!(read(&own, "dense/model.safetensors").len() > 1_000_000);
+    assert!(read(&own.join("dense/model.safetensors")).len() > 1_000_000);
     for source in [&own, &dense] {
         let taken = folder(&format!("from-{}", source.file_name().unwrap().display()));
         let from = source.display().to_string();
@@ -208,7 +197,7 @@ fn a_dense_network_serves_several_runs() {
             let [a, b] = [&own, &taken].map(|run| rows(&run.join("metrics.jsonl"))[row].clone());
             assert_eq!((&a["train"], &a["epoch"]), (&b["train"], &b["epoch"]));
         }
-        assert!(read(&own, "selection.jsonl") == read(&taken, "selection.jsonl"));
+        assert!(read(&own.join("selection.jsonl")) == read(&taken.join("selection.jsonl")));
         let [a, b] = [&own, &taken].map(|run| json(&run.join("summary.json")));
         assert_eq!(a["last"], b["last"]);
         assert_eq!(a["training_macs"], b["training_macs"]);

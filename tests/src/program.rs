@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use image::{Rgb, RgbImage};
+use serde_json::Value;
 
 /// The program, as cargo built it before these tests: they are tests of `dcff-cli`.
 ///
@@ -74,6 +75,34 @@ pub struct Outcome {
     pub stdout: String,
     /// Standard error.
     pub stderr: String,
+}
+
+/// The JSON in the file `path`.
+///
+/// # Panics
+/// When there is none.
+pub fn json(path: &Path) -> Value {
+    serde_json::from_slice(&read(path)).expect("JSON")
+}
+
+/// The lines of `path`, each of them JSON.
+///
+/// # Panics
+/// When they are not.
+pub fn rows(path: &Path) -> Vec<Value> {
+    let text = String::from_utf8(read(path)).expect("text");
+    let rows = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"));
+    rows.collect()
+}
+
+/// What the file `path` holds.
+///
+/// # Panics
+/// When it cannot be read.
+pub fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// Runs `dcff` with `args`.

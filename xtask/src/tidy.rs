@@ -164,12 +164,7 @@ fn foreign_files(tree: &Tree) -> Vec<String> {
     found
 }
 
-/// Circles that stand, and why.
-const STANDING: [(&str, &str); 1] = [(
-    "crates/dcff-models",
-    "a kind of layer is one file: what an architecture must know of it, and the step that computes it",
-)];
-
+/// Circles between files of a crate.
 fn circles(tree: &Tree) -> Vec<String> {
     let manifests = tree
         .files
@@ -179,17 +174,11 @@ fn circles(tree: &Tree) -> Vec<String> {
     for folder in manifests.filter_map(|path| path.parent()) {
         let name = tree.short(folder);
         let circles = circles::circles(&circles::read(folder, &tree.files));
-        match STANDING.iter().find(|(known, _)| *known == name) {
-            Some(_) if circles.is_empty() => found.push(format!(
-                "{name} has no circle any more: strike it from the list"
-            )),
-            Some(_) => {}
-            None => found.extend(
-                circles
-                    .into_iter()
-                    .map(|circle| format!("{name}/src: {circle}")),
-            ),
-        }
+        found.extend(
+            circles
+                .into_iter()
+                .map(|circle| format!("{name}/src: {circle}")),
+        );
     }
     found
 }

@@ -1,9 +1,10 @@
 //! Small networks for this crate's tests.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
-use dcff_models::{Architecture, Mode, Network, Views, by_name};
+use dcff_models::testing::trained;
+use dcff_models::{Architecture, Mode, Views, by_name};
 
 use crate::{Artefact, Preprocessing};
 
@@ -27,25 +28,7 @@ pub(crate) fn networks() -> Vec<Artefact> {
 }
 
 fn artefact(architecture: &Architecture) -> Artefact {
-    let mut network = Network::new(architecture, architecture, 1, &Device::Cpu).unwrap();
-    let mut state: HashMap<_, _> = network.state().unwrap().into_iter().collect();
-    for parameter in network.parameters() {
-        use dcff_models::ParameterKind::{NormBias, NormWeight, RunningMean, RunningVar};
-        let value = |i: usize| match parameter.kind {
-            NormWeight => Some(1.0 + 0.3 * (i as f32).sin()),
-            NormBias | RunningMean => Some(0.2 * (1.0 + i as f32).cos()),
-            RunningVar => Some(0.5 + (i % 5) as f32 / 4.0),
-            _ => None,
-        };
-        if value(0).is_some() {
-            let values: Vec<f32> = (0..parameter.shape[0]).filter_map(value).collect();
-            state.insert(
-                parameter.name.clone(),
-                Tensor::new(values, &Device::Cpu).unwrap(),
-            );
-        }
-    }
-    network.load(&state).unwrap();
+    let network = trained(architecture).unwrap();
     let preprocessing = Preprocessing {
         input_size: architecture.input,
         mean: vec![0.5; 3],

@@ -187,8 +187,8 @@ fn layer_cost(
         }
         // Additions, like biases; its numbers are parameters.
         LayerKind::Offset(offset) => {
-            let places = |[before, after]: [usize; 2]| before + after + 1;
-            let numbers = count(&[x.channels, places(offset.rows), places(offset.columns)]);
+            let [rows, columns] = offset.border().places();
+            let numbers = count(&[x.channels, rows, columns]);
             ("offset", if published { numel(y) } else { 0 }, numbers)
         }
         LayerKind::AvgPool(_) if published => ("avg_pool", numel(y), 0),

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use dcff_nn::Activation;
 use serde::{Deserialize, Serialize};
 
-use crate::layers::{Conv, Groups, LayerKind, Linear, Norm, Pool};
+use crate::layers::{AvgPool, Conv, Groups, LayerKind, Linear, Norm, Pool};
+use crate::spaces::{Space, Spaces};
 use crate::{Error, Result};
 
 /// The name of the image batch in [`Layer::inputs`].
@@ -30,19 +31,6 @@ pub struct Architecture {
     pub spaces: Vec<Space>,
     /// The layers in the order of computation.
     pub layers: Vec<Layer>,
-}
-
-/// A set of channels that one or more convolutions write to, and that is narrowed as one.
-///
-/// Convolutions of one space have the same number of output channels, because their maps are added (the
-/// stages of a ResNet). The published code gives one compression rate per space.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Space {
-    /// The name of its only convolution, or of the stage it belongs to.
-    pub name: String,
-    /// The number of channels.
-    pub width: usize,
 }
 
 /// One named layer. Names are PyTorch module paths; parameters are called `name.weight` and so on.
@@ -75,21 +63,12 @@ pub enum Initialisation {
 impl Architecture {
     /// The space called `name`.
     pub fn space(&self, name: &str) -> Option<&Space> {
-        self.spaces.iter().find(|space| space.name == name)
+        Spaces(&self.spaces).find(name)
     }
 
     /// The channels of the space called `name`; 0 when there is none.
     pub fn width(&self, name: &str) -> usize {
-        self.space(name).map_or(0, |space| space.width)
-    }
-
-    /// The channels of the space called `name`, which must have some.
-    pub(crate) fn declared(&self, name: &str) -> Result<usize, String> {
-        match self.space(name) {
-            None => Err(format!("writes to space '{name}', which is not declared")),
-            Some(space) if space.width == 0 => Err(format!("space '{name}' has no channels")),
-            Some(space) => Ok(space.width),
-        }
+        Spaces(&self.spaces).width(name)
     }
 
     /// The position of the layer called `name`.
@@ -294,16 +273,14 @@ impl Builder {
         bias: bool,
         input: &str,
     ) -> String {
-        let conv = Conv {
-            space: space.to_owned(),
-            kernel,
-            stride,
-            padding,
-            groups: Groups::Fixed(1),
-            bias,
-            scored: true,
-        };
-        self.layer(name, LayerKind::Conv(conv), &[input])
+        let groups = Groups::Fixed(1);
+        self.convolution(
+            name,
+            space,
+            [kernel, stride, padding],
+            (groups, bias),
+            input,
+        )
     }
 
     /// Appends a convolution of every channel apart, without bias; `space` is the one that `input` was written to.
@@ -314,14 +291,33 @@ impl Builder {
         [kernel, stride, padding]: [usize; 3],
         input: &str,
     ) -> String {
+        let groups = Groups::Depthwise;
+        self.convolution(
+            name,
+            space,
+            [kernel, stride, padding],
+            (groups, false),
+            input,
+        )
+    }
+
+    /// A convolution whose filters mix channels is scored, one of every channel apart takes what its input keeps.
+    fn convolution(
+        &mut self,
+        name: impl Into<String>,
+        space: &str,
+        [kernel, stride, padding]: [usize; 3],
+        (groups, bias): (Groups, bool),
+        input: &str,
+    ) -> String {
         let conv = Conv {
             space: space.to_owned(),
             kernel,
             stride,
             padding,
-            groups: Groups::Depthwise,
-            bias: false,
-            scored: false,
+            groups,
+            bias,
+            scored: groups != Groups::Depthwise,
         };
         self.layer(name, LayerKind::Conv(conv), &[input])
     }
@@ -374,11 +370,11 @@ impl Builder {
     ) -> String {
         self.layer(
             name,
-            LayerKind::AvgPool(Pool {
+            LayerKind::AvgPool(AvgPool(Pool {
                 kernel,
                 stride,
                 padding: 0,
-            }),
+            })),
             &[input],
         )
     }

@@ -66,3 +66,7 @@ impl Error {
         }
     }
 }
+
+pub(crate) fn internal(message: &str) -> Error {
+    Error::Candle(candle_core::Error::Msg(message.to_owned()))
+}

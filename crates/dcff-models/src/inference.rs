@@ -11,14 +11,15 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use dcff_nn::ConvConfig;
 use dcff_nn::inference::{self, Channels, Conv, Load, Maps};
-use dcff_nn::{Activation, ConvConfig};
 
+use crate::layers::{Joins, Plain, Ready, Readying, RunLayer, Step, lies};
 use crate::network::Network;
-use crate::plan::{Step, Value};
-use crate::trace::Mode;
+use crate::program::Bound;
+use crate::trace::{Mode, Value};
 use crate::view::Views;
-use crate::{Error, Result, internal};
+use crate::{Error, Result};
 
 /// A finished network as a function from images to logits.
 ///
@@ -110,81 +111,19 @@ impl std::fmt::Debug for PreparedStep {
     }
 }
 
-/// From a step's inputs to its output.
-type Layer = dyn Fn(&[&Maps]) -> candle_core::Result<Maps> + Send + Sync;
-
 enum Run {
     /// Inputs are the maps and, where there are two, what is added before the activation.
     Conv(Box<Conv>),
-    Layer(Box<Layer>),
-}
-
-/// A convolution as it will be prepared.
-pub(crate) struct Plain {
-    pub(crate) weight: Tensor,
-    pub(crate) bias: Option<Tensor>,
-    pub(crate) config: ConvConfig,
-    pub(crate) activation: Activation,
-}
-
-/// Which of a step's inputs may be a convolution that is computed together with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Joins {
-    /// None.
-    Nothing,
-    /// The first.
-    First,
-    /// Any one; the other is what is added.
-    Any,
-}
-
-/// What a step is in a finished network.
-pub(crate) enum Ready {
-    /// A convolution, perhaps with what follows.
-    Conv(Plain),
-    /// Something else, and where the channels of its output lie.
-    Layer(Box<Layer>, Channels),
-}
-
-impl Ready {
-    pub(crate) fn layer(
-        lie: Channels,
-        run: impl Fn(&[&Maps]) -> candle_core::Result<Maps> + Send + Sync + 'static,
-    ) -> Self {
-        Self::Layer(Box::new(run), lie)
-    }
-}
-
-/// What a step may read of a finished network when it is made ready.
-pub(crate) struct Readying<'a> {
-    pub(crate) network: &'a Network,
-    pub(crate) step: &'a Step,
-    /// The convolution that is computed together with it, whose input is now the first.
-    pub(crate) folded: Option<Plain>,
-    pub(crate) inputs: &'a [Value],
-    images: &'a Channels,
-    channels: &'a [Option<Channels>],
-}
-
-impl Readying<'_> {
-    /// Where the channels of an input lie.
-    pub(crate) fn lies(&self, input: usize) -> Result<Channels> {
-        lies(self.images, self.channels, self.inputs[input])
-    }
-}
-
-fn lies(images: &Channels, channels: &[Option<Channels>], value: Value) -> Result<Channels> {
-    match value {
-        None => Ok(images.clone()),
-        Some(value) => channels[value]
-            .clone()
-            .ok_or_else(|| internal("a value is read before it is there")),
-    }
+    Layer(Box<RunLayer>),
 }
 
 impl Prepared {
     fn new(network: &Network) -> Result<Self> {
         let steps = network.steps();
+        let within = Bound {
+            program: network.program(),
+            weights: network.weights(),
+        };
         let layers = network.compact().layers.len();
         let mut readers = vec![0; layers];
         steps
@@ -210,7 +149,7 @@ impl Prepared {
                 plain
             });
             let ready = step.operation.ready(Readying {
-                network,
+                within: &within,
                 step,
                 folded,
                 inputs: &inputs,

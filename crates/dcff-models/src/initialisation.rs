@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
 use crate::architecture::Initialisation;
-use crate::parameters::{Parameter, ParameterKind};
+use crate::parameter::{Parameter, ParameterKind};
 
 /// Draws the initial values of `parameter`; `weight_shape` is the shape of its layer's weight.
 ///

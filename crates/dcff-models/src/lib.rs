@@ -34,42 +34,45 @@ mod layers;
 mod masks;
 mod mobilenet;
 mod network;
+mod parameter;
 mod parameters;
 mod plan;
 mod profile;
 mod program;
 mod prune;
 mod resnet;
+mod shape;
 pub mod shapes;
+mod spaces;
+pub mod testing;
 mod trace;
 mod unmasked;
 mod vgg;
 mod view;
 mod weights;
 
-pub use architecture::{Architecture, Builder, INPUT, Initialisation, Layer, Space};
+pub use architecture::{Architecture, Builder, INPUT, Initialisation, Layer};
+pub(crate) use error::internal;
 pub use error::{Error, Result};
 pub use googlenet::googlenet;
 pub use inference::InferenceNetwork;
 pub use layers::{
-    Conv, Groups, LayerKind, Linear, Norm, Offset, Pool, Scatter, Shortcut, fold_norm,
+    AvgPool, Conv, Groups, LayerKind, Linear, Norm, Offset, Pool, Scatter, Shortcut, fold_norm,
 };
 pub use mobilenet::{MobileNetInput, mobilenet_v1, mobilenet_v2};
 pub use network::Network;
-pub use parameters::{Parameter, ParameterKind, parameters};
+pub use parameter::{Parameter, ParameterKind};
+pub use parameters::parameters;
 pub use profile::{Pass, Profile};
 pub use program::{Blend, Program};
 pub use prune::ChannelGroup;
 pub use resnet::{resnet_cifar, resnet50};
+pub use spaces::Space;
 pub use trace::{Gradients, How, Mode, Seeds, Trace, ViewGradients};
 pub use unmasked::Constants;
 pub use vgg::{VggStage, vgg, vgg16};
 pub use view::{View, Views};
 pub use weights::Weights;
-
-pub(crate) fn internal(message: &str) -> Error {
-    Error::Candle(candle_core::Error::Msg(message.to_owned()))
-}
 
 /// A network this crate can build by name.
 #[derive(Clone, Copy)]

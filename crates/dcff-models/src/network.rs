@@ -7,9 +7,8 @@ use candle_core::{Device, Tensor};
 use dcff_nn::{Convolution, Features, Precision};
 
 use crate::architecture::{Architecture, Layer};
-use crate::layers::FilterTensors;
-use crate::parameters::Parameter;
-use crate::plan::Step;
+use crate::layers::{FilterTensors, Step};
+use crate::parameter::Parameter;
 use crate::profile::Profile;
 use crate::program::{Blend, Program};
 use crate::shapes::Shapes;

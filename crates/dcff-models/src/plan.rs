@@ -4,32 +4,19 @@
 //! `act(norm(x) + residual)` is one step, so that the maps are read and written once.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use dcff_nn::Activation;
 
 use crate::architecture::Architecture;
-use crate::layers::{LayerKind, Norm, Operation};
-use crate::parameters::{Parameter, ParameterKind};
-use crate::shapes::{Shape, Shapes};
+use crate::layers::{LayerKind, Operation, Planner, Step};
+use crate::parameter::{Parameter, ParameterKind};
+use crate::shape::Shape;
+use crate::shapes::Shapes;
+use crate::trace::Value;
 use crate::{Error, Result};
 
-/// The images, or the output of the layer at a position.
-pub(crate) type Value = Option<usize>;
-
-/// One call of a kernel.
-#[derive(Clone, Debug)]
-pub(crate) struct Step {
-    pub(crate) operation: Arc<dyn Operation>,
-    /// The layer whose parameters are used.
-    pub(crate) layer: usize,
-    pub(crate) inputs: Vec<Value>,
-    /// The layer whose output this is: behind `layer` where several were joined.
-    pub(crate) output: usize,
-}
-
 /// Goes over an architecture's layers in their order; a layer's rule asks it for what the layer's step needs.
-pub(crate) struct Planner<'a> {
+struct Layers<'a> {
     architecture: &'a Architecture,
     shapes: &'a Shapes,
     wiring: Vec<Vec<Value>>,
@@ -45,42 +32,32 @@ pub(crate) struct Planner<'a> {
     output: usize,
 }
 
-impl<'a> Planner<'a> {
+impl Layers<'_> {
     fn only_reader(&self, position: usize) -> Option<usize> {
         match self.readers[position][..] {
             [reader] => Some(reader),
             _ => None,
         }
     }
+}
 
-    /// What the layer computes.
-    pub(crate) fn kind(&self) -> &'a LayerKind {
-        &self.architecture.layers[self.position].kind
-    }
-
-    /// The shape that the layer writes.
-    pub(crate) fn shape(&self) -> Shape {
+impl Planner for Layers<'_> {
+    fn shape(&self) -> Shape {
         self.shapes.output(self.position)
     }
 
-    /// The shape that the layer reads first.
-    pub(crate) fn input_shape(&self) -> Shape {
+    fn input_shape(&self) -> Shape {
         self.shapes.inputs(self.position)[0]
     }
 
-    /// The position in the network's list of the tensor of a kind.
-    ///
-    /// # Errors
-    /// When the layer has none.
-    pub(crate) fn find(&self, kind: ParameterKind) -> Result<usize> {
+    fn find(&self, kind: ParameterKind) -> Result<usize> {
         let found = self.index.get(&(self.layer, kind)).copied();
         found.ok_or_else(|| {
             Error::MissingParameter(self.architecture.layers[self.layer].name.clone())
         })
     }
 
-    /// The activation that alone reads the layer; the step then yields its output.
-    pub(crate) fn activation(&mut self) -> Activation {
+    fn activation(&mut self) -> Activation {
         let reader = self.only_reader(self.position);
         match reader.map(|reader| (reader, &self.architecture.layers[reader].kind)) {
             Some((reader, LayerKind::Activation { function })) => {
@@ -91,9 +68,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Whether the layer, a norm, is left to the addition that alone reads it. An addition takes the norm that it reads first; a second
-    /// one is computed on its own.
-    pub(crate) fn waits_for_addition(&mut self) -> bool {
+    fn waits_for_addition(&mut self) -> bool {
         let Some(reader) = self.only_reader(self.position) else {
             return false;
         };
@@ -107,17 +82,18 @@ impl<'a> Planner<'a> {
         waits
     }
 
-    /// The norm that waits for the layer, an addition; the step is then the norm's, with the other input as its second.
-    pub(crate) fn waiting_norm(&mut self) -> Option<&'a Norm> {
-        let normed = self.waiting.remove(&self.position)?;
+    fn waiting_norm(&mut self, activation: Activation) -> Result<Option<Box<dyn Operation>>> {
+        let Some(normed) = self.waiting.remove(&self.position) else {
+            return Ok(None);
+        };
         let LayerKind::Norm(norm) = &self.architecture.layers[normed].kind else {
-            return None;
+            return Ok(None);
         };
         let other = self.inputs.iter().copied();
         let residual = other.flatten().find(|&input| input != normed);
         self.layer = normed;
         self.inputs = vec![self.wiring[normed][0], residual];
-        Some(norm)
+        norm.step(self, true, activation).map(Some)
     }
 }
 
@@ -136,7 +112,7 @@ pub(crate) fn steps(
             .for_each(|&input| readers[input].push(position));
     }
     let index = parameters.iter().enumerate();
-    let mut planner = Planner {
+    let mut planner = Layers {
         architecture,
         shapes,
         wiring,

@@ -1,7 +1,7 @@
 //! Where the time of a pass goes, layer by layer.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// What a layer's time was spent on.
@@ -61,6 +61,19 @@ impl Profile {
 
     fn spent(&self) -> MutexGuard<'_, Spent> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs `f`, and books its time where there is a profile.
+pub(crate) fn timed<R>(
+    profile: Option<&Arc<Profile>>,
+    layer: usize,
+    pass: Pass,
+    f: impl FnOnce() -> R,
+) -> R {
+    match profile {
+        Some(profile) => profile.measure(layer, pass, f),
+        None => f(),
     }
 }
 

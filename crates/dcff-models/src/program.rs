@@ -10,18 +10,19 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use dcff_nn::{Convolution, Features, FilterSource, Filters};
+use dcff_nn::{Features, FilterSource, Filters};
 
 use crate::architecture::{Architecture, Layer};
-use crate::layers::FilterTensors;
-use crate::parameters::Parameter;
-use crate::plan::{Step, steps};
-use crate::profile::{Pass, Profile};
+use crate::layers::{Backward, FilterTensors, Forward, Prepared, Step, Sweep, Within};
+use crate::parameter::Parameter;
+use crate::plan::steps;
+use crate::profile::{Pass, timed};
+use crate::shape::Shape;
 use crate::shapes::Shapes;
 use crate::trace::{Gradients, How, Mode, Saved, Seeds, Trace, ViewGradients};
 use crate::view::{View, Views};
 use crate::weights::Weights;
-use crate::{Error, Result, internal};
+use crate::{Error, Result};
 
 /// How a training pass moves the running statistics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,108 +50,27 @@ pub struct Program {
     parts: Vec<Vec<usize>>,
 }
 
-/// A convolution's effective filters and bias.
-type Prepared = (Filters, Option<Tensor>);
-
-/// What backward steps read, and where they leave the gradients of parameters and views.
-pub(crate) struct Sweep<'a> {
+/// A program with the weights that it runs over.
+pub(crate) struct Bound<'a> {
+    pub(crate) program: &'a Program,
     pub(crate) weights: &'a Weights,
-    pub(crate) views: &'a Views,
-    pub(crate) convolution: Convolution,
-    pub(crate) profile: Option<Arc<Profile>>,
-    pub(crate) parameters: Vec<(usize, Tensor)>,
-    pub(crate) of_views: ViewGradients,
 }
 
-/// What a step's forward pass may read.
-pub(crate) struct Forward<'a> {
-    program: &'a Program,
-    pub(crate) step: &'a Step,
-    weights: &'a Weights,
-    trace: &'a Trace,
-    pub(crate) filters: Option<Prepared>,
-    pub(crate) how: &'a How<'a>,
-}
-
-impl<'a> Forward<'a> {
-    /// The maps of an input.
-    pub(crate) fn x(&self, input: usize) -> Result<&'a Features> {
-        self.trace.value(self.step.inputs[input])
+impl Within for Bound<'_> {
+    fn whole(&self, index: usize) -> &Tensor {
+        self.weights.tensor(index)
     }
 
-    /// The part of the parameter at `index` that is read.
-    pub(crate) fn part(&self, index: usize) -> Result<Tensor> {
+    fn part(&self, index: usize) -> Result<Tensor> {
         self.program.part(self.weights, index)
     }
 
-    /// `saved` where the backward sweep will need it.
-    pub(crate) fn if_kept(&self, saved: Saved) -> Saved {
-        match self.how.mode {
-            Mode::Eval => Saved::Nothing,
-            Mode::Train | Mode::Frozen => saved,
-        }
-    }
-}
-
-/// What a step's backward pass reads, and where it leaves gradients.
-pub(crate) struct Backward<'a, 's> {
-    program: &'a Program,
-    pub(crate) step: &'a Step,
-    trace: &'a Trace,
-    saved: Saved,
-    /// The gradient of the output.
-    pub(crate) dy: Features,
-    /// What other readers of a convolution's input gave.
-    pub(crate) sum: Option<Features>,
-    pub(crate) sweep: &'a mut Sweep<'s>,
-}
-
-impl<'a> Backward<'a, '_> {
-    /// The maps of the first input.
-    pub(crate) fn x(&self) -> Result<&'a Features> {
-        self.trace.value(self.step.inputs[0])
+    fn read(&self, layer: usize) -> &[Shape] {
+        self.program.shapes.inputs(layer)
     }
 
-    /// The output.
-    pub(crate) fn y(&self) -> Result<&'a Features> {
-        self.trace.value(Some(self.step.output))
-    }
-
-    /// What the forward pass saved.
-    pub(crate) fn saved(&mut self) -> Saved {
-        std::mem::replace(&mut self.saved, Saved::Nothing)
-    }
-
-    pub(crate) fn untraced(&self) -> Error {
-        internal("the backward sweep needs the trace of a training pass")
-    }
-
-    /// `(N, C, H, W)` of an input.
-    pub(crate) fn input_dims(&self, input: usize) -> (usize, usize, usize, usize) {
-        let shape = self.program.shapes.inputs(self.step.layer)[input];
-        (self.dy.batch(), shape.channels, shape.height, shape.width)
-    }
-
-    /// The part of the parameter at `index` that is read.
-    pub(crate) fn part(&self, index: usize) -> Result<Tensor> {
-        self.program.part(self.sweep.weights, index)
-    }
-
-    /// The name of the layer whose parameters are used.
-    pub(crate) fn layer(&self) -> &'a str {
-        &self.program.architecture.layers[self.step.layer].name
-    }
-}
-
-pub(crate) fn timed<R>(
-    profile: Option<&Arc<Profile>>,
-    layer: usize,
-    pass: Pass,
-    f: impl FnOnce() -> R,
-) -> R {
-    match profile {
-        Some(profile) => profile.measure(layer, pass, f),
-        None => f(),
+    fn name(&self, layer: usize) -> &str {
+        &self.program.architecture.layers[layer].name
     }
 }
 
@@ -344,9 +264,11 @@ impl Program {
         how: &How<'_>,
     ) -> Result<(Features, Saved)> {
         step.operation.forward(Forward {
-            program: self,
+            within: &Bound {
+                program: self,
+                weights,
+            },
             step,
-            weights,
             trace,
             filters,
             how,
@@ -497,7 +419,6 @@ impl Program {
         self.check(weights)?;
         let mut pending = self.seeded(&trace, seeds)?;
         let mut sweep = Sweep {
-            weights,
             views,
             convolution: trace.convolution,
             profile: trace.profile.clone(),
@@ -516,7 +437,7 @@ impl Program {
                 _ => None,
             };
             let inputs = timed(profile.as_ref(), step.layer, Pass::Backward, || {
-                self.step_backward(step, &trace, saved, (gradient, sum), &mut sweep)
+                self.step_backward(step, &trace, saved, (gradient, sum), weights, &mut sweep)
             })?;
             trace.values[step.output] = None;
             for (&input, gradient) in step.inputs.iter().zip(inputs) {
@@ -581,10 +502,14 @@ impl Program {
         trace: &Trace,
         saved: Saved,
         (dy, sum): (Features, Option<Features>),
+        weights: &Weights,
         sweep: &mut Sweep<'_>,
     ) -> Result<Vec<Option<Features>>> {
         step.operation.backward(Backward {
-            program: self,
+            within: &Bound {
+                program: self,
+                weights,
+            },
             step,
             trace,
             saved,

@@ -280,40 +280,8 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::testing::{noise, trained};
     use crate::{LayerKind, Mode, by_name};
-
-    /// Numbers without structure in ±1.
-    fn noise(count: usize, seed: usize) -> Vec<f32> {
-        (0..count)
-            .map(|i| ((i * 7919 + seed * 104_729) as f32 * 0.618_034).fract() * 2.0 - 1.0)
-            .collect()
-    }
-
-    /// A network with scales, shifts and statistics that are not those of the start.
-    fn trained(architecture: &Architecture) -> Network {
-        let device = Device::Cpu;
-        let mut network = Network::new(architecture, architecture, 5, &device).unwrap();
-        let mut state: HashMap<String, Tensor> = network.state().unwrap().into_iter().collect();
-        for (seed, layer) in architecture.layers.iter().enumerate() {
-            if !matches!(layer.kind, LayerKind::Norm(_)) {
-                continue;
-            }
-            let ranges = [
-                ("weight", 1.0, 0.5),
-                ("bias", 0.1, 0.3),
-                ("running_mean", 0.0, 0.2),
-                ("running_var", 1.0, 0.4),
-            ];
-            for (i, (suffix, centre, spread)) in ranges.into_iter().enumerate() {
-                let tensor = state.get_mut(&format!("{}.{suffix}", layer.name)).unwrap();
-                let values = noise(tensor.elem_count(), 4 * seed + i);
-                let values: Vec<f32> = values.iter().map(|x| centre + spread * x).collect();
-                *tensor = Tensor::new(values, &device).unwrap();
-            }
-        }
-        network.load(&state).unwrap();
-        network
-    }
 
     /// Every channel group keeps `share` of its channels, in an order without structure.
     fn choose(architecture: &Architecture, share: f64) -> Vec<Vec<usize>> {
@@ -382,7 +350,7 @@ mod tests {
             ("googlenet", &[0.35]),
         ] {
             let architecture = by_name(name).unwrap();
-            let network = trained(&architecture);
+            let network = trained(&architecture).unwrap();
             for &share in shares {
                 let kept = choose(&architecture, share);
                 let pruned = network.pruned(&kept, &Views::dense()).unwrap();
@@ -404,7 +372,7 @@ mod tests {
     #[test]
     fn a_network_that_keeps_everything_is_itself() {
         let architecture = by_name("resnet20").unwrap();
-        let network = trained(&architecture);
+        let network = trained(&architecture).unwrap();
         let kept = choose(&architecture, 1.0);
         let same = network.pruned(&kept, &Views::dense()).unwrap();
         assert_eq!(logits(&network), logits(&same));

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use dcff_nn::{BatchStatistics, Convolution, Features, Filters, MaxIndices, Precision};
 
-use crate::parameters::Parameter;
-use crate::plan::Value;
+use crate::parameter::Parameter;
 use crate::profile::Profile;
 use crate::{Result, internal};
+
+/// The images, or the output of the layer at a position.
+pub(crate) type Value = Option<usize>;
 
 /// How batch norm behaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -22,10 +22,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use candle_core::{Device, Tensor};
 use dcff_nn::{Activation, Border};
 
-use crate::architecture::{Architecture, INPUT, Layer, Space};
+use crate::architecture::{Architecture, INPUT, Layer};
 use crate::layers::{Conv, Groups, LayerKind, Linear, Offset, Pool, Scatter, Shortcut, take};
 use crate::network::Network;
-use crate::shapes::{Shape, Shapes};
+use crate::shape::Shape;
+use crate::shapes::Shapes;
+use crate::spaces::Space;
 use crate::{Error, Result};
 
 /// What becomes of the constants of filters that are off.

@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::architecture::Architecture;
 use crate::initialisation::initial_values;
-use crate::parameters::{Parameter, ParameterKind, parameters};
+use crate::parameter::{Parameter, ParameterKind};
+use crate::parameters::parameters;
 use crate::{Error, Result};
 
 /// All tensors of a network on a device: what is trained, and the running statistics.

@@ -3,38 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{Device, Tensor};
-use dcff_models::{Architecture, Constants, LayerKind, Mode, Network, Views, by_name};
-
-/// Numbers without structure in ±1.
-fn noise(count: usize, seed: usize) -> Vec<f32> {
-    let one = |i: usize| ((i * 7919 + seed * 104_729) as f64 * 0.618_033_988_75).fract();
-    (0..count).map(|i| (one(i) * 2.0 - 1.0) as f32).collect()
-}
-
-/// A network with scales, shifts and statistics that are not those of the start.
-fn trained(architecture: &Architecture) -> Network {
-    let mut network = Network::new(architecture, architecture, 5, &Device::Cpu).unwrap();
-    let mut state: HashMap<String, Tensor> = network.state().unwrap().into_iter().collect();
-    for (seed, layer) in architecture.layers.iter().enumerate() {
-        if !matches!(layer.kind, LayerKind::Norm(_)) {
-            continue;
-        }
-        let ranges = [
-            ("weight", 1.0, 0.5),
-            ("bias", 0.1, 0.3),
-            ("running_mean", 0.0, 0.2),
-            ("running_var", 1.0, 0.4),
-        ];
-        for (i, (suffix, centre, spread)) in ranges.into_iter().enumerate() {
-            let tensor = state.get_mut(&format!("{}.{suffix}", layer.name)).unwrap();
-            let values = noise(tensor.elem_count(), 4 * seed + i);
-            let values: Vec<f32> = values.iter().map(|x| centre + spread * x).collect();
-            *tensor = Tensor::new(values, &Device::Cpu).unwrap();
-        }
-    }
-    network.load(&state).unwrap();
-    network
-}
+use dcff_models::testing::{noise, trained};
+use dcff_models::{Architecture, Constants, Mode, Network, Views, by_name};
 
 /// Filters that are on, about `share` of them, without structure; of the layers in `none` no one.
 fn choose(architecture: &Architecture, share: f32, none: &[&str]) -> BTreeMap<String, Vec<bool>> {
@@ -121,7 +91,7 @@ fn the_narrow_network_computes_what_the_masked_one_does() {
         ),
     ] {
         let architecture = by_name(name).unwrap().with_input(input);
-        let network = trained(&architecture);
+        let network = trained(&architecture).unwrap();
         let kept = choose(&architecture, 0.5, &none);
         let off = masked(&network, &kept);
         let narrow = network.unmasked(&kept, Constants::Carried).unwrap();
@@ -146,7 +116,7 @@ fn the_narrow_network_computes_what_the_masked_one_does() {
 #[test]
 fn a_network_whose_filters_are_all_on_is_itself() {
     let architecture = by_name("resnet20").unwrap();
-    let network = trained(&architecture);
+    let network = trained(&architecture).unwrap();
     let kept = choose(&architecture, 2.0, &[]);
     let same = network.unmasked(&kept, Constants::Carried).unwrap();
     assert_eq!(same.compact(), &architecture);
@@ -156,7 +126,7 @@ fn a_network_whose_filters_are_all_on_is_itself() {
 #[test]
 fn a_block_of_which_nothing_is_left_is_its_shortcut() {
     let architecture = by_name("resnet20").unwrap();
-    let network = trained(&architecture);
+    let network = trained(&architecture).unwrap();
     let kept = choose(&architecture, 2.0, &["layer1.1.conv2"]);
     let narrow = network.unmasked(&kept, Constants::Carried).unwrap();
     let layers: Vec<&str> = narrow
@@ -173,7 +143,7 @@ fn a_block_of_which_nothing_is_left_is_its_shortcut() {
 #[test]
 fn a_chain_that_is_cut_is_refused() {
     let architecture = by_name("vgg16").unwrap();
-    let network = trained(&architecture);
+    let network = trained(&architecture).unwrap();
     let kept = choose(&architecture, 0.5, &["features.7"]);
     let error = network.unmasked(&kept, Constants::Carried).unwrap_err();
     assert_eq!(

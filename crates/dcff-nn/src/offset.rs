@@ -40,8 +40,8 @@ impl Border {
         within(self.rows, height) && within(self.columns, width)
     }
 
-    /// The place of every row or column of `size` pixels.
-    pub(crate) fn place([before, after]: [usize; 2], size: usize) -> impl Fn(usize) -> usize {
+    /// The place of every row, or column, of `size`, from how many have places of their own at its two ends.
+    pub fn place([before, after]: [usize; 2], size: usize) -> impl Fn(usize) -> usize {
         move |i| match () {
             () if i < before => i,
             () if i + after >= size => before + 1 + after + i - size,

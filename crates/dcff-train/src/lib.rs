@@ -58,6 +58,7 @@ mod on_gpu;
 mod optimizer;
 pub mod optimizers;
 mod places;
+mod random;
 mod recipe;
 mod seed;
 mod stage;

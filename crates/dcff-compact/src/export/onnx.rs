@@ -10,7 +10,7 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use dcff_models::{INPUT, LayerKind, Pool};
-use dcff_nn::Activation;
+use dcff_nn::{Activation, Border};
 
 use super::protobuf::Message;
 use crate::{Artefact, Error, Result};
@@ -296,8 +296,8 @@ impl Graph {
                         (2, offset.columns, shape.width),
                     ] {
                         if ends != [0, 0] {
-                            let places: Vec<i64> =
-                                (0..size).map(|i| place(ends, size, i)).collect();
+                            let place = Border::place(ends, size);
+                            let places: Vec<i64> = (0..size).map(|i| place(i) as i64).collect();
                             let places = self.constant(&format!("{name}.places{axis}"), &places);
                             let gathered = format!("{name}.gathered{axis}");
                             all = self.inner(
@@ -360,16 +360,6 @@ impl Graph {
         let pads = self.constant(&format!("{name}.pads"), &[0, before, 0, 0, 0, after, 0, 0]);
         self.inner("Pad", &[&sliced, &pads], name, &[])
     }
-}
-
-/// The place of row (or column) `i` of `size`: the first and last ones have places of their own.
-fn place([before, after]: [usize; 2], size: usize, i: usize) -> i64 {
-    let place = match () {
-        () if i < before => i,
-        () if i + after >= size => before + 1 + after + i - size,
-        () => before,
-    };
-    place as i64
 }
 
 fn window(pool: &Pool) -> [Message; 3] {

@@ -2,21 +2,19 @@
 
 use dcff_nn::{Activation, Features, inference};
 
-use super::{Operation, Rule};
+use super::operation::{Backward, Forward, Joins, Operation, Plain, Ready, Readying};
+use super::rule::{Planner, Rule};
 use crate::Result;
-use crate::architecture::Architecture;
-use crate::inference::{Joins, Plain, Ready, Readying};
-use crate::plan::Planner;
-use crate::program::{Backward, Forward};
-use crate::shapes::Shape;
+use crate::shape::Shape;
+use crate::spaces::Spaces;
 use crate::trace::Saved;
 
 impl Rule for Activation {
-    fn shape(&self, _: &Architecture, inputs: &[Shape]) -> Result<Shape, String> {
+    fn shape(&self, _: Spaces<'_>, inputs: &[Shape]) -> Result<Shape, String> {
         Ok(inputs[0])
     }
 
-    fn plan(&self, _: &mut Planner<'_>) -> Result<Option<Box<dyn Operation>>> {
+    fn plan(&self, _: &mut dyn Planner) -> Result<Option<Box<dyn Operation>>> {
         Ok(Some(Box::new(*self)))
     }
 }

@@ -2,13 +2,11 @@
 
 use dcff_nn::{Activation, Features, inference};
 
-use super::{KeptChannels, Operation, Rule};
+use super::operation::{Backward, Forward, Joins, Operation, Plain, Ready, Readying};
+use super::rule::{KeptChannels, Planner, Rule};
 use crate::Result;
-use crate::architecture::Architecture;
-use crate::inference::{Joins, Plain, Ready, Readying};
-use crate::plan::Planner;
-use crate::program::{Backward, Forward};
-use crate::shapes::Shape;
+use crate::shape::Shape;
+use crate::spaces::Spaces;
 use crate::trace::Saved;
 
 pub(crate) struct Add;
@@ -18,7 +16,7 @@ impl Rule for Add {
         Some(2)
     }
 
-    fn shape(&self, _: &Architecture, inputs: &[Shape]) -> Result<Shape, String> {
+    fn shape(&self, _: Spaces<'_>, inputs: &[Shape]) -> Result<Shape, String> {
         let show = |s: Shape| format!("[{}, {}, {}]", s.channels, s.height, s.width);
         match inputs[0] == inputs[1] {
             true => Ok(inputs[0]),
@@ -37,10 +35,10 @@ impl Rule for Add {
         }
     }
 
-    fn plan(&self, planner: &mut Planner<'_>) -> Result<Option<Box<dyn Operation>>> {
+    fn plan(&self, planner: &mut dyn Planner) -> Result<Option<Box<dyn Operation>>> {
         let activation = planner.activation();
-        Ok(Some(match planner.waiting_norm() {
-            Some(norm) => Box::new(norm.step(planner, true, activation)?),
+        Ok(Some(match planner.waiting_norm(activation)? {
+            Some(norm) => norm,
             None => Box::new(Step { activation }),
         }))
     }

@@ -3,13 +3,11 @@
 use dcff_nn::Features;
 use dcff_nn::inference::{self, Channels};
 
-use super::{KeptChannels, Operation, Rule};
+use super::operation::{Backward, Forward, Operation, Ready, Readying};
+use super::rule::{KeptChannels, Planner, Rule};
 use crate::Result;
-use crate::architecture::Architecture;
-use crate::inference::{Ready, Readying};
-use crate::plan::Planner;
-use crate::program::{Backward, Forward};
-use crate::shapes::Shape;
+use crate::shape::Shape;
+use crate::spaces::Spaces;
 use crate::trace::Saved;
 
 #[derive(Debug)]
@@ -20,7 +18,7 @@ impl Rule for Concat {
         None
     }
 
-    fn shape(&self, _: &Architecture, inputs: &[Shape]) -> Result<Shape, String> {
+    fn shape(&self, _: Spaces<'_>, inputs: &[Shape]) -> Result<Shape, String> {
         let x = inputs[0];
         let fits = |input: &Shape| (input.height, input.width) == (x.height, x.width);
         match inputs.iter().all(fits) {
@@ -49,7 +47,7 @@ impl Rule for Concat {
         true
     }
 
-    fn plan(&self, _: &mut Planner<'_>) -> Result<Option<Box<dyn Operation>>> {
+    fn plan(&self, _: &mut dyn Planner) -> Result<Option<Box<dyn Operation>>> {
         Ok(Some(Box::new(Concat)))
     }
 }

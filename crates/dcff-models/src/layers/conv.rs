@@ -5,14 +5,12 @@ use dcff_nn::{Activation, ConvConfig, Features, InputGradient};
 use serde::de::{self, Deserializer};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{FilterTensors, KeptChannels, Operation, Rule, Selection, take};
-use crate::architecture::Architecture;
-use crate::inference::{Plain, Ready, Readying};
-use crate::parameters::ParameterKind;
-use crate::plan::Planner;
-use crate::profile::Pass;
-use crate::program::{Backward, Forward, timed};
-use crate::shapes::{Shape, window};
+use super::operation::{Backward, FilterTensors, Forward, Operation, Plain, Ready, Readying};
+use super::rule::{KeptChannels, Planner, Rule, Selection, take};
+use crate::parameter::ParameterKind;
+use crate::profile::{Pass, timed};
+use crate::shape::{Shape, window};
+use crate::spaces::Spaces;
 use crate::trace::Saved;
 use crate::{Error, Result, internal};
 
@@ -97,8 +95,8 @@ fn yes() -> bool {
 }
 
 impl Rule for Conv {
-    fn shape(&self, architecture: &Architecture, inputs: &[Shape]) -> Result<Shape, String> {
-        let (x, filters) = (inputs[0], architecture.declared(&self.space)?);
+    fn shape(&self, spaces: Spaces<'_>, inputs: &[Shape]) -> Result<Shape, String> {
+        let (x, filters) = (inputs[0], spaces.declared(&self.space)?);
         match self.groups {
             Groups::Depthwise if filters != x.channels => {
                 return Err(format!(
@@ -128,8 +126,7 @@ impl Rule for Conv {
 
     fn parameters(
         &self,
-        full: &Architecture,
-        compact: &Architecture,
+        [full, compact]: [Spaces<'_>; 2],
         input: Shape,
     ) -> Vec<(ParameterKind, Vec<usize>)> {
         let owner = if self.scored { full } else { compact };
@@ -191,7 +188,7 @@ impl Rule for Conv {
         reads_joined && self.groups == Groups::Depthwise
     }
 
-    fn plan(&self, planner: &mut Planner<'_>) -> Result<Option<Box<dyn Operation>>> {
+    fn plan(&self, planner: &mut dyn Planner) -> Result<Option<Box<dyn Operation>>> {
         let bias = self.bias.then(|| planner.find(ParameterKind::ConvBias));
         let channels = planner.input_shape().channels;
         Ok(Some(Box::new(Step {
@@ -262,7 +259,7 @@ impl Operation for Step {
                 sweep.of_views.insert(name, gradient);
             }
             if let (Some(bias), Some(gradient)) = (bias, grads.bias) {
-                let count = sweep.weights.tensor(bias).dim(0)?;
+                let count = at.within.whole(bias).dim(0)?;
                 let gradient = view.bias_gradient(count, gradient)?;
                 sweep.parameters.push((bias, gradient));
             }
@@ -278,8 +275,8 @@ impl Operation for Step {
     fn ready(&self, at: Readying<'_>) -> Result<Ready> {
         let FilterTensors { weight, bias } = self.tensors;
         Ok(Ready::Conv(Plain {
-            weight: at.network.tensor(weight).clone(),
-            bias: bias.map(|bias| at.network.tensor(bias).clone()),
+            weight: at.within.whole(weight).clone(),
+            bias: bias.map(|bias| at.within.whole(bias).clone()),
             config: self.config,
             activation: Activation::Identity,
         }))

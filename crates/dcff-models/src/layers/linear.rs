@@ -3,13 +3,11 @@
 use dcff_nn::{Activation, ConvConfig, Features};
 use serde::{Deserialize, Serialize};
 
-use super::{KeptChannels, Operation, Rule, Selection, take};
-use crate::architecture::Architecture;
-use crate::inference::{Plain, Ready, Readying};
-use crate::parameters::ParameterKind;
-use crate::plan::Planner;
-use crate::program::{Backward, Forward};
-use crate::shapes::Shape;
+use super::operation::{Backward, Forward, Operation, Plain, Ready, Readying};
+use super::rule::{KeptChannels, Planner, Rule, Selection, take};
+use crate::parameter::ParameterKind;
+use crate::shape::Shape;
+use crate::spaces::Spaces;
 use crate::trace::Saved;
 use crate::{Result, internal};
 
@@ -23,7 +21,7 @@ pub struct Linear {
 }
 
 impl Rule for Linear {
-    fn shape(&self, _: &Architecture, _: &[Shape]) -> Result<Shape, String> {
+    fn shape(&self, _: Spaces<'_>, _: &[Shape]) -> Result<Shape, String> {
         match self.features {
             0 => Err("expected at least 1 output, got 0".into()),
             features => Ok(Shape {
@@ -34,12 +32,7 @@ impl Rule for Linear {
         }
     }
 
-    fn parameters(
-        &self,
-        _: &Architecture,
-        _: &Architecture,
-        input: Shape,
-    ) -> Vec<(ParameterKind, Vec<usize>)> {
+    fn parameters(&self, _: [Spaces<'_>; 2], input: Shape) -> Vec<(ParameterKind, Vec<usize>)> {
         let weight = vec![self.features, input.numel()];
         let mut all = vec![(ParameterKind::LinearWeight, weight)];
         if self.bias {
@@ -80,7 +73,7 @@ impl Rule for Linear {
         false
     }
 
-    fn plan(&self, planner: &mut Planner<'_>) -> Result<Option<Box<dyn Operation>>> {
+    fn plan(&self, planner: &mut dyn Planner) -> Result<Option<Box<dyn Operation>>> {
         let bias = self.bias.then(|| planner.find(ParameterKind::LinearBias));
         Ok(Some(Box::new(Step {
             weight: planner.find(ParameterKind::LinearWeight)?,
@@ -125,12 +118,12 @@ impl Operation for Step {
 
     fn ready(&self, at: Readying<'_>) -> Result<Ready> {
         // A convolution whose kernel covers its map.
-        let shape = at.network.shapes().inputs(at.step.layer)[0];
-        let weight = at.network.tensor(self.weight);
+        let shape = at.within.read(at.step.layer)[0];
+        let weight = at.within.whole(self.weight);
         let kernel = (weight.dim(0)?, shape.channels, shape.height, shape.width);
         Ok(Ready::Conv(Plain {
             weight: weight.reshape(kernel)?,
-            bias: self.bias.map(|bias| at.network.tensor(bias).clone()),
+            bias: self.bias.map(|bias| at.within.whole(bias).clone()),
             config: ConvConfig::default(),
             activation: Activation::Identity,
         }))

@@ -4,14 +4,14 @@ use candle_core::{Device, Tensor};
 use dcff_nn::{Activation, BatchStatistics, ConvConfig, Features};
 use serde::{Deserialize, Serialize};
 
-use super::{Operation, Rule, RunningStatistics, Selection, take};
+use super::operation::{
+    Backward, Forward, Joins, Operation, Plain, Ready, Readying, RunningStatistics,
+};
+use super::rule::{Planner, Rule, Selection, take};
 use crate::Result;
-use crate::architecture::Architecture;
-use crate::inference::{Joins, Plain, Ready, Readying};
-use crate::parameters::ParameterKind;
-use crate::plan::Planner;
-use crate::program::{Backward, Forward};
-use crate::shapes::Shape;
+use crate::parameter::ParameterKind;
+use crate::shape::Shape;
+use crate::spaces::Spaces;
 use crate::trace::{Mode, Saved};
 
 /// Batch normalisation.
@@ -34,13 +34,13 @@ impl Default for Norm {
 
 impl Norm {
     /// The step of the norm that the planner stands at, with what is computed together with it.
-    pub(super) fn step(
+    pub(crate) fn step(
         &self,
-        planner: &Planner<'_>,
+        planner: &dyn Planner,
         residual: bool,
         activation: Activation,
-    ) -> Result<Step> {
-        Ok(Step {
+    ) -> Result<Box<dyn Operation>> {
+        Ok(Box::new(Step {
             weight: planner.find(ParameterKind::NormWeight)?,
             bias: planner.find(ParameterKind::NormBias)?,
             mean: planner.find(ParameterKind::RunningMean)?,
@@ -49,12 +49,12 @@ impl Norm {
             momentum: self.momentum,
             residual,
             activation,
-        })
+        }))
     }
 }
 
 impl Rule for Norm {
-    fn shape(&self, _: &Architecture, inputs: &[Shape]) -> Result<Shape, String> {
+    fn shape(&self, _: Spaces<'_>, inputs: &[Shape]) -> Result<Shape, String> {
         let Self { eps, momentum } = *self;
         match eps > 0.0 && eps.is_finite() && (0.0..=1.0).contains(&momentum) {
             true => Ok(inputs[0]),
@@ -64,12 +64,7 @@ impl Rule for Norm {
         }
     }
 
-    fn parameters(
-        &self,
-        _: &Architecture,
-        _: &Architecture,
-        input: Shape,
-    ) -> Vec<(ParameterKind, Vec<usize>)> {
+    fn parameters(&self, _: [Spaces<'_>; 2], input: Shape) -> Vec<(ParameterKind, Vec<usize>)> {
         use ParameterKind::{NormBias, NormWeight, RunningMean, RunningVar};
         [NormWeight, NormBias, RunningMean, RunningVar]
             .map(|kind| (kind, vec![input.channels]))
@@ -88,18 +83,18 @@ impl Rule for Norm {
         Ok(true)
     }
 
-    fn plan(&self, planner: &mut Planner<'_>) -> Result<Option<Box<dyn Operation>>> {
+    fn plan(&self, planner: &mut dyn Planner) -> Result<Option<Box<dyn Operation>>> {
         if planner.waits_for_addition() {
             return Ok(None);
         }
         let activation = planner.activation();
-        Ok(Some(Box::new(self.step(planner, false, activation)?)))
+        self.step(planner, false, activation).map(Some)
     }
 }
 
 /// Inputs are the maps and, where `residual`, what is added before the activation.
 #[derive(Clone, Debug)]
-pub(super) struct Step {
+struct Step {
     weight: usize,
     bias: usize,
     mean: usize,
@@ -187,14 +182,14 @@ impl Operation for Step {
     }
 
     fn ready(&self, at: Readying<'_>) -> Result<Ready> {
-        let channels = at.network.shapes().inputs(at.step.layer)[0].channels;
+        let channels = at.within.read(at.step.layer)[0].channels;
         let plain = match at.folded {
             Some(plain) => plain,
-            None => identity(channels, at.network.device())?,
+            None => identity(channels, at.within.whole(self.weight).device())?,
         };
         let numbers = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
         let [gamma, beta, mean, var] = [self.weight, self.bias, self.mean, self.var]
-            .map(|parameter| numbers(at.network.tensor(parameter)));
+            .map(|parameter| numbers(at.within.whole(parameter)));
         let norm = [gamma?, beta?, mean?, var?];
         let old = plain.bias.as_ref().map(numbers).transpose()?;
         let (weight, bias) = fold_norm(&numbers(&plain.weight)?, old.as_deref(), &norm, self.eps);

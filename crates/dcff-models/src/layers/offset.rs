@@ -4,14 +4,12 @@ use dcff_nn::inference::{self, Places};
 use dcff_nn::{Border, Features};
 use serde::{Deserialize, Serialize};
 
-use super::{Operation, Rule, Selection, take};
+use super::operation::{Backward, Forward, Operation, Ready, Readying};
+use super::rule::{Planner, Rule, Selection, take};
 use crate::Result;
-use crate::architecture::Architecture;
-use crate::inference::{Ready, Readying};
-use crate::parameters::ParameterKind;
-use crate::plan::Planner;
-use crate::program::{Backward, Forward};
-use crate::shapes::Shape;
+use crate::parameter::ParameterKind;
+use crate::shape::Shape;
+use crate::spaces::Spaces;
 use crate::trace::Saved;
 
 /// `y[c, i, j] = x[c, i, j] + bias[c, row(i), column(j)]` with `bias` `[C, R, S]`.
@@ -29,7 +27,8 @@ pub struct Offset {
 }
 
 impl Offset {
-    fn border(&self) -> Border {
+    /// The rows and columns that have numbers of their own.
+    pub fn border(&self) -> Border {
         Border {
             rows: self.rows,
             columns: self.columns,
@@ -38,7 +37,7 @@ impl Offset {
 }
 
 impl Rule for Offset {
-    fn shape(&self, _: &Architecture, inputs: &[Shape]) -> Result<Shape, String> {
+    fn shape(&self, _: Spaces<'_>, inputs: &[Shape]) -> Result<Shape, String> {
         let Shape { height, width, .. } = inputs[0];
         match self.border().fits(height, width) {
             true => Ok(inputs[0]),
@@ -49,12 +48,7 @@ impl Rule for Offset {
         }
     }
 
-    fn parameters(
-        &self,
-        _: &Architecture,
-        _: &Architecture,
-        input: Shape,
-    ) -> Vec<(ParameterKind, Vec<usize>)> {
+    fn parameters(&self, _: [Spaces<'_>; 2], input: Shape) -> Vec<(ParameterKind, Vec<usize>)> {
         let [rows, columns] = self.border().places();
         vec![(ParameterKind::Offset, vec![input.channels, rows, columns])]
     }
@@ -68,7 +62,7 @@ impl Rule for Offset {
         Ok(true)
     }
 
-    fn plan(&self, planner: &mut Planner<'_>) -> Result<Option<Box<dyn Operation>>> {
+    fn plan(&self, planner: &mut dyn Planner) -> Result<Option<Box<dyn Operation>>> {
         Ok(Some(Box::new(Step {
             bias: planner.find(ParameterKind::Offset)?,
             border: self.border(),
@@ -96,7 +90,7 @@ impl Operation for Step {
 
     fn ready(&self, at: Readying<'_>) -> Result<Ready> {
         let lie = at.lies(0)?;
-        let places = Places::new(at.network.tensor(self.bias), self.border, &lie)?;
+        let places = Places::new(at.within.whole(self.bias), self.border, &lie)?;
         Ok(Ready::layer(lie, move |x| inference::offset(x[0], &places)))
     }
 }

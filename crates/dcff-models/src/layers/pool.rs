@@ -1,15 +1,15 @@
 //! The maximum or mean of each window, and the mean of a whole map.
 
+use std::ops::Deref;
+
 use dcff_nn::{Features, PoolConfig, inference};
 use serde::{Deserialize, Serialize};
 
-use super::{LayerKind, Operation, Rule};
+use super::operation::{Backward, Forward, Operation, Ready, Readying};
+use super::rule::{Planner, Rule};
 use crate::Result;
-use crate::architecture::Architecture;
-use crate::inference::{Ready, Readying};
-use crate::plan::Planner;
-use crate::program::{Backward, Forward};
-use crate::shapes::{Shape, window};
+use crate::shape::{Shape, window};
+use crate::spaces::Spaces;
 use crate::trace::Saved;
 
 /// A pooling window.
@@ -34,8 +34,31 @@ impl Pool {
     }
 }
 
+/// A pooling window whose mean is taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AvgPool(pub Pool);
+
+impl Deref for AvgPool {
+    type Target = Pool;
+
+    fn deref(&self) -> &Pool {
+        &self.0
+    }
+}
+
+impl Rule for AvgPool {
+    fn shape(&self, spaces: Spaces<'_>, inputs: &[Shape]) -> Result<Shape, String> {
+        self.0.shape(spaces, inputs)
+    }
+
+    fn plan(&self, _: &mut dyn Planner) -> Result<Option<Box<dyn Operation>>> {
+        Ok(Some(Box::new(Avg(self.config()))))
+    }
+}
+
 impl Rule for Pool {
-    fn shape(&self, _: &Architecture, inputs: &[Shape]) -> Result<Shape, String> {
+    fn shape(&self, _: Spaces<'_>, inputs: &[Shape]) -> Result<Shape, String> {
         let Self {
             kernel,
             stride,
@@ -49,12 +72,8 @@ impl Rule for Pool {
         window(inputs[0], inputs[0].channels, kernel, stride, padding)
     }
 
-    fn plan(&self, planner: &mut Planner<'_>) -> Result<Option<Box<dyn Operation>>> {
-        let config = self.config();
-        Ok(Some(match planner.kind() {
-            LayerKind::MaxPool(_) => Box::new(Max(config)),
-            _ => Box::new(Avg(config)),
-        }))
+    fn plan(&self, _: &mut dyn Planner) -> Result<Option<Box<dyn Operation>>> {
+        Ok(Some(Box::new(Max(self.config()))))
     }
 }
 
@@ -109,7 +128,7 @@ impl Operation for Avg {
 pub(crate) struct GlobalAvg;
 
 impl Rule for GlobalAvg {
-    fn shape(&self, _: &Architecture, inputs: &[Shape]) -> Result<Shape, String> {
+    fn shape(&self, _: Spaces<'_>, inputs: &[Shape]) -> Result<Shape, String> {
         Ok(Shape {
             height: 1,
             width: 1,
@@ -117,7 +136,7 @@ impl Rule for GlobalAvg {
         })
     }
 
-    fn plan(&self, _: &mut Planner<'_>) -> Result<Option<Box<dyn Operation>>> {
+    fn plan(&self, _: &mut dyn Planner) -> Result<Option<Box<dyn Operation>>> {
         Ok(Some(Box::new(GlobalAvg)))
     }
 }

@@ -4,13 +4,11 @@ use dcff_nn::Features;
 use dcff_nn::inference::{self, Channels};
 use serde::{Deserialize, Serialize};
 
-use super::{KeptChannels, Operation, Rule};
+use super::operation::{Backward, Forward, Operation, Ready, Readying};
+use super::rule::{KeptChannels, Planner, Rule};
 use crate::Result;
-use crate::architecture::Architecture;
-use crate::inference::{Ready, Readying};
-use crate::plan::Planner;
-use crate::program::{Backward, Forward};
-use crate::shapes::Shape;
+use crate::shape::Shape;
+use crate::spaces::Spaces;
 use crate::trace::Saved;
 
 /// Channel `i` of the input becomes channel `channels[i]` of the output; the others are 0.
@@ -23,8 +21,8 @@ pub struct Scatter {
 }
 
 impl Rule for Scatter {
-    fn shape(&self, architecture: &Architecture, inputs: &[Shape]) -> Result<Shape, String> {
-        let width = architecture.declared(&self.space)?;
+    fn shape(&self, spaces: Spaces<'_>, inputs: &[Shape]) -> Result<Shape, String> {
+        let width = spaces.declared(&self.space)?;
         let ascending = self.channels.windows(2).all(|pair| pair[0] < pair[1]);
         if !ascending || self.channels.last().is_none_or(|&last| last >= width) {
             return Err(format!("expected ascending channels below {width}"));
@@ -65,7 +63,7 @@ impl Rule for Scatter {
         }
     }
 
-    fn plan(&self, planner: &mut Planner<'_>) -> Result<Option<Box<dyn Operation>>> {
+    fn plan(&self, planner: &mut dyn Planner) -> Result<Option<Box<dyn Operation>>> {
         Ok(Some(Box::new(Step {
             channels: self.channels.clone(),
             width: planner.shape().channels,

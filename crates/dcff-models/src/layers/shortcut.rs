@@ -4,13 +4,11 @@ use dcff_nn::Features;
 use dcff_nn::inference::{self, Channels};
 use serde::{Deserialize, Serialize};
 
-use super::{KeptChannels, Operation, Rule};
+use super::operation::{Backward, Forward, Operation, Ready, Readying};
+use super::rule::{KeptChannels, Planner, Rule};
 use crate::Result;
-use crate::architecture::Architecture;
-use crate::inference::{Ready, Readying};
-use crate::plan::Planner;
-use crate::program::{Backward, Forward};
-use crate::shapes::{MAX_WINDOW, Shape};
+use crate::shape::{MAX_WINDOW, Shape};
+use crate::spaces::Spaces;
 use crate::trace::Saved;
 
 /// A parameter-free shortcut.
@@ -23,7 +21,7 @@ pub struct Shortcut {
 }
 
 impl Rule for Shortcut {
-    fn shape(&self, architecture: &Architecture, inputs: &[Shape]) -> Result<Shape, String> {
+    fn shape(&self, spaces: Spaces<'_>, inputs: &[Shape]) -> Result<Shape, String> {
         if !(1..=MAX_WINDOW).contains(&self.stride) {
             let stride = self.stride;
             return Err(format!(
@@ -31,7 +29,7 @@ impl Rule for Shortcut {
             ));
         }
         Ok(Shape {
-            channels: architecture.declared(&self.space)?,
+            channels: spaces.declared(&self.space)?,
             height: inputs[0].height.div_ceil(self.stride),
             width: inputs[0].width.div_ceil(self.stride),
         })
@@ -65,7 +63,7 @@ impl Rule for Shortcut {
         }
     }
 
-    fn plan(&self, planner: &mut Planner<'_>) -> Result<Option<Box<dyn Operation>>> {
+    fn plan(&self, planner: &mut dyn Planner) -> Result<Option<Box<dyn Operation>>> {
         Ok(Some(Box::new(Step {
             stride: self.stride,
             channels: planner.shape().channels,

@@ -9,7 +9,9 @@
 use candle_core::{Device, Tensor};
 use dcff_nn::{Convolution, Features, Isa, Precision};
 
-use super::{Program, Sweep, join};
+use super::{Program, join};
+use crate::layers::Sweep;
+use crate::testing::noise;
 use crate::trace::{How, Saved, Trace, ViewGradients};
 use crate::view::{View, Views};
 use crate::weights::Weights;
@@ -101,7 +103,6 @@ impl Pair<'_> {
         let loss = dcff_nn::cross_entropy(&logits, labels, 0.0).unwrap();
         let (n, k) = logits.dims2().unwrap();
         let sweep = || Sweep {
-            weights: self.weights,
             views: self.views,
             convolution: Convolution::default(),
             profile: None,
@@ -115,9 +116,9 @@ impl Pair<'_> {
             let gradient = pending[step.output].take().unwrap();
             let backward = |trace: &mut Trace, dy: Features, sweep: &mut Sweep<'_>| {
                 let saved = std::mem::replace(&mut trace.saved[i], Saved::Nothing);
-                let pass = self
-                    .program
-                    .step_backward(step, trace, saved, (dy, None), sweep);
+                let pass =
+                    self.program
+                        .step_backward(step, trace, saved, (dy, None), self.weights, sweep);
                 pass.unwrap()
             };
             let dy = widened(&gradient);
@@ -151,12 +152,6 @@ impl Pair<'_> {
             );
         }
     }
-}
-
-/// Numbers in -1 to 1 that depend on nothing but their indices.
-fn noise(count: usize, seed: usize) -> Vec<f32> {
-    let one = |i: usize| ((i * 7919 + seed * 104_729) % 20_011) as f32 / 10_005.0 - 1.0;
-    (0..count).map(one).collect()
 }
 
 /// Every second layer mixes its filters, the others select.

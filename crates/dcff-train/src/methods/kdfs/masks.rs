@@ -10,7 +10,7 @@
 //! Jang, Gu and Poole, *Categorical Reparameterization with Gumbel-Softmax*, ICLR 2017, <https://arxiv.org/abs/1611.01144>. A tie
 //! is off. The temperature changes the gradient, never the chance of a filter.
 
-use dcff_data::split_mix;
+use crate::random::Random;
 
 /// Two numbers of a filter: of being off, and of being on.
 pub type Pair = [f32; 2];
@@ -75,42 +75,10 @@ pub(super) fn kept(mask: &[f32]) -> u64 {
     mask.iter().filter(|&&m| m > 0.0).count() as u64
 }
 
-/// Numbers that depend on nothing but a seed: SplitMix64.
-pub(super) struct Stream(u64);
-
-impl Stream {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// Uniform, between 0 and 1 and neither of them.
-    fn unit(&mut self) -> f64 {
-        let word = split_mix(self.0);
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        ((word >> 11) as f64 + 0.5) / (1u64 << 53) as f64
-    }
-
-    /// A pair of Gumbel noise for each of `filters` filters: `-ln` of an exponential variable.
-    pub(super) fn gumbel(&mut self, filters: usize) -> Vec<Pair> {
-        let mut one = || (-(-self.unit().ln()).ln()) as f32;
-        (0..filters).map(|_| [one(), one()]).collect()
-    }
-
-    /// Numbers of a normal distribution around 0, by the transform of Box and Muller.
-    pub(super) fn normal(&mut self, count: usize, deviation: f64) -> Vec<f32> {
-        let mut one = || {
-            let radius = (-2.0 * self.unit().ln()).sqrt();
-            (deviation * radius * (std::f64::consts::TAU * self.unit()).cos()) as f32
-        };
-        (0..count).map(|_| one()).collect()
-    }
-
-    /// Uniform numbers between `-bound` and `bound`.
-    pub(super) fn uniform(&mut self, count: usize, bound: f64) -> Vec<f32> {
-        (0..count)
-            .map(|_| ((2.0 * self.unit() - 1.0) * bound) as f32)
-            .collect()
-    }
+/// Noise for the logits of `filters` filters.
+pub(super) fn noise(random: &mut Random, filters: usize) -> Vec<Pair> {
+    let mut one = || random.gumbel() as f32;
+    (0..filters).map(|_| [one(), one()]).collect()
 }
 
 #[cfg(test)]
@@ -149,21 +117,10 @@ mod tests {
         let filters = 200_000;
         let logits = vec![[0.1, 0.9]; filters];
         for (seed, temperature) in [(1, 1.0), (2, 0.5), (3, 0.1)] {
-            let noise = Stream::new(seed).gumbel(filters);
+            let noise = noise(&mut Random::new(seed), filters);
             let draw = Draw::new(&logits, &noise, temperature);
             let share = draw.kept() as f64 / filters as f64;
             assert!((share - 0.690).abs() < 0.005, "{share} at {temperature}");
         }
-    }
-
-    #[test]
-    fn normal_numbers_have_the_moments_asked_for() {
-        let values = Stream::new(7).normal(100_000, 1.0);
-        let mean = values.iter().sum::<f32>() / values.len() as f32;
-        let square = values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32;
-        assert!(
-            mean.abs() < 0.02 && (square - 1.0).abs() < 0.02,
-            "{mean} {square}"
-        );
     }
 }

@@ -10,7 +10,7 @@ use dcff_run::{Description, LayerSelection, Recipe, geometric};
 use serde::{Deserialize, Serialize};
 
 use super::losses;
-use super::masks::{self, Draw, Pair, Stream, ticket};
+use super::masks::{self, Draw, Pair, ticket};
 use super::settings::{Export, KdfsConfig, Landing};
 use super::taps::Tap;
 use crate::costs::macs;
@@ -21,6 +21,7 @@ use crate::method::{
 };
 use crate::optimizer::{Group, Id};
 use crate::optimizers::Adamax;
+use crate::random::Random;
 use crate::seed::{Purpose, derive_seed};
 use crate::stage::{DENSE, FINETUNE, SEARCH, Stage};
 use crate::step::{Pass, Step};
@@ -345,7 +346,7 @@ impl Kdfs {
             let logits = masked.read()?;
             let noise = match &mut self.noise {
                 Some(noise) => noise(self.state.steps, index, logits.len()),
-                None => Stream::new(step.seed(index as u64)).gumbel(logits.len()),
+                None => masks::noise(&mut Random::new(step.seed(index as u64)), logits.len()),
             };
             let draw = Draw::new(&logits, &noise, temperature);
             let mask = Tensor::new(draw.mask.as_slice(), &device)?;
@@ -581,7 +582,7 @@ impl Method for Kdfs {
         for (index, (layer, &filters)) in cost.layers().iter().zip(cost.widths()).enumerate() {
             let seed = derive_seed(setup.seed, Purpose::Method, index as u64);
             let filters = filters as usize;
-            let logits = Stream::new(seed).normal(2 * filters, 1.0);
+            let logits = Random::new(seed).normals(2 * filters, 1.0);
             self.masked.push(Masked {
                 layer: layer.clone(),
                 logits: Var::from_tensor(&Tensor::from_vec(logits, (filters, 2), device)?)?,
@@ -800,7 +801,7 @@ mod tests {
         let widths = cost.widths().iter().enumerate();
         let logits: Vec<Vec<Pair>> = widths
             .map(|(layer, &width)| {
-                let noise = Stream::new(layer as u64).normal(2 * width as usize, 1.0);
+                let noise = Random::new(layer as u64).normals(2 * width as usize, 1.0);
                 noise
                     .chunks_exact(2)
                     .map(|pair| [pair[0], pair[1]])

@@ -5,8 +5,8 @@ use dcff_models::{Architecture, Initialisation};
 use dcff_nn::{ConvConfig, Features, InputGradient, Precision};
 
 use super::losses::{Term, reconstruction};
-use super::masks::Stream;
 use crate::error::Result;
+use crate::random::Random;
 
 /// Layers that the program of KDFS taps where they are not the ends of stages, by the name of their network.
 /// A name stands for all that begin with it.
@@ -66,18 +66,18 @@ impl Tap {
     ) -> Result<Self> {
         let shape = full.shapes()?.output(position);
         let channels = shape.channels;
-        let mut stream = Stream::new(seed);
+        let mut random = Random::new(seed);
         let bound = 1.0 / (channels as f64).sqrt();
         let normal = (2.0 / channels as f64).sqrt();
         let weight = match full.initialisation {
             Initialisation::KaimingNormalFanIn | Initialisation::MobileNet => {
-                stream.normal(channels * channels, normal)
+                random.normals(channels * channels, normal)
             }
-            _ => stream.uniform(channels * channels, bound),
+            _ => random.spread(channels * channels, bound),
         };
         let bias = match full.initialisation {
             Initialisation::MobileNet => vec![0.0; channels],
-            _ => stream.uniform(channels, bound),
+            _ => random.spread(channels, bound),
         };
         Ok(Self {
             position,

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::random::Random;
 use super::space::{Draw, Space, Subnet, target_of};
 use crate::error::{Error, Result};
+use crate::random::Random;
 
 /// How the subnets of the map are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

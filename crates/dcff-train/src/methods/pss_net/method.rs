@@ -17,9 +17,9 @@ use crate::step::{Pass, Step};
 
 use super::map::Map;
 use super::pool::{Pool, decayed, explores};
-use super::random::Random;
 use super::settings::{PssNetConfig, TARGETS};
 use super::space::{Space, Subnet};
+use crate::random::Random;
 
 /// Trains a network and its slices.
 #[derive(Debug)]

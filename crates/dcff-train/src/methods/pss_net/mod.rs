@@ -19,14 +19,13 @@ mod entry;
 mod map;
 mod method;
 mod pool;
-mod random;
 mod settings;
 mod space;
 
+pub use crate::random::Random;
 pub(super) use entry::Entrance;
 pub use map::{Coverage, Drawing, Map, even_step, targets};
 pub use method::PssNet;
 pub use pool::{Member, Pool, decayed, explores};
-pub use random::Random;
 pub use settings::PssNetConfig;
 pub use space::{Draw, Space, Subnet, divisible, target_of, thousandths};

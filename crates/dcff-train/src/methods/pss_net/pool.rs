@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::random::Random;
+use crate::random::Random;
 
 /// A member and its score.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

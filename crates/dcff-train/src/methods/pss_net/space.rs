@@ -3,8 +3,8 @@
 use dcff_flops::{Convention, Form, cost};
 use dcff_models::{Architecture, Groups, LayerKind};
 
-use super::random::Random;
 use crate::error::{Error, Result};
+use crate::random::Random;
 
 /// `value` as a multiple of `divisor`, at least `least` and not a tenth smaller than `value` (Howard et al., 2017, as their program and
 /// those after it round widths).
