@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::SystemTime;
 
-use dcff_tests::program::{dcff, run, succeeded, workshop};
+use dcff_tests::program::{dcff, json, run, succeeded, workshop};
 
 /// A comparison of four runs: two criteria, two pipelines.
 fn compare(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
@@ -208,6 +208,33 @@ fn a_failed_run_is_a_row_and_not_the_end() {
         markdown.contains("1 finished runs and 1 that did not finish"),
         "{markdown}"
     );
+}
+
+#[test]
+fn every_run_takes_images_of_the_size_asked_for() {
+    let (dir, images) = workshop();
+    let out = dir.path().join("out");
+    let words = "compare --arch resnet20 --criteria l1-norm --keep select --no-estimate -- --rates 0.5 --epochs 1 --batch-size 12 \
+                 --hold-out 0 --input-size 3,24,24";
+    let mut args: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+    args.extend(["--data".to_owned(), images.display().to_string()]);
+    args.splice(1..1, ["--out".to_owned(), out.display().to_string()]);
+    succeeded(run(args));
+
+    let run_folder = out.join("resnet20-l1-norm-select-seed1");
+    let summary = json(&run_folder.join("summary.json"));
+    let size = &summary["config"]["data"]["input_size"];
+    assert_eq!(size, &serde_json::json!([3, 24, 24]));
+    // Nine sixteenths of the multiply-accumulates at 32x32, but for the classifier, which has three classes here and ten there.
+    let macs = |key: &str| summary["macs"][key].as_u64().unwrap();
+    let at_32 = "flops --arch resnet20 --rates 0.5 --json";
+    let at_32 = succeeded(run(at_32.split(' '))).stdout;
+    let at_32: serde_json::Value = serde_json::from_str(&at_32).unwrap();
+    assert_eq!(
+        16 * (macs("full") - 64 * 3),
+        9 * (at_32["full"]["ops"].as_u64().unwrap() - 64 * 10)
+    );
+    assert!(macs("compact") < macs("full"));
 }
 
 #[test]

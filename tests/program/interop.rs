@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use dcff_compact::{Artefact, Preprocessing, file, tensors_to_bytes};
-use dcff_models::{Architecture, Mode, Network, Views};
+use dcff_models::{Architecture, Constants, Mode, Network, View, Views};
 use dcff_train::methods::{FilterFusion, FilterFusionConfig, narrowed};
 use dcff_train::{Context as Seeds, EpochStart, Method, Optimizer, Recipe, cross_entropy_step};
 
@@ -22,6 +22,15 @@ const NETWORKS: [(&str, &str, usize, usize); 5] = [
     ("googlenet", "published", 4, 16),
     ("resnet50", "resnet50-cos-75.1", 3, 8),
     ("mobilenet-v2-cifar", "0.4", 4, 16),
+];
+/// Networks that are trained whole and lose filters afterwards, what these contributed carried along: border maps, scattered channels
+/// and blocks of which nothing is left.
+const MASKED: [(&str, usize, usize); 5] = [
+    ("resnet56", 8, 32),
+    ("vgg16", 6, 32),
+    ("googlenet", 4, 16),
+    ("densenet40", 4, 16),
+    ("mobilenet-v2-cifar", 4, 16),
 ];
 /// Images whose logits are compared.
 const IMAGES: usize = 7;
@@ -36,6 +45,13 @@ fn main() -> ExitCode {
     for (name, rates, steps, batch) in NETWORKS {
         if let Err(error) = write(&dir.join(name), name, rates, steps, batch) {
             eprintln!("error: {name}: {error:#}");
+            return ExitCode::from(2);
+        }
+    }
+    for (name, steps, batch) in MASKED {
+        let folder = dir.join(format!("{name}-masked"));
+        if let Err(error) = write_masked(&folder, name, steps, batch) {
+            eprintln!("error: {name}, masked: {error:#}");
             return ExitCode::from(2);
         }
     }
@@ -87,8 +103,74 @@ fn write(dir: &Path, name: &str, rates: &str, steps: usize, batch: usize) -> Res
         optimizer.step(&network, &output.gradients, recipe.rate(0, step, steps))?;
     }
     let views = views_of(&mut method, steps - 1, steps, &full, &network)?;
+    save(dir, &network, &views)?;
+    println!("{name}: {steps} steps of {batch} images");
+    Ok(())
+}
+
+/// A whole network, trained a little, without every third filter of its masked convolutions, and without the first one's altogether
+/// where a shortcut leads past it.
+fn write_masked(dir: &Path, name: &str, steps: usize, batch: usize) -> Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let full = dcff_models::by_name(name)?;
+    let (shapes, classes) = (full.shapes()?, full.shapes()?.classes());
+    let mut network = Network::new(&full, &full, SEED, &Device::Cpu)?;
+    let recipe = Recipe::quick(1);
+    let groups = dcff_train::Group::all(network.parameters(), &recipe);
+    let mut optimizer = Optimizer::new(&network, &[], groups)?;
+    for step in 0..steps {
+        let (images, labels) = waves(batch, step * batch, classes, full.input)?;
+        let views = Views::dense();
+        let output = cross_entropy_step(&mut network, &views, &images, &labels, 0.0)?;
+        optimizer.step(&network, &output.gradients, recipe.rate(0, step, steps))?;
+    }
+    let mut kept = BTreeMap::new();
+    for (index, at) in full.maskable()?.into_iter().enumerate() {
+        let width = shapes.output(at).channels;
+        let on: Vec<bool> = (0..width).map(|filter| (filter + index) % 3 != 0).collect();
+        kept.insert(full.layers[at].name.clone(), on);
+    }
+    let first = kept.keys().next().cloned();
+    if let Some(on) = first.as_ref().and_then(|layer| kept.get_mut(layer)) {
+        let some = on.clone();
+        on.fill(false);
+        let counts = |kept: &BTreeMap<String, Vec<bool>>| {
+            let count = |on: &Vec<bool>| on.iter().filter(|&&on| on).count() as u64;
+            kept.iter()
+                .map(|(layer, on)| (layer.clone(), count(on)))
+                .collect()
+        };
+        if !full.is_connected(&counts(&kept))? {
+            kept.extend(first.map(|layer| (layer, some)));
+        }
+    }
+    let narrow = network.unmasked(&kept, Constants::Carried)?;
+    // What is left computes what the network does whose other filters are 0.
+    let masks = kept.iter().map(|(layer, on)| {
+        let mask: Vec<f32> = on.iter().map(|&on| f32::from(u8::from(on))).collect();
+        Ok((layer.clone(), View::Mask(Tensor::new(mask, &Device::Cpu)?)))
+    });
+    let masks: Views = masks.collect::<Result<_>>()?;
+    let (images, _) = waves(IMAGES, 1000, classes, full.input)?;
+    let (masked, _) = network.forward(&images, &masks, Mode::Eval)?;
+    let (left, _) = narrow.forward(&images, &Views::dense(), Mode::Eval)?;
+    let largest = |t: &Tensor| t.abs()?.max_all()?.to_scalar::<f32>();
+    let (apart, size) = (largest(&(&masked - &left)?)?, largest(&masked)?);
+    ensure!(
+        apart <= 1e-5 * size,
+        "what is left differs from the masked network by {apart:e} of {size:e}"
+    );
+    save(dir, &narrow, &Views::dense())?;
+    println!("{name}, masked: {steps} steps of {batch} images");
+    Ok(())
+}
+
+/// Writes the artefact of `network` and the logits that it must give.
+fn save(dir: &Path, network: &Network, views: &Views) -> Result<()> {
+    let input = network.compact().input;
+    let classes = network.compact().shapes()?.classes();
     let preprocessing = Preprocessing {
-        input_size: full.input,
+        input_size: input,
         mean: vec![0.5; 3],
         std: vec![0.25; 3],
         interpolation: "bilinear".into(),
@@ -97,19 +179,17 @@ fn write(dir: &Path, name: &str, rates: &str, steps: usize, batch: usize) -> Res
         label_names: (0..classes).map(|i| format!("wave {i}")).collect(),
     };
     let made = BTreeMap::from([("made_by".to_owned(), "cargo xtask interop".into())]);
-    let artefact = Artefact::new(&network, &views, preprocessing, made)?;
+    let artefact = Artefact::new(network, views, preprocessing, made)?;
     artefact.save(&dir.join("artefact"))?;
 
     // The logits are those of the reloaded artefact: what anyone who has the files gets.
     let artefact = Artefact::load(&dir.join("artefact"))?;
-    let (images, _) = waves(IMAGES, 1000, classes, full.input)?;
+    let (images, _) = waves(IMAGES, 1000, classes, input)?;
     let network = artefact.network(&Device::Cpu)?;
     let (logits, _) = network.forward(&images, &Views::dense(), Mode::Eval)?;
     let tensors = BTreeMap::from([("images".to_owned(), images), ("logits".to_owned(), logits)]);
     let bytes = tensors_to_bytes(&tensors, &BTreeMap::new())?;
-    file::write(&dir.join("expected.safetensors"), &bytes)?;
-    println!("{name}: {steps} steps of {batch} images");
-    Ok(())
+    Ok(file::write(&dir.join("expected.safetensors"), &bytes)?)
 }
 
 /// The method's views of `network` at a step that stands for an epoch.

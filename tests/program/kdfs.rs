@@ -91,6 +91,15 @@ fn searches_lands_fine_tunes_and_exports() {
         (compact / full - landed).abs() < 1e-9,
         "{compact} of {full}"
     );
+    // Border maps of what was removed: 9 numbers for a channel of a 3x3 convolution, one behind a block.
+    let (constants, params) = (
+        number(&summary["constants"]),
+        number(&summary["params"]["compact"]),
+    );
+    assert!(
+        constants > 100.0 && constants < 0.1 * params,
+        "{constants} of {params}"
+    );
     let selection = rows(&out.join("selection.jsonl"));
     assert_eq!((selection.len(), &selection[0]["epoch"]), (1, &4.into()));
     assert_eq!(selection[0]["layers"].as_array().unwrap().len(), 18);

@@ -174,6 +174,8 @@ architectures! {
     resnet56: "resnet56", 6;
     resnet110: "resnet110", 6;
     googlenet: "googlenet", 6;
+    densenet40: "densenet40", 6;
+    resnet18: "resnet18", 2;
     resnet50: "resnet50", 2;
     mobilenet_v1: "mobilenet-v1", 2;
     mobilenet_v1_cifar: "mobilenet-v1-cifar", 6;

@@ -26,9 +26,14 @@ pub(crate) struct Args {
     /// 5,000 training and 1,000 test images, 15 epochs
     #[arg(long)]
     quick: bool,
-    /// Compare criteria, keep modes, temperatures and pipelines instead: the matrix of xtask/compare-cifar10.toml
+    /// Compare criteria, keep modes, temperatures and pipelines instead: the matrix of xtask/compare-cifar10.toml; beside --method that
+    /// of xtask/METHOD-cifar10-compare.toml
     #[arg(long)]
     compare: bool,
+    /// The published rows of another method than Dynamic-coded Filter Fusion: those of xtask/METHOD-cifar10.toml, with --quick
+    /// xtask/METHOD-cifar10-quick.toml
+    #[arg(long)]
+    method: Option<String>,
     /// Folder for runs and tables instead of results/DATE-NAME; an unfinished one of that name is continued
     #[arg(long)]
     out: Option<PathBuf>,
@@ -48,7 +53,7 @@ enum Data {
 /// The CIFAR rows of the published table.
 const TABLE: [&str; 4] = ["vgg16", "resnet56", "resnet110", "googlenet"];
 /// The networks for images as small as these; a test compares the list with the crate that has them.
-const ARCHS: [&str; 9] = [
+const ARCHS: [&str; 10] = [
     "vgg16",
     "resnet20",
     "resnet32",
@@ -56,6 +61,7 @@ const ARCHS: [&str; 9] = [
     "resnet56",
     "resnet110",
     "googlenet",
+    "densenet40",
     "mobilenet-v1-cifar",
     "mobilenet-v2-cifar",
 ];
@@ -99,6 +105,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             ARCHS.join(", ")
         );
     }
+    let matrix = matrix(args)?;
     let dcff = build_for(data)?;
     let name = match (args.data, args.compare, args.quick) {
         (Data::Synthetic, ..) => "synthetic",
@@ -107,12 +114,20 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         (Data::Cifar10, true, true) => "cifar10-quick-compare",
         (Data::Cifar10, true, false) => "cifar10-compare",
     };
+    let name = match &args.method {
+        Some(method) => format!("{name}-{method}"),
+        None => name.to_owned(),
+    };
     let out = match &args.out {
         Some(out) => std::path::absolute(out)?,
-        None => results_folder(name)?,
+        None => results_folder(&name)?,
     };
-    if args.compare {
-        return compare(&dcff, args, data, &out);
+    if let Some(matrix) = matrix {
+        let code = compare(&dcff, args, (&matrix, data), &out)?;
+        if args.compare || code != ExitCode::SUCCESS {
+            return Ok(code);
+        }
+        return table(&dcff, &finished(&out)?, &out);
     }
     let row = |arch: &String, seed: u64| Row {
         arch: arch.clone(),
@@ -178,24 +193,70 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             ));
         }
     }
-    let mut report = Command::new(&dcff);
-    report
-        .arg("report")
-        .args(rows.iter().map(|row| &row.folder))
-        .arg("--out")
-        .arg(&out)
-        .args(["--command", &typed()]);
-    succeed(&mut report)?;
+    let folders: Vec<PathBuf> = rows.into_iter().map(|row| row.folder).collect();
+    table(&dcff, &folders, &out)
+}
+
+/// The matrix of runs that the arguments ask for, where it is a file.
+fn matrix(args: &Args) -> Result<Option<PathBuf>> {
+    let folder = root().join("xtask");
+    let Some(method) = &args.method else {
+        return Ok(args.compare.then(|| folder.join("compare-cifar10.toml")));
+    };
+    ensure!(
+        matches!(args.data, Data::Cifar10),
+        "--method: expected cifar10, got synthetic"
+    );
+    let ending = match (args.compare, args.quick) {
+        (true, _) => "-cifar10-compare.toml",
+        (false, true) => "-cifar10-quick.toml",
+        (false, false) => "-cifar10.toml",
+    };
+    let path = folder.join(format!("{method}{ending}"));
+    if path.exists() {
+        return Ok(Some(path));
+    }
+    let mut known: Vec<String> = std::fs::read_dir(&folder)
+        .with_context(|| folder.display().to_string())?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter_map(|name| Some(name.strip_suffix(ending)?.to_owned()))
+        .collect();
+    known.sort();
+    anyhow::bail!(
+        "--method: expected one of {}, got '{method}'",
+        known.join(", ")
+    );
+}
+
+/// The folders of finished runs in `out`, by their names.
+fn finished(out: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(out).with_context(|| out.display().to_string())?;
+    let folders = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut folders: Vec<PathBuf> = folders
+        .filter(|folder| folder.join("summary.json").exists())
+        .collect();
+    folders.sort();
+    Ok(folders)
+}
+
+/// The table of runs beside what is published, in `out` and printed.
+fn table(dcff: &Path, runs: &[PathBuf], out: &Path) -> Result<ExitCode> {
+    let mut report = Command::new(dcff);
+    report.arg("report").args(runs).arg("--out").arg(out);
+    succeed(report.args(["--command", &typed()]))?;
     print!("{}", std::fs::read_to_string(out.join("table.md"))?);
     Ok(ExitCode::SUCCESS)
 }
 
-/// The standard comparison; it continues, estimates and reports by itself.
-fn compare(dcff: &Path, args: &Args, data: &str, out: &Path) -> Result<ExitCode> {
+/// The runs of a `matrix`; they continue, and are estimated and reported, by themselves.
+fn compare(
+    dcff: &Path,
+    args: &Args,
+    (matrix, data): (&Path, &str),
+    out: &Path,
+) -> Result<ExitCode> {
     let mut command = Command::new(dcff);
-    command
-        .arg("compare")
-        .arg(root().join("xtask/compare-cifar10.toml"));
+    command.arg("compare").arg(matrix);
     command.arg("--out").arg(out).args(["--command", &typed()]);
     if !args.arch.is_empty() {
         command.args(["--arch", &args.arch.join(",")]);
@@ -424,6 +485,7 @@ mod tests {
             seeds: None,
             quick: false,
             compare: false,
+            method: None,
             out: Some(out.clone()),
             train: Vec::new(),
         };
@@ -431,7 +493,7 @@ mod tests {
             (args(Some(0), &[]), "--epochs: expected at least 1, got 0"),
             (
                 args(None, &["resnet20", "resnet57"]),
-                "--arch: expected one of vgg16, resnet20, resnet32, resnet44, resnet56, resnet110, googlenet, mobilenet-v1-cifar, mobilenet-v2-cifar, got 'resnet57'",
+                "--arch: expected one of vgg16, resnet20, resnet32, resnet44, resnet56, resnet110, googlenet, densenet40, mobilenet-v1-cifar, mobilenet-v2-cifar, got 'resnet57'",
             ),
         ] {
             assert_eq!(run(&args).unwrap_err().to_string(), expected);

@@ -325,6 +325,16 @@ pub(crate) struct TrainArgs {
     /// Choose the best epoch on the test images, as the paper does; reports say so
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) select_on_test: Option<bool>,
+    /// Learn the answers of this trained network beside the labels: a run, or a folder with config.json and model.safetensors, of the
+    /// same images and classes, whatever its layers
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) distil: Option<PathBuf>,
+    /// The weight of what --distil teaches, beside cross-entropy: 1 unless given
+    #[arg(long, value_name = "W", requires = "distil")]
+    pub(crate) distil_weight: Option<f64>,
+    /// What logits are divided by before they are compared with those of --distil: 4 unless given
+    #[arg(long, value_name = "T", requires = "distil")]
+    pub(crate) distil_temperature: Option<f64>,
     #[arg(long, value_name = "KIND", help = choices("Random changes of training images", dcff_train::Augment::ALL.iter().map(|(_, name)| *name)))]
     pub(crate) augment: Option<String>,
     /// Convolve without Winograd's transforms: slower, with the rounding of an ordinary convolution
@@ -362,20 +372,20 @@ pub(crate) struct TrainArgs {
 #[derive(Args, Debug)]
 pub(crate) struct CompareArgs {
     /// TOML file with the matrix: `arch`, `seeds`, `[train]` (flags of dcff train) and one or more `[[matrix]]` with
-    /// `criteria`, `keep`, `temperature`, `pipeline`
-    #[arg(conflicts_with_all = ["criteria", "keep", "temperature", "pipeline"])]
+    /// `method`, `criteria`, `keep`, `temperature`
+    #[arg(conflicts_with_all = ["criteria", "keep", "temperature", "method"])]
     pub(crate) file: Option<PathBuf>,
     #[arg(long, value_name = "NAMES", value_delimiter = ',', help = choices("Networks", dcff_models::ALL.iter().map(|entry| entry.name)))]
     pub(crate) arch: Vec<String>,
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present = "file", help = choices("Pruning criteria", dcff_criteria::ALL.iter().map(|criterion| criterion.name())))]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', required_unless_present_any = ["file", "method"], help = choices("Pruning criteria, for the methods that score filters by one", dcff_criteria::ALL.iter().map(|criterion| criterion.name())))]
     pub(crate) criteria: Vec<String>,
     #[arg(long, value_name = "MODES", value_delimiter = ',', help = choices("What becomes of the filters", KeepMode::ALL.iter().map(|mode| mode.name())))]
     pub(crate) keep: Vec<String>,
     #[arg(long, value_name = "SCHEDULES", value_delimiter = ',', help = choices("Temperature schedules", TemperatureSchedule::ALL.iter().map(|(name, _)| *name)))]
     pub(crate) temperature: Vec<String>,
-    /// Pipelines, as for train
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
-    pub(crate) pipeline: Vec<String>,
+    /// Methods, as for train
+    #[arg(long, alias = "pipeline", value_name = "NAMES", value_delimiter = ',')]
+    pub(crate) method: Vec<String>,
     /// Number of seeds, or the seeds: '3' is '1,2,3'
     #[arg(long, value_name = "SEEDS")]
     pub(crate) seeds: Option<String>,
@@ -511,6 +521,28 @@ pub(crate) enum BenchTask {
     Train(BenchTrainArgs),
     /// Forward passes of the finished compact network and of the dense one
     Infer(BenchInferArgs),
+    /// Steps of any method as a run of it begins: all passes, losses and optimisers; of a search beside its --teacher
+    Step(Box<BenchStepArgs>),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchStepArgs {
+    #[arg(long, value_name = "NAME", default_value = "resnet56", help = choices("Network", dcff_models::ALL.iter().map(|entry| entry.name)))]
+    pub(crate) arch: String,
+    #[command(flatten)]
+    pub(crate) method: MethodArgs,
+    /// Channels, height and width of the images, unless the network's own
+    #[arg(long, value_name = "C,H,W", value_parser = input_size)]
+    pub(crate) input_size: Option<[usize; 3]>,
+    /// Images per step
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) batch: usize,
+    /// Steps measured; their median is given
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    pub(crate) rounds: usize,
+    /// One JSON object instead of a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// The network that is measured.

@@ -26,6 +26,7 @@
 //! ```
 
 mod architecture;
+mod densenet;
 mod error;
 mod googlenet;
 mod inference;
@@ -52,6 +53,7 @@ mod view;
 mod weights;
 
 pub use architecture::{Architecture, Builder, INPUT, Initialisation, Layer};
+pub use densenet::densenet;
 pub(crate) use error::internal;
 pub use error::{Error, Result};
 pub use googlenet::googlenet;
@@ -66,7 +68,7 @@ pub use parameters::parameters;
 pub use profile::{Pass, Profile};
 pub use program::{Blend, Program};
 pub use prune::ChannelGroup;
-pub use resnet::{resnet_cifar, resnet50};
+pub use resnet::{resnet_cifar, resnet18, resnet50};
 pub use spaces::Space;
 pub use trace::{Gradients, How, Mode, Seeds, Trace, ViewGradients};
 pub use unmasked::Constants;
@@ -127,6 +129,16 @@ pub static ALL: &[Entry] = &[
         name: "googlenet",
         about: "GoogLeNet (Inception v1 with batch norm), 32x32 images",
         build: googlenet,
+    },
+    Entry {
+        name: "densenet40",
+        about: "DenseNet-40, 12 filters a layer, 32x32 images",
+        build: || densenet("densenet40", 12, 12),
+    },
+    Entry {
+        name: "resnet18",
+        about: "ResNet-18 with basic blocks, 224x224 images",
+        build: resnet18,
     },
     Entry {
         name: "resnet50",

@@ -122,7 +122,9 @@ mod tests {
         for (name, convs, filters) in [
             ("resnet56", 54, 4032 / 2),
             ("resnet110", 108, 8064 / 2),
+            ("resnet18", 16, 7680 / 2),
             ("resnet50", 48, 45_312 / 2),
+            ("densenet40", 38, 1824 / 2),
             ("vgg16", 13, 8448 / 2),
             ("googlenet", 63, 15_424 / 2),
         ] {
@@ -156,6 +158,10 @@ mod tests {
             ["layer1.2.relu2", "layer2.2.relu2", "layer3.2.relu2"]
         );
         assert_eq!(names("googlenet"), ["b3.concat", "e4.concat", "b5.concat"]);
+        assert_eq!(
+            names("densenet40"),
+            ["dense1.11.concat", "dense2.11.concat", "dense3.11.concat"]
+        );
         assert_eq!(
             names("resnet50"),
             [

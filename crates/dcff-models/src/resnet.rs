@@ -1,4 +1,4 @@
-//! Residual networks: the CIFAR family with basic blocks and ResNet-50 with bottlenecks.
+//! Residual networks: the CIFAR family and ResNet-18 with basic blocks, ResNet-50 with bottlenecks.
 //!
 //! He et al., *Deep Residual Learning for Image Recognition*, CVPR 2016, <https://arxiv.org/abs/1512.03385>.
 
@@ -60,6 +60,65 @@ pub fn resnet_cifar(name: &str, blocks: [usize; 3]) -> Architecture {
     b.finish()
 }
 
+/// ResNet-18 for 224x224 images and 1000 classes: basic blocks, and a 1x1 convolution in the shortcut where width and resolution change.
+///
+/// Channel spaces: the first convolutions of the eight blocks, the four stages; the stem writes to the first stage's.
+pub fn resnet18() -> Architecture {
+    let name = "resnet18";
+    let mut b = Builder::new(name, [3, 224, 224], Initialisation::KaimingNormalFanOut);
+    let stages = [64, 128, 256, 512].into_iter().enumerate();
+    let stages: Vec<(usize, usize)> = stages.map(|(i, width)| (i + 1, width)).collect();
+    for (stage, width) in &stages {
+        for block in 0..2 {
+            b.space(&format!("layer{stage}.{block}.conv1"), *width);
+        }
+    }
+    for (stage, width) in &stages {
+        b.space(&format!("layer{stage}"), *width);
+    }
+    let x = b.conv("conv1", "layer1", [7, 2, 3], false, INPUT);
+    let x = b.norm("bn1", &x);
+    let x = b.relu("relu", &x);
+    let mut x = b.max_pool("maxpool", [3, 2, 1], &x);
+    for (number, _) in stages {
+        let stage = format!("layer{number}");
+        for block in 0..2 {
+            let path = format!("{stage}.{block}");
+            let changes = block == 0 && number > 1;
+            let stride = if changes { 2 } else { 1 };
+            let inner = format!("{path}.conv1");
+            let y = b.conv(&inner, &inner, [3, stride, 1], false, &x);
+            let y = b.norm(format!("{path}.bn1"), &y);
+            let y = b.relu(format!("{path}.relu1"), &y);
+            let y = b.conv(format!("{path}.conv2"), &stage, [3, 1, 1], false, &y);
+            let y = b.norm(format!("{path}.bn2"), &y);
+            if changes {
+                x = downsample(&mut b, &path, &stage, stride, &x);
+            }
+            let sum = b.layer(format!("{path}.add"), LayerKind::Add, &[&y, &x]);
+            x = b.relu(format!("{path}.relu2"), &sum);
+        }
+    }
+    let x = b.avg_pool("avgpool", 7, 1, &x);
+    b.linear("fc", 1000, &x);
+    b.finish()
+}
+
+/// The convolution and batch norm of a shortcut that changes width or resolution; it is as wide as its stage from the start.
+fn downsample(b: &mut Builder, path: &str, stage: &str, stride: usize, x: &str) -> String {
+    let conv = Conv {
+        space: stage.to_owned(),
+        kernel: 1,
+        stride,
+        padding: 0,
+        groups: Groups::Fixed(1),
+        bias: false,
+        scored: false,
+    };
+    let x = b.layer(format!("{path}.downsample.0"), LayerKind::Conv(conv), &[x]);
+    b.norm(format!("{path}.downsample.1"), &x)
+}
+
 /// ResNet-50 for 224x224 images and 1000 classes; the 3x3 convolution of a block carries its stride.
 ///
 /// Channel spaces, in the order of the published compression rates: the stem, the first convolutions of the
@@ -108,17 +167,7 @@ pub fn resnet50() -> Architecture {
         let y = b.conv(format!("{path}.conv3"), stage, [1, 1, 0], false, &y);
         let y = b.norm(format!("{path}.bn3"), &y);
         if *block == 0 {
-            let conv = Conv {
-                space: stage.to_owned(),
-                kernel: 1,
-                stride,
-                padding: 0,
-                groups: Groups::Fixed(1),
-                bias: false,
-                scored: false,
-            };
-            x = b.layer(format!("{path}.downsample.0"), LayerKind::Conv(conv), &[&x]);
-            x = b.norm(format!("{path}.downsample.1"), &x);
+            x = downsample(&mut b, path, stage, stride, &x);
         }
         let sum = b.layer(format!("{path}.add"), LayerKind::Add, &[&y, &x]);
         x = b.relu(format!("{path}.relu3"), &sum);

@@ -82,9 +82,9 @@ fn close(what: &str, got: &Tensor, expected: &Tensor, tolerance: f32) {
 #[test]
 fn every_network_gives_the_same_logits() {
     for entry in dcff_models::ALL {
-        // ResNet-50 takes large images: a slim one is quick enough.
+        // These take large images: a slim one is quick enough.
         let (part, batches): (f64, &[usize]) = match entry.name {
-            "resnet50" => (0.12, &[1, 9]),
+            "resnet18" | "resnet50" => (0.12, &[1, 9]),
             _ => (0.6, &[1, 7, 16, 33]),
         };
         let network = network(entry.name, part);

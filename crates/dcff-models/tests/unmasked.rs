@@ -85,6 +85,12 @@ fn the_narrow_network_computes_what_the_masked_one_does() {
         ),
         ("mobilenet-v1-cifar", [3, 32, 32], vec![]),
         (
+            "densenet40",
+            [3, 32, 32],
+            vec!["dense1.3.conv1", "dense3.11.conv1"],
+        ),
+        ("resnet18", [3, 224, 224], vec!["layer2.0.conv1"]),
+        (
             "resnet50",
             [3, 224, 224],
             vec!["layer2.1.conv2", "layer3.0.conv3"],

@@ -73,6 +73,7 @@ pub(crate) fn finished(root: &Path, config: RunConfig, percent: f64) -> Run {
         macs: half,
         published_ops: half,
         params: half,
+        constants: 0,
         training_macs: 3_000,
         stages: Vec::new(),
         train_images: 10,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dcff_run::{Cost, Published, Registry, Summary};
+use dcff_run::{Cost, Counted, Published, Registry, Summary};
 use serde_json::{Value, json};
 
 use crate::run::Run;
@@ -65,6 +65,11 @@ fn reduced(cost: Cost) -> String {
     )
 }
 
+/// A cost in print, and how much of the full network's is saved, in percent.
+fn saved((cost, reduction): (f64, f64)) -> String {
+    format!("{} (-{reduction:.2} %)", count(cost as u64))
+}
+
 fn markdown(runs: &[Row<'_>], command: Option<&str>) -> String {
     let mut table = Table::new([
         ("network", Align::Left),
@@ -77,6 +82,7 @@ fn markdown(runs: &[Row<'_>], command: Option<&str>) -> String {
         ("ops, `published` convention", Align::Right),
         ("in print", Align::Right),
         ("MACs", Align::Right),
+        ("in print", Align::Right),
         ("params", Align::Right),
         ("in print", Align::Right),
         ("time", Align::Right),
@@ -84,6 +90,10 @@ fn markdown(runs: &[Row<'_>], command: Option<&str>) -> String {
     ]);
     for (_, s, paper) in runs {
         let print = |f: fn(&Published) -> String| paper.as_ref().map_or("-".into(), f);
+        let ops = |counted: Counted| match paper {
+            Some(p) if p.counted == counted => saved((p.ops, p.ops_reduction)),
+            _ => "-".into(),
+        };
         table.row([
             s.config.arch.clone(),
             s.method().label,
@@ -98,10 +108,11 @@ fn markdown(runs: &[Row<'_>], command: Option<&str>) -> String {
             ),
             print(|p| format!("{:.2}", p.top1)),
             reduced(s.published_ops),
-            print(|p| format!("{} (-{:.2} %)", count(p.ops as u64), p.ops_reduction)),
+            ops(Counted::Published),
             reduced(s.macs),
+            ops(Counted::Macs),
             reduced(s.params),
-            print(|p| format!("{} (-{:.2} %)", count(p.params as u64), p.params_reduction)),
+            print(|p| p.params.map_or("-".into(), saved)),
             duration(s.seconds),
             format!("{:.0}", s.images_per_second),
         ]);
@@ -140,7 +151,7 @@ fn notes(runs: &[Row<'_>]) -> Vec<String> {
             notes.push(note);
         }
     };
-    for (_, s, _) in runs {
+    for (_, s, paper) in runs {
         let data = &s.config.data;
         add(format!(
             "Data: {}, {} training images, test set with SHA-256 {}; figures on other files are not comparable.",
@@ -153,8 +164,10 @@ fn notes(runs: &[Row<'_>]) -> Vec<String> {
         if s.config.recipe.select_on_test {
             add("Epochs chosen by 'test' were chosen on the test images, as in the paper: such a figure is no estimate for new images.".into());
         }
+        if let Some(paper) = paper {
+            add(paper.note.to_owned());
+        }
     }
-    add("The published top-1 is the best epoch on the test set, after 300 epochs on all 50,000 training images.".into());
     notes
 }
 
@@ -200,7 +213,7 @@ fn json(runs: &[Row<'_>], command: Option<&str>) -> Value {
         .iter()
         .map(|(folder, summary, paper)| {
             let paper = paper.as_ref().map(|p| {
-                json!({ "name": p.name, "top1": p.top1, "ops": p.ops, "ops_reduction": p.ops_reduction, "params": p.params, "params_reduction": p.params_reduction })
+                json!({ "name": p.name, "top1": p.top1, "ops": p.ops, "ops_reduction": p.ops_reduction, "params": p.params.map(|p| p.0), "params_reduction": p.params.map(|p| p.1) })
             });
             json!({ "run": folder, "summary": summary, "published": paper })
         })

@@ -30,6 +30,38 @@ pub struct RunConfig {
     pub method: MethodConfig,
     /// How it is trained.
     pub recipe: Recipe,
+    /// The trained network whose answers are learned beside the labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distil: Option<Distil>,
+}
+
+/// A trained network whose answers are learned beside the labels.
+///
+/// ```text
+/// L = cross-entropy + weight T² mean_n Σ_k p_t (log p_t - log p_s),   p = softmax(z / T)
+/// ```
+///
+/// Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network*, 2015, <https://arxiv.org/abs/1503.02531>.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Distil {
+    /// What its term is multiplied by.
+    pub weight: f64,
+    /// `T`, what logits are divided by.
+    pub temperature: f64,
+    /// The trained network.
+    pub teacher: DenseFrom,
+}
+
+impl Distil {
+    /// `teacher` with the usual weight and temperature.
+    pub fn new(teacher: DenseFrom) -> Self {
+        Self {
+            weight: 1.0,
+            temperature: 4.0,
+            teacher,
+        }
+    }
 }
 
 /// What is trained on.
@@ -122,13 +154,13 @@ pub struct MethodConfig {
 /// The setting that names the run whose dense network is taken over, in every method that has a dense stage.
 pub const DENSE_FROM: &str = "dense_from";
 
-/// Another run whose dense network is taken over.
+/// Another run, or folder with a trained network, that is read: its dense network is taken over, or it teaches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DenseFrom {
     /// The run's folder.
     pub run: PathBuf,
-    /// SHA-256 of its dense weights.
+    /// SHA-256 of the weights.
     pub sha256: String,
 }
 
@@ -200,6 +232,7 @@ impl RunConfig {
             data,
             method,
             recipe,
+            distil: None,
         }
     }
 
@@ -239,6 +272,10 @@ impl RunConfig {
         range("recipe.weight_decay", recipe.weight_decay, 0.0, 1e6)?;
         range("recipe.label_smoothing", recipe.label_smoothing, 0.0, 1.0)?;
         range("data.hold_out", self.data.hold_out, 0.0, 0.5)?;
+        if let Some(distil) = &self.distil {
+            range("distil.weight", distil.weight, 0.0, 1e6)?;
+            range("distil.temperature", distil.temperature, 0.01, 1e6)?;
+        }
         // config.toml keeps integers in 64 signed bits.
         if i64::try_from(self.seed).is_err() {
             return Err(Error::setting(

@@ -43,13 +43,14 @@ mod summary;
 pub mod toml_file;
 
 pub use config::{
-    Augment, DENSE_FROM, DataConfig, DenseFrom, MethodConfig, RunConfig, Settings, first_difference,
+    Augment, DENSE_FROM, DataConfig, DenseFrom, Distil, MethodConfig, RunConfig, Settings,
+    first_difference,
 };
 pub use description::Description;
 pub use error::{Error, Result};
 pub use precision::Precision;
 pub use recipe::Recipe;
-pub use registry::{Published, Registry, ScoredLayer};
+pub use registry::{Counted, Published, Registry, ScoredLayer};
 pub use rows::{Metrics, Score, Timing};
 pub use run::{
     CHECKPOINT, COMPACT, CONFIG, MAX_TABLE_BYTES, METRICS, PRODUCTS, RunFolder, SUMMARY, TIMING,

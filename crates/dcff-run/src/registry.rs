@@ -69,14 +69,25 @@ pub struct ScoredLayer {
 pub struct Published {
     /// The setting's name on the command line.
     pub name: String,
-    /// Operations of the compact network, convention `published`.
+    /// Operations of the compact network.
     pub ops: f64,
+    /// How they are counted.
+    pub counted: Counted,
     /// Operations saved, in percent of the full network's.
     pub ops_reduction: f64,
-    /// Parameters of the compact network.
-    pub params: f64,
-    /// Parameters saved, in percent of the full network's.
-    pub params_reduction: f64,
+    /// Parameters of the compact network, and those saved in percent of the full network's; `None` where they are not in print.
+    pub params: Option<(f64, f64)>,
     /// Top-1 accuracy on the test set, in percent.
     pub top1: f64,
+    /// What a reader must know of that accuracy, as a sentence.
+    pub note: &'static str,
+}
+
+/// How operations in print are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// With bias, batch norm and pooling, as in the paper of Dynamic-coded Filter Fusion.
+    Published,
+    /// Multiply-accumulates of convolutions and linear layers.
+    Macs,
 }

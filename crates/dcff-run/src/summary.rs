@@ -31,6 +31,9 @@ pub struct Summary {
     pub published_ops: Cost,
     /// Trained parameters.
     pub params: Cost,
+    /// Parameters of the compact network, counted in `params`, that stand for what removed filters contributed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub constants: u64,
     /// Multiply-accumulates of the whole training, all stages and the collection of evidence included; 0 in the
     /// summaries of versions that did not count them. [`StageCost`] says what counts.
     #[serde(default)]
@@ -66,6 +69,10 @@ pub struct ProductSummary {
     pub macs: Cost,
     /// Trained parameters.
     pub params: Cost,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Summary {

@@ -26,6 +26,7 @@ pub fn check_costs(summary: &Summary, full: &Architecture, compact: &Architectur
         macs,
         published_ops: mut ops,
         params,
+        constants,
     } = costs(full, compact)?;
     let differs = |field: &str, expected: String, got: String| {
         let message = format!("expected {expected}, got {got}");
@@ -59,6 +60,11 @@ pub fn check_costs(summary: &Summary, full: &Architecture, compact: &Architectur
             }
         }
     }
+    // Earlier versions did not count them.
+    if ![0, constants].contains(&summary.constants) {
+        let [expected, got] = [constants, summary.constants].map(|count| count.to_string());
+        return differs("constants", expected, got);
+    }
     Ok(())
 }
 
@@ -73,6 +79,8 @@ pub(crate) struct Costs {
     pub(crate) macs: Cost,
     pub(crate) published_ops: Cost,
     pub(crate) params: Cost,
+    /// Of those of the compact network, what stands for removed filters.
+    pub(crate) constants: u64,
 }
 
 /// The widths and costs of a pair of architectures.
@@ -89,8 +97,10 @@ pub(crate) fn costs(full: &Architecture, compact: &Architecture) -> Result<Costs
     let pair = |[full, compact]: [u64; 2]| Cost { full, compact };
     let macs = dcff_flops::costs(full, compact, Convention::Macs)?;
     let published = dcff_flops::costs(full, compact, Convention::Published)?;
+    let constants = macs[1].layers.iter().filter(|layer| layer.kind == "offset");
     Ok(Costs {
         widths,
+        constants: constants.map(|layer| layer.params).sum(),
         params: pair(macs.each_ref().map(|table| table.params())),
         macs: pair(macs.map(|table| table.ops())),
         published_ops: pair(published.map(|table| table.ops())),
@@ -120,6 +130,7 @@ mod tests {
             macs,
             published_ops,
             params,
+            constants,
         } = costs(full, compact).unwrap();
         Summary {
             config: RunConfig::new("resnet20", 1, data, MethodConfig::named("dense"), recipe),
@@ -131,6 +142,7 @@ mod tests {
             macs,
             published_ops,
             params,
+            constants,
             training_macs: 0,
             stages: Vec::new(),
             train_images: 10,

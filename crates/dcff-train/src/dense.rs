@@ -34,6 +34,9 @@ pub(crate) struct DenseStage {
     seed: u64,
     data: DataConfig,
     pub(crate) recipe: Recipe,
+    /// By its weights, whatever folder they are in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    distil: Option<(String, f64, f64)>,
     /// What else the method says of the stage.
     #[serde(flatten)]
     settings: BTreeMap<&'static str, f64>,
@@ -64,6 +67,10 @@ impl DenseStage {
                 select_on_test: false,
                 ..stage.recipe.clone()
             },
+            distil: config.distil.as_ref().map(|distil| {
+                let sha256 = distil.teacher.sha256.clone();
+                (sha256, distil.weight, distil.temperature)
+            }),
             settings: stage.settings.clone(),
         })
     }
@@ -123,6 +130,21 @@ fn is_a_stage(from: &DenseFrom) -> bool {
 /// The network `from`, which must be the whole network `own`, however it was trained.
 pub(crate) fn whole(from: &DenseFrom, own: &Architecture) -> Result<Artefact> {
     fitting(from, read(from)?.1, own)
+}
+
+/// The network `from`, which must answer for images and classes of the network `own`, whatever its layers.
+pub(crate) fn teacher(from: &DenseFrom, own: &Architecture) -> Result<Artefact> {
+    let artefact = read(from)?.1;
+    let theirs = &artefact.config.architecture;
+    let classes = [own.shapes()?.classes(), theirs.shapes()?.classes()];
+    if own.input == theirs.input && classes[0] == classes[1] {
+        return Ok(artefact);
+    }
+    let message = format!(
+        "expected a teacher for images of {:?} and {} classes, got {} for images of {:?} and {} classes",
+        own.input, classes[0], theirs.name, theirs.input, classes[1]
+    );
+    Err(Error::file(&from.run, message))
 }
 
 /// The folder of `from` and what lies there, which must be what was recorded.

@@ -7,8 +7,12 @@
 //! Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network*, 2015, <https://arxiv.org/abs/1503.02531>.
 
 use candle_core::Tensor;
+use dcff_models::{Architecture, Mode, Network, Views};
+use dcff_run::Distil;
 
-use crate::error::Result;
+use crate::costs::macs;
+use crate::dense;
+use crate::error::{Error, Result};
 
 /// A loss and the gradient of what it is a function of.
 #[derive(Clone, Debug)]
@@ -17,6 +21,49 @@ pub struct Term {
     pub value: f64,
     /// Of the student's logits `[N, K]`, or of whatever else the loss is a function of.
     pub gradient: Tensor,
+}
+
+/// A trained network that teaches another one, whatever its architecture: of the same images and classes.
+#[derive(Debug)]
+pub struct Teacher {
+    network: Network,
+    distil: Distil,
+    macs: u64,
+}
+
+impl Teacher {
+    /// The teacher that `distil` names, for a run of `full`, computing as `student` does.
+    ///
+    /// # Errors
+    /// When it is not there, is not the recorded one, or is of other images or classes.
+    pub(crate) fn new(distil: &Distil, full: &Architecture, student: &Network) -> Result<Self> {
+        let mut network = dense::teacher(&distil.teacher, full)?.network(student.device())?;
+        network.set_precision(student.precision());
+        network.set_convolution(student.convolution());
+        Ok(Self {
+            macs: macs(network.compact())?,
+            network,
+            distil: distil.clone(),
+        })
+    }
+
+    /// Multiply-accumulates of its answer to one image.
+    pub fn macs(&self) -> u64 {
+        self.macs
+    }
+
+    /// What is added to the gradient of the student's `logits` `[N, K]` for `images` `[N, C, H, W]`.
+    pub(crate) fn pull(&self, images: &Tensor, logits: &Tensor) -> Result<Tensor> {
+        let (told, _) = self.network.forward(images, &Views::dense(), Mode::Eval)?;
+        let term = distillation(logits, &told, self.distil.temperature)?;
+        if !term.value.is_finite() {
+            return Err(Error::Term {
+                term: "distillation",
+                value: term.value,
+            });
+        }
+        Ok((term.gradient * self.distil.weight)?)
+    }
 }
 
 /// Distillation of the logits `teacher` `[N, K]` into `student` `[N, K]` at `temperature`; computed on the processor.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use dcff_criteria::Criterion;
 use dcff_models::Architecture;
-use dcff_run::{MethodConfig, Recipe};
+use dcff_run::{MethodConfig, Published, Recipe, Summary};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -40,6 +40,12 @@ pub trait Entry: Sync {
     /// # Errors
     /// The first setting that is unknown, or whose value is none.
     fn complete(&self, config: &MethodConfig) -> Result<MethodConfig>;
+
+    /// The figures in print for the setting of a finished run of the method.
+    fn published(&self, summary: &Summary) -> Option<Published> {
+        let _ = summary;
+        None
+    }
 
     /// The method.
     ///

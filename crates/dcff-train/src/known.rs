@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use dcff_fusion::{PUBLISHED, Rates};
 use dcff_run::{
     CHECKPOINT, COMPACT, DataConfig, Description, MethodConfig, Published, Registry, RunConfig,
     SUMMARY, ScoredLayer, Summary,
@@ -44,18 +43,8 @@ impl Registry for Known {
     }
 
     fn published(&self, summary: &Summary) -> Option<Published> {
-        let rates: Rates = summary.method().published?.parse().ok()?;
-        let setting = PUBLISHED.iter().find(|setting| {
-            setting.arch == summary.config.arch && setting.parsed_rates().is_ok_and(|r| r == rates)
-        })?;
-        Some(Published {
-            name: setting.name.to_owned(),
-            ops: setting.ops,
-            ops_reduction: setting.ops_reduction,
-            params: setting.params,
-            params_reduction: setting.params_reduction,
-            top1: setting.top1,
-        })
+        let entry = methods::by_name(&summary.config.method.name).ok()?;
+        entry.published(summary)
     }
 
     fn check(&self, folder: &Path, summary: &Summary) -> dcff_run::Result<()> {

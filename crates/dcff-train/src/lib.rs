@@ -72,7 +72,7 @@ pub use collect::{Collected, Probe};
 pub use costs::{check_costs, full_of};
 pub use data::{Data, augmentation};
 pub use dcff_run::{
-    Augment, CHECKPOINT, COMPACT, CONFIG, Cosine, Cost, DataConfig, DenseFrom, Description,
+    Augment, CHECKPOINT, COMPACT, CONFIG, Cosine, Cost, DataConfig, DenseFrom, Description, Distil,
     GeometricWarmup, LayerSelection, METRICS, MethodConfig, Metrics, Outcome, PRODUCTS, Precision,
     ProductSummary, Recipe, RunConfig, RunFolder, SELECTION, SUMMARY, Schedule, Score,
     SelectionRow, Settings, StageCost, Summary, TIMING, Timing, Width, geometric, toml_file,

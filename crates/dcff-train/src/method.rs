@@ -262,6 +262,12 @@ pub trait Method {
         step.cross_entropy()
     }
 
+    /// Whether its steps are [`Step::cross_entropy`], so that a teacher's term can be added to the loss
+    /// ([`dcff_run::Distil`]).
+    fn distils(&self) -> bool {
+        false
+    }
+
     /// Called after the last step of an epoch.
     ///
     /// # Errors

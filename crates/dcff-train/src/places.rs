@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use dcff_run::{DENSE_FROM, DataConfig};
+use serde_json::Value;
 
 /// As it may be told to others: a folder of images is called by its name, its place is nobody's business.
 pub fn without_place(data: &DataConfig) -> DataConfig {
@@ -36,12 +37,20 @@ pub fn forget_places(provenance: &mut BTreeMap<String, serde_json::Value>) {
         if let Some(method) = entry.get_mut("method").and_then(|m| m.as_object_mut()) {
             method.remove(DENSE_FROM);
         }
+        // A teacher is called by its hash and its folder's name.
+        for user in ["method", "distil"] {
+            let run = entry.pointer_mut(&format!("/{user}/teacher/run"));
+            if let Some(Value::String(run)) = run {
+                let last = run.rsplit(['/', '\\']).find(|part| !part.is_empty());
+                *run = last.unwrap_or_default().to_owned();
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use dcff_run::{MethodConfig, Recipe, RunConfig};
+    use dcff_run::{DenseFrom, Distil, MethodConfig, Recipe, RunConfig};
 
     use super::*;
 
@@ -57,6 +66,10 @@ mod tests {
             let mut config = RunConfig::new("vgg16", 1, data, method, Recipe::quick(1));
             config.data.name = name.into();
             config.data.path = Some("/home/me/cats".into());
+            config.distil = Some(Distil::new(DenseFrom {
+                run: "/home/me/teacher".into(),
+                sha256: "a".into(),
+            }));
             assert_eq!(without_place(&config.data).name, told);
             assert_eq!(without_place(&config.data).path, None);
             let value = serde_json::to_value(&config).unwrap();
@@ -65,6 +78,8 @@ mod tests {
             let data = &provenance["config"]["data"];
             assert_eq!(data["name"], told);
             assert!(data.get("path").is_none(), "{data}");
+            let teacher = &provenance["config"]["distil"]["teacher"];
+            assert_eq!(teacher["run"], "teacher");
         }
     }
 }

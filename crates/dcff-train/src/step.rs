@@ -6,6 +6,7 @@ use candle_core::Tensor;
 use dcff_models::{Blend, Gradients, Mode, Network, Program, Seeds, Trace, ViewGradients, Views};
 use dcff_nn::LossValue;
 
+use crate::distillation::Teacher;
 use crate::error::Result;
 use crate::seed::{Purpose, derive_seed};
 
@@ -65,6 +66,7 @@ pub struct Step<'a> {
     pub network: &'a mut Network,
     /// The share of a label's probability spread over all classes.
     pub smoothing: f64,
+    teacher: Option<&'a Teacher>,
     seed: u64,
     gradients: Gradients,
     own: BTreeMap<String, Tensor>,
@@ -95,11 +97,18 @@ impl<'a> Step<'a> {
             at,
             views,
             smoothing,
+            teacher: None,
             seed,
             gradients: Gradients::new(network.parameters()),
             network,
             own: BTreeMap::new(),
         }
+    }
+
+    /// The same with a teacher, whose answers are learned beside the labels.
+    #[must_use]
+    pub fn taught_by(self, teacher: Option<&'a Teacher>) -> Self {
+        Self { teacher, ..self }
     }
 
     /// The seed of this step's random stream number `index`: the same in a run that was interrupted.
@@ -120,15 +129,20 @@ impl<'a> Step<'a> {
         Ok(dcff_nn::resize(self.images, side)?)
     }
 
-    /// One training pass with cross-entropy through the epoch's views: running statistics move, gradients are added.
+    /// One training pass with cross-entropy through the epoch's views, and the run's teacher where it has one: running statistics
+    /// move, gradients are added. The loss that comes back is cross-entropy alone.
     ///
     /// # Errors
-    /// Those of the device.
+    /// A teacher's term that is not finite, and those of the device.
     pub fn cross_entropy(&mut self) -> Result<LossValue> {
         let pass = Pass::train(self.views);
         let trace = self.forward(&pass, self.images)?;
         let loss = dcff_nn::cross_entropy(trace.logits(), self.labels, self.smoothing)?;
-        self.backward(trace, &pass, loss.grad.into())?;
+        let gradient = match self.teacher {
+            Some(teacher) => (loss.grad + teacher.pull(self.images, trace.logits())?)?,
+            None => loss.grad,
+        };
+        self.backward(trace, &pass, gradient.into())?;
         Ok(loss.value)
     }
 

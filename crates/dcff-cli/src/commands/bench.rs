@@ -11,17 +11,21 @@ use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use candle_core::{Device, Tensor};
+use dcff_data::{Augmentation, Dataset, Normalisation, Splits};
 use dcff_flops::Convention;
 use dcff_models::{Architecture, InferenceNetwork, Network, Profile, Views};
 use dcff_report::table::{Align, Table};
-use dcff_train::methods::{FilterFusion, FilterFusionConfig, narrowed};
+use dcff_train::methods::{self, FilterFusion, FilterFusionConfig, narrowed};
 use dcff_train::{
-    Context as Seeds, EpochStart, Group, Method, Optimizer, Precision, Recipe, cross_entropy_step,
-    stored,
+    Context as Seeds, Data, EpochStart, Group, Method, Optimizer, Precision, Recipe, RunConfig,
+    RunFolder, Trainer, cross_entropy_step, stored,
 };
 use serde_json::json;
 
-use crate::args::{BenchArgs, BenchInferArgs, BenchNetwork, BenchTask, BenchTrainArgs};
+use crate::args::{
+    BenchArgs, BenchInferArgs, BenchNetwork, BenchStepArgs, BenchTask, BenchTrainArgs,
+};
+use crate::commands::method;
 use crate::ended::Ended;
 use speed::Speed;
 
@@ -36,6 +40,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<Ended> {
     match &args.task {
         BenchTask::Train(args) => train(args),
         BenchTask::Infer(args) => infer(args),
+        BenchTask::Step(args) => step(args),
     }?;
     Ok(Ended::Done)
 }
@@ -158,6 +163,76 @@ fn train(args: &BenchTrainArgs) -> anyhow::Result<()> {
     };
     print("train", &args.network, precision, &[measured]);
     Ok(())
+}
+
+/// A run on images of noise, of which nothing but the time of its first steps is kept.
+fn step(args: &BenchStepArgs) -> anyhow::Result<()> {
+    check("--batch", args.batch)?;
+    check("--rounds", args.rounds)?;
+    let full = dcff_models::by_name(&args.arch).context("--arch")?;
+    let input = args.input_size.unwrap_or(full.input);
+    let full = full.with_input(input);
+    let classes = full.shapes().context("--input-size")?.classes();
+    let recipe = Recipe {
+        batch_size: args.batch,
+        ..Recipe::published_cifar()
+    };
+    let method = method::method(&args.method, &full, &recipe, None)?;
+    let data = noise_data(args.batch, input, classes)?;
+    let source = data.config("noise", 0.0);
+    let config = RunConfig::new(args.arch.as_str(), SEED, source, method, recipe);
+    methods::check(&config, &full)?;
+    let scratch = tempfile::tempdir()?;
+    let folder = RunFolder::create(&scratch.path().join("run"), &config)?;
+    let trainer = Trainer::builder(folder, config.clone(), &full, &data, &Device::Cpu).build()?;
+    let mut times = trainer.step_seconds(args.rounds, WARM_UP)?;
+    let (seconds, peak) = (median(&mut times), peak_mib());
+    let images_per_second = args.batch as f64 / seconds;
+    let threads = rayon::current_num_threads();
+    if args.json {
+        println!(
+            "{}",
+            json!({
+                "program": "dcff",
+                "task": "step",
+                "arch": args.arch,
+                "method": config.method.name,
+                "input_size": input,
+                "threads": threads,
+                "batch": args.batch,
+                "images_per_s": images_per_second,
+                "median_step_ms": 1e3 * seconds,
+                "peak_rss_mib": peak,
+            })
+        );
+        return Ok(());
+    }
+    println!(
+        "{}, {}, {input:?}, {threads} threads, batch {}: {images_per_second:.1} images/s, {:.2} ms a step, {} MiB at most",
+        args.arch,
+        config.method.name,
+        args.batch,
+        1e3 * seconds,
+        peak.map_or_else(|| "-".to_owned(), |mib| format!("{mib:.0}")),
+    );
+    Ok(())
+}
+
+/// A data set of noise, two batches for training.
+fn noise_data(batch: usize, input: [usize; 3], classes: usize) -> anyhow::Result<Data> {
+    let names: Vec<String> = (0..classes).map(|i| format!("class {i}")).collect();
+    let images = |name: &str, count: usize| {
+        let labels = (0..count).map(|i| (i % classes) as u32).collect();
+        let values = noise(count, input)?.flatten_all()?.to_vec1::<f32>()?;
+        let pixels = values.iter().map(|x| (x * 70.0 + 128.0) as u8).collect();
+        anyhow::Ok(Dataset::new(name, input, names.clone(), labels, pixels)?)
+    };
+    let normalisation = Normalisation {
+        mean: vec![0.5; input[0]],
+        std: vec![0.25; input[0]],
+    };
+    let splits = Splits::new(images("train", 2 * batch)?, images("test", 1)?)?;
+    Ok(Data::new(splits, normalisation, Augmentation::NONE))
 }
 
 fn infer(args: &BenchInferArgs) -> anyhow::Result<()> {

@@ -10,8 +10,9 @@ use dcff_models::Architecture;
 use dcff_report::table::{change, count, duration};
 use dcff_train::methods::{self, METHODS};
 use dcff_train::{
-    Augment, Data, DataConfig, Ending, Known, MethodConfig, Precision, Recipe, RunConfig,
-    RunFolder, Schedule, Summary, Trainer, augmentation, check_dense, full_network, quick_for,
+    Augment, Data, DataConfig, Distil, Ending, Known, MethodConfig, Precision, Recipe, RunConfig,
+    RunFolder, Schedule, Summary, Trainer, augmentation, check_dense, dense_of, full_network,
+    quick_for,
 };
 
 use super::method;
@@ -256,7 +257,18 @@ fn typed(args: &TrainArgs, error: dcff_train::Error) -> anyhow::Error {
     let dcff_train::Error::Setting { field, message } = error else {
         return error.into();
     };
-    let flags: [(&str, &str, bool); 15] = [
+    let flags: [(&str, &str, bool); 18] = [
+        ("distil", "--distil", args.distil.is_some()),
+        (
+            "distil.weight",
+            "--distil-weight",
+            args.distil_weight.is_some(),
+        ),
+        (
+            "distil.temperature",
+            "--distil-temperature",
+            args.distil_temperature.is_some(),
+        ),
         ("data.name", "--data", args.data.is_some()),
         ("data.train_fingerprint", "--data", args.data.is_some()),
         ("data.test_fingerprint", "--data", args.data.is_some()),
@@ -437,6 +449,17 @@ fn configure(
         })
         .transpose()?;
     config.method = method::method(&args.method, &full, &config.recipe, saved.as_ref())?;
+    if let Some(teacher) = &args.distil {
+        let teacher = dense_of(teacher).context("--distil")?;
+        config.distil = Some(match config.distil.take() {
+            Some(saved) => Distil { teacher, ..saved },
+            None => Distil::new(teacher),
+        });
+    }
+    if let Some(distil) = &mut config.distil {
+        set(&mut distil.weight, args.distil_weight);
+        set(&mut distil.temperature, args.distil_temperature);
+    }
     Ok(config)
 }
 
@@ -578,6 +601,13 @@ fn print_summary(summary: &Summary, folder: &Path) {
             count(cost.compact),
             count(cost.full),
             change(cost.full, cost.compact, 2)
+        );
+    }
+    if summary.constants > 0 {
+        println!(
+            "{:<15}{} of these parameters, for what removed filters contributed",
+            "constants:",
+            count(summary.constants)
         );
     }
     if summary.training_macs > 0 {

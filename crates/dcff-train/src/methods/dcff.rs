@@ -7,9 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use dcff_fusion::{Fuser, KeepMode, Memory, Rates, Reselect, TemperatureSchedule};
+use dcff_fusion::{Fuser, KeepMode, Memory, PUBLISHED, Rates, Reselect, TemperatureSchedule};
 use dcff_models::{Architecture, View, Views};
-use dcff_run::{Description, LayerSelection, MethodConfig, Recipe};
+use dcff_run::{Counted, Description, LayerSelection, MethodConfig, Published, Recipe, Summary};
 use serde::{Deserialize, Serialize};
 
 use super::widths::width_keys;
@@ -121,6 +121,10 @@ impl Method for FilterFusion {
         self.config.evidence_images
     }
 
+    fn distils(&self) -> bool {
+        true
+    }
+
     fn repeats(&self) -> bool {
         true
     }
@@ -214,6 +218,23 @@ journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},\n  \
 year    = {2023},\n  \
 note    = {arXiv:2107.06916}\n}\n";
 
+/// The figures in print for the rates of a run.
+pub(super) fn published(summary: &Summary) -> Option<Published> {
+    let rates: Rates = summary.method().published?.parse().ok()?;
+    let setting = PUBLISHED.iter().find(|setting| {
+        setting.arch == summary.config.arch && setting.parsed_rates().is_ok_and(|r| r == rates)
+    })?;
+    Some(Published {
+        name: setting.name.to_owned(),
+        ops: setting.ops,
+        ops_reduction: setting.ops_reduction,
+        counted: Counted::Published,
+        params: Some((setting.params, setting.params_reduction)),
+        top1: setting.top1,
+        note: "The published top-1 is the best epoch on the test set, after 300 epochs on all 50,000 training images.",
+    })
+}
+
 /// Fusing the kept filters with all others, as published.
 pub(super) struct Dcff;
 
@@ -244,6 +265,10 @@ impl Entry for Dcff {
 
     fn complete(&self, config: &MethodConfig) -> Result<MethodConfig> {
         complete(config)
+    }
+
+    fn published(&self, summary: &Summary) -> Option<Published> {
+        published(summary)
     }
 
     fn build(&self, config: &MethodConfig, context: &Context) -> Result<Box<dyn Method>> {

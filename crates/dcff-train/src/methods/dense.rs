@@ -38,6 +38,10 @@ impl Method for Dense {
         }
     }
 
+    fn distils(&self) -> bool {
+        true
+    }
+
     fn repeats(&self) -> bool {
         true
     }

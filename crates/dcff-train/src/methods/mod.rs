@@ -119,7 +119,24 @@ pub fn plan(config: &RunConfig, full: &Architecture) -> Result<Plan> {
 /// # Errors
 /// As [`build`], and when something is missing or does not fit.
 pub fn check(config: &RunConfig, full: &Architecture) -> Result<()> {
-    build(&config.method, &Context::seeded(config.seed))?.check(full)
+    let method = build(&config.method, &Context::seeded(config.seed))?;
+    can_be_taught(&*method, config)?;
+    if let Some(distil) = &config.distil {
+        crate::dense::teacher(&distil.teacher, full)?;
+    }
+    method.check(full)
+}
+
+/// Refuses a teacher beside a method whose steps know none.
+pub(crate) fn can_be_taught(method: &dyn Method, config: &RunConfig) -> Result<()> {
+    if config.distil.is_none() || method.distils() {
+        return Ok(());
+    }
+    let message = format!(
+        "the steps of the method {} are its own, and take no teacher from outside",
+        config.method.name
+    );
+    Err(Error::setting("distil", message))
 }
 
 /// What reports and model cards say of the method; no more than its name where the program does not know it.

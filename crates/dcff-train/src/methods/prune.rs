@@ -466,6 +466,10 @@ impl Method for Prune {
         }
     }
 
+    fn distils(&self) -> bool {
+        true
+    }
+
     fn repeats(&self) -> bool {
         true
     }

@@ -4,7 +4,7 @@
 //! (<https://arxiv.org/abs/2107.06916>, section 4.3).
 
 use dcff_fusion::KeepMode;
-use dcff_run::MethodConfig;
+use dcff_run::{MethodConfig, Published, Summary};
 
 use super::dcff;
 use crate::entry::{Context, Entry, Given};
@@ -33,6 +33,10 @@ impl Entry for Select {
 
     fn complete(&self, config: &MethodConfig) -> Result<MethodConfig> {
         dcff::complete(config)
+    }
+
+    fn published(&self, summary: &Summary) -> Option<Published> {
+        dcff::published(summary)
     }
 
     fn build(&self, config: &MethodConfig, context: &Context) -> Result<Box<dyn Method>> {

@@ -15,6 +15,7 @@ use crate::checkpoint::{Best, OpenEpoch, Position};
 use crate::clock::Clock;
 use crate::costs::macs;
 use crate::dense::DenseStage;
+use crate::distillation::Teacher;
 use crate::error::{Error, Place, Result};
 use crate::evaluate::{Tally, evaluate};
 use crate::event::{Event, Observer};
@@ -87,11 +88,14 @@ impl Trainer {
             network,
             views,
             optimizer,
+            teacher,
             ..
         } = self;
-        let repeats = method.repeats();
+        // What a teacher tells is read on the processor.
+        let repeats = method.repeats() && teacher.is_none();
         let mut step = |images: &Tensor, labels: &Tensor| {
-            let mut step = Step::new(network, views, (images, labels), smoothing, at, seed);
+            let step = Step::new(network, views, (images, labels), smoothing, at, seed);
+            let mut step = step.taught_by(teacher.as_ref());
             let loss = method.step(&mut step)?;
             let gradients = step.into_gradients();
             let own: Vec<_> = variables
@@ -276,7 +280,8 @@ impl Trainer {
             step: 0,
         };
         self.state.seconds = clock.seconds();
-        let spent = 3 * macs(self.network.compact())? * self.train.images() as u64;
+        let told = self.teacher.as_ref().map_or(0, Teacher::macs);
+        let spent = (3 * macs(self.network.compact())? + told) * self.train.images() as u64;
         let cost = self.stage_cost(&stage);
         cost.epochs += 1;
         cost.training_macs += spent;

@@ -71,6 +71,7 @@ impl Trainer {
             macs,
             published_ops,
             params,
+            constants,
         } = costs(&self.full, plain.compact())?;
         let mut rates: Vec<f64> = self
             .state
@@ -90,6 +91,7 @@ impl Trainer {
             macs,
             published_ops,
             params,
+            constants,
             training_macs: self
                 .state
                 .stages

@@ -25,6 +25,7 @@ use crate::checkpoint::{
 use crate::clock::Clock;
 use crate::collect::Probe;
 use crate::costs::macs;
+use crate::distillation::Teacher;
 use crate::error::{Error, Place, Result};
 use crate::event::{Event, Observer};
 use crate::method::{Decision, EpochStart, Method, Plan};
@@ -62,6 +63,7 @@ pub struct Trainer {
     /// The compact tensors of the best epoch so far.
     chosen: BTreeMap<String, Tensor>,
     repeated: RepeatedStep,
+    teacher: Option<Teacher>,
 }
 
 impl Trainer {
@@ -155,22 +157,8 @@ impl Trainer {
         let start = Instant::now();
         self.views = self.ask()?.views;
         let overhead = start.elapsed().as_secs_f64();
-        let mut step_seconds = Vec::new();
         // The first step warms caches and buffers up and is not counted.
-        for batch in self.train.epoch(Some(0), 0).take(steps + 1) {
-            let (batch, start) = (batch?, Instant::now());
-            let at = Progress {
-                epochs: recipe.epochs,
-                steps: all,
-                ..Progress::default()
-            };
-            self.step(&batch, recipe.rate(0, 0, all), at)?;
-            dcff_nn::synchronize(self.network.device())?;
-            step_seconds.push(start.elapsed().as_secs_f64());
-        }
-        if step_seconds.len() > 1 {
-            step_seconds.remove(0);
-        }
+        let mut step_seconds = self.timed(steps.min(all.saturating_sub(1)).max(1), 1)?;
         step_seconds.sort_by(f64::total_cmp);
         let step = step_seconds
             .get(step_seconds.len() / 2)
@@ -199,6 +187,38 @@ impl Trainer {
             })
             .sum();
         Ok(epochs * (overhead + step * (all as f64 + evaluated as f64 / 3.0)))
+    }
+
+    /// Seconds of each of `steps` steps as the run begins, after `warm_up` that are not counted and without the time that batches took;
+    /// nothing is written.
+    ///
+    /// # Errors
+    /// Those of data and device.
+    pub fn step_seconds(mut self, steps: usize, warm_up: usize) -> Result<Vec<f64>> {
+        self.views = self.ask()?.views;
+        self.timed(steps, warm_up)
+    }
+
+    fn timed(&mut self, steps: usize, warm_up: usize) -> Result<Vec<f64>> {
+        let (recipe, all) = (self.config.recipe.clone(), self.train.batches());
+        let at = Progress {
+            epochs: recipe.epochs,
+            steps: all,
+            ..Progress::default()
+        };
+        let mut seconds = Vec::with_capacity(steps);
+        let mut left = steps + warm_up;
+        while left > 0 {
+            let batches: Vec<_> = self.train.epoch(Some(0), 0).take(left).collect();
+            left -= batches.len().min(left);
+            for batch in batches {
+                let (batch, start) = (batch?, Instant::now());
+                self.step(&batch, recipe.rate(0, 0, all), at)?;
+                dcff_nn::synchronize(self.network.device())?;
+                seconds.push(start.elapsed().as_secs_f64());
+            }
+        }
+        Ok(seconds.split_off(warm_up))
     }
 
     fn save(&mut self) -> Result<()> {

@@ -16,6 +16,7 @@ use crate::collect::Probe;
 use crate::costs::macs;
 use crate::data::{Data, augmentation};
 use crate::dense::{self, DenseStage};
+use crate::distillation::Teacher;
 use crate::entry::Context;
 use crate::error::{Error, Result};
 use crate::evaluate::Tally;
@@ -98,6 +99,7 @@ impl Builder<'_> {
             Some(method) => method,
             None => methods::build(&config.method, &Context { seed, criterion })?,
         };
+        methods::can_be_taught(&*method, &config)?;
         let plan = method.plan(full, &config.recipe)?;
         let checkpoint = Checkpoint::load(&folder.join(CHECKPOINT), &config)?;
 
@@ -234,6 +236,10 @@ impl Builder<'_> {
             true => Convolution::Direct,
             false => Convolution::Fast,
         });
+        let teacher = match &config.distil {
+            Some(distil) => Some(Teacher::new(distil, full, &network)?),
+            None => None,
+        };
         Ok(Trainer {
             config,
             folder,
@@ -251,6 +257,7 @@ impl Builder<'_> {
             state,
             chosen,
             repeated: RepeatedStep::default(),
+            teacher,
         })
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use dcff_fusion::KeepMode;
+use dcff_train::methods::{self, METHODS};
 use dcff_train::{RunConfig, toml_file};
 use serde::Deserialize;
 
@@ -12,12 +13,13 @@ use crate::args::{Cli, Command, CompareArgs, TrainArgs, complaint};
 use crate::commands::train;
 
 /// The flags of `dcff train` that the comparison sets itself.
-const OWN: [&str; 12] = [
+const OWN: [&str; 13] = [
     "--config",
     "--arch",
     "--criterion",
     "--keep",
     "--temperature",
+    "--method",
     "--pipeline",
     "--dense-from",
     "--seed",
@@ -74,13 +76,15 @@ struct Block {
     label: Option<String>,
     #[serde(default)]
     arch: Vec<String>,
+    /// Empty where no method of the block scores filters by one.
+    #[serde(default)]
     criteria: Vec<String>,
     #[serde(default)]
     keep: Vec<String>,
     #[serde(default)]
     temperature: Vec<String>,
-    #[serde(default)]
-    pipeline: Vec<String>,
+    #[serde(default, alias = "pipeline")]
+    method: Vec<String>,
     #[serde(default)]
     train: Flags,
 }
@@ -112,7 +116,7 @@ impl Plan {
                     criteria: args.criteria.clone(),
                     keep: args.keep.clone(),
                     temperature: args.temperature.clone(),
-                    pipeline: args.pipeline.clone(),
+                    method: args.method.clone(),
                     ..Block::default()
                 }],
                 ..File::default()
@@ -185,10 +189,6 @@ fn plan(file: &File, typed: &[String]) -> anyhow::Result<Plan> {
     let mut seen = BTreeSet::new();
     for &seed in &seeds {
         for block in &file.matrix {
-            ensure!(
-                !block.criteria.is_empty(),
-                "criteria: expected at least one"
-            );
             let archs = match block.arch.is_empty() {
                 true => &file.arch,
                 false => &block.arch,
@@ -197,7 +197,7 @@ fn plan(file: &File, typed: &[String]) -> anyhow::Result<Plan> {
             let mut flags = file.train.clone();
             flags.extend(block.train.clone());
             let flags = arguments(&flags, typed)?;
-            for choice in product(block, archs) {
+            for choice in product(block, archs)? {
                 let run = choice.run(block.label.as_deref(), &flags, seed)?;
                 match runs.iter().find(|other| other.name == run.name) {
                     None => runs.push(run),
@@ -260,13 +260,15 @@ fn arguments(table: &Flags, typed: &[String]) -> anyhow::Result<Vec<String>> {
 #[derive(Clone, Debug)]
 struct Choice<'a> {
     arch: &'a str,
-    criterion: &'a str,
+    /// None of a method that scores no filters by one.
+    criterion: Option<&'a str>,
     keep: Option<&'a str>,
     temperature: Option<&'a str>,
-    pipeline: Option<&'a str>,
+    method: Option<&'a str>,
 }
 
-fn product<'a>(block: &'a Block, archs: &'a [String]) -> Vec<Choice<'a>> {
+/// Every choice of a block. Criteria, what becomes of filters and temperatures are choices for methods that read them.
+fn product<'a>(block: &'a Block, archs: &'a [String]) -> anyhow::Result<Vec<Choice<'a>>> {
     fn axis(values: &[String]) -> Vec<Option<&str>> {
         match values.is_empty() {
             true => vec![None],
@@ -275,30 +277,45 @@ fn product<'a>(block: &'a Block, archs: &'a [String]) -> Vec<Choice<'a>> {
     }
     let mut choices = Vec::new();
     for arch in archs {
-        for pipeline in axis(&block.pipeline) {
-            for criterion in &block.criteria {
-                for keep in axis(&block.keep) {
-                    for temperature in axis(&block.temperature) {
+        for method in axis(&block.method) {
+            let entry = match method {
+                Some(name) => methods::by_name(name).context("method")?,
+                None => METHODS[0],
+            };
+            let of = |key: &str, values: &'a [String]| match entry.keys().contains(&key) {
+                true => axis(values),
+                false => vec![None],
+            };
+            let criteria = of("criterion", &block.criteria);
+            ensure!(
+                !entry.keys().contains(&"criterion") || criteria != [None],
+                "criteria: expected at least one"
+            );
+            for criterion in criteria {
+                for keep in of("keep", &block.keep) {
+                    for temperature in of("temperature", &block.temperature) {
                         choices.push(Choice {
                             arch,
                             criterion,
                             keep,
                             temperature,
-                            pipeline,
+                            method,
                         });
                     }
                 }
             }
         }
     }
-    choices
+    Ok(choices)
 }
 
 impl Choice<'_> {
     /// The run, without the settings that cannot change it.
     fn run(&self, label: Option<&str>, flags: &[String], seed: u64) -> anyhow::Result<Run> {
         // Every value is checked, also one that is then left out.
-        let criterion = dcff_criteria::by_name(self.criterion).context("criteria")?;
+        let criterion = self.criterion.map(dcff_criteria::by_name);
+        let criterion = criterion.transpose().context("criteria")?;
+        let scores_read = criterion.is_some_and(|criterion| criterion.reads_temperature());
         let keep: Option<KeepMode> = self.keep.map(str::parse).transpose().context("keep")?;
         if let Some(temperature) = self.temperature {
             temperature
@@ -307,17 +324,15 @@ impl Choice<'_> {
         }
         let usual = self.usual(flags)?;
         let fuses = keep.unwrap_or(usual) == KeepMode::Fuse;
-        let temperature = self
-            .temperature
-            .filter(|_| fuses || criterion.reads_temperature());
+        let temperature = self.temperature.filter(|_| fuses || scores_read);
         let mut arguments = vec!["train".to_owned()];
         let seed_text = seed.to_string();
         let axes = [
             ("--arch", Some(self.arch)),
-            ("--criterion", Some(self.criterion)),
+            ("--criterion", self.criterion),
             ("--keep", keep.map(KeepMode::name)),
             ("--temperature", temperature),
-            ("--pipeline", self.pipeline),
+            ("--method", self.method),
             ("--seed", Some(seed_text.as_str())),
         ];
         for (flag, value) in axes {
@@ -329,16 +344,15 @@ impl Choice<'_> {
         let args = parse(&arguments)?;
         let config = train::plan(&args)?;
         let mut parts = vec![self.arch.to_owned()];
-        parts.extend(self.pipeline.map(str::to_owned));
-        parts.push(self.criterion.to_owned());
+        parts.extend(self.method.map(str::to_owned));
+        parts.extend(self.criterion.map(str::to_owned));
         let method = &config.method;
-        let (Some(kept), Some(schedule)) = (method.text("keep"), method.text("temperature")) else {
-            bail!("--method {}: a comparison is one of criteria", method.name);
-        };
-        if kept != KeepMode::Select.name() || usual == KeepMode::Fuse {
+        if let Some(kept) = method.text("keep")
+            && (kept != KeepMode::Select.name() || usual == KeepMode::Fuse)
+        {
             parts.push(kept.to_owned());
         }
-        if fuses || criterion.reads_temperature() {
+        if let Some(schedule) = method.text("temperature").filter(|_| fuses || scores_read) {
             parts.push(schedule.replace('(', "-").replace(')', ""));
         }
         parts.extend(label.map(str::to_owned));
@@ -364,8 +378,8 @@ impl Choice<'_> {
         let mut arguments = vec!["train".to_owned()];
         let axes = [
             ("--arch", Some(self.arch)),
-            ("--criterion", Some(self.criterion)),
-            ("--pipeline", self.pipeline),
+            ("--criterion", self.criterion),
+            ("--method", self.method),
         ];
         for (flag, value) in axes {
             if let Some(value) = value {
@@ -380,12 +394,7 @@ impl Choice<'_> {
 
     /// Why this combination is no run of its own.
     fn note(&self) -> String {
-        let which = [
-            Some(self.arch),
-            self.pipeline,
-            Some(self.criterion),
-            self.keep,
-        ];
+        let which = [Some(self.arch), self.method, self.criterion, self.keep];
         let which = which.into_iter().flatten().collect::<Vec<_>>().join(", ");
         match self.temperature {
             Some(_) => {
@@ -458,6 +467,46 @@ mod tests {
         assert_eq!(plan.runs[0].config.recipe.epochs, 4);
         assert!(plan.runs[0].config.recipe.nesterov);
         assert_eq!(plan.runs[13].config.seed, 2);
+    }
+
+    #[test]
+    fn the_matrices_of_this_repository_are_sound() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../xtask");
+        let mut found = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if !name.contains("cifar10") {
+                continue;
+            }
+            for recipe in ["quick", "published"] {
+                let typed = ["--data", "cifar10-subset", "--recipe", recipe].map(str::to_owned);
+                plan(&read(&path).unwrap(), &typed).unwrap_or_else(|e| panic!("{name}: {e:#}"));
+            }
+            found += 1;
+        }
+        assert!(found >= 4, "{found} matrices");
+    }
+
+    #[test]
+    fn a_method_without_a_criterion_runs_once() {
+        let matrix =
+            "[[matrix]]\nmethod = [\"kdfs\", \"prune\"]\ncriteria = [\"l1-norm\", \"random\"]\n";
+        let text = format!("arch = [\"resnet20\"]\n{TRAIN}\n{matrix}")
+            .replace("rates = 0.5", "target-macs = \"50%\"");
+        let plan = of(&text, &[]).unwrap();
+        let expected = [
+            "resnet20-kdfs-seed1",
+            "resnet20-prune-l1-norm-seed1",
+            "resnet20-prune-random-seed1",
+        ];
+        assert_eq!(names(&plan), expected);
+        // The older word, and no criterion where none is read.
+        let alone = text
+            .replace("method", "pipeline")
+            .replace(", \"prune\"", "")
+            .replace("criteria = [\"l1-norm\", \"random\"]\n", "");
+        assert_eq!(names(&of(&alone, &[]).unwrap()), expected[..1]);
     }
 
     #[test]

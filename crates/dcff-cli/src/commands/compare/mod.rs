@@ -100,8 +100,7 @@ fn dense_stages(runs: &[Run]) -> Vec<Option<usize>> {
         // A run of one stage has none to share.
         (stage.name == DENSE && !stage.compact).then(|| {
             let data = (config.arch.clone(), config.seed, config.data.clone());
-            let whole = config.recipe.clone();
-            (data, (whole, stage.recipe, stage.settings))
+            (data, (stage.recipe, stage.settings))
         })
     };
     let stages: Vec<_> = runs.iter().map(stage).collect();

@@ -5,7 +5,7 @@
 
 use dcff_data::{DatasetInfo, HubFiles};
 use dcff_fusion::PUBLISHED;
-use dcff_report::table::{Align, Table, duration, fixed};
+use dcff_report::table::{Align, Table, count, duration, fixed};
 use dcff_run::reduction_percent;
 use dcff_train::{Cost, Outcome, Summary};
 
@@ -195,6 +195,12 @@ impl Card<'_> {
                 ": a plain narrow network with {} % fewer multiply-accumulates and {} % fewer parameters than its full form",
                 two(reduction_percent(s.macs.full, s.macs.compact)),
                 two(reduction_percent(s.params.full, s.params.compact)),
+            ));
+        }
+        if s.constants > 0 {
+            how.push_str(&format!(
+                "; {} of its parameters stand for what removed filters contributed",
+                count(s.constants)
             ));
         }
         how.push('.');
@@ -479,6 +485,7 @@ mod tests {
             macs: cost,
             published_ops: cost,
             params: cost,
+            constants: 0,
             training_macs: 0,
             stages: Vec::new(),
             train_images: 10,

@@ -1,8 +1,9 @@
 //! The method by its name, and how the command line sets it.
 
-use dcff_run::{DenseFrom, MethodConfig, Recipe};
+use dcff_run::{DenseFrom, MethodConfig, Published, Recipe, Summary};
 
 use super::method::Kdfs;
+use super::published::published;
 use super::settings::KdfsConfig;
 use crate::dense::dense_of;
 use crate::entry::{Context, Entry, Given};
@@ -108,6 +109,11 @@ impl Entry for Entrance {
 
     fn complete(&self, config: &MethodConfig) -> Result<MethodConfig> {
         Ok(MethodConfig::new(Kdfs::NAME, config.read::<KdfsConfig>()?)?)
+    }
+
+    fn published(&self, summary: &Summary) -> Option<Published> {
+        let config = summary.config.method.read().ok()?;
+        published(summary, &config)
     }
 
     fn build(&self, config: &MethodConfig, _: &Context) -> Result<Box<dyn Method>> {

@@ -17,6 +17,7 @@ mod entry;
 pub mod losses;
 pub mod masks;
 mod method;
+mod published;
 mod settings;
 mod taps;
 

@@ -1,0 +1,141 @@
+//! A teacher beside any method: what it teaches changes the run, its passes are counted, and it is refused where it does not fit.
+
+use std::path::Path;
+
+use dcff_tests::program::{json, read, run, succeeded, workshop, write_images};
+
+/// A short run; `more` says the method.
+fn train(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
+    let words = "train --arch resnet20 --batch-size 12 --lr 0.02 --schedule cosine --hold-out 0";
+    let mut args: Vec<String> = words.split(' ').map(str::to_owned).collect();
+    for (flag, path) in [("--data", images), ("--out", out)] {
+        args.extend([flag.to_owned(), path.display().to_string()]);
+    }
+    if let Some(arch) = more.iter().position(|word| *word == "--arch") {
+        args[2] = more[arch + 1].to_owned();
+        args.extend(more[..arch].iter().map(|word| (*word).to_owned()));
+        args.extend(more[arch + 2..].iter().map(|word| (*word).to_owned()));
+    } else {
+        args.extend(more.iter().map(|word| (*word).to_owned()));
+    }
+    args
+}
+
+const WEIGHTS: &str = "compact/model.safetensors";
+
+#[test]
+fn any_network_of_the_same_images_teaches() {
+    let (dir, images) = workshop();
+    let folder = |name: &str| dir.path().join(name);
+    let teacher = folder("teacher");
+    // Deeper than those that learn.
+    let more = ["--arch", "resnet32", "--method", "dense", "--epochs", "1"];
+    succeeded(run(train(&images, &teacher, &more)));
+    let teacher = teacher.display().to_string();
+
+    let narrow = ["--rates", "0.5", "--epochs", "2"];
+    let taught = [&narrow[..], &["--distil", &teacher]].concat();
+    succeeded(run(train(&images, &folder("alone"), &narrow)));
+    succeeded(run(train(&images, &folder("taught"), &taught)));
+    let nothing = [&taught[..], &["--distil-weight", "0"]].concat();
+    succeeded(run(train(&images, &folder("nothing"), &nothing)));
+    let rows = |name: &str| read(&folder(name).join("metrics.jsonl"));
+    assert!(rows("alone") == rows("nothing"), "a weight of 0");
+    assert!(rows("alone") != rows("taught"), "a weight of 1");
+
+    // A pass of the teacher for every image and epoch.
+    let summary = |name: &str| json(&folder(name).join("summary.json"));
+    let spent = |name: &str| summary(name)["training_macs"].as_u64().unwrap();
+    let whole = summary("teacher")["macs"]["full"].as_u64().unwrap();
+    assert_eq!(spent("taught"), spent("alone") + 2 * 48 * whole);
+
+    // What is written of the run names the teacher by its hash, and not where it lay.
+    let artefact = json(&folder("taught").join("compact/config.json"));
+    let distil = &artefact["provenance"]["config"]["distil"];
+    assert_eq!(
+        (&distil["temperature"], &distil["teacher"]["run"]),
+        (&4.0.into(), &"teacher".into())
+    );
+
+    // A dense stage that was taught is another one.
+    let prune = ["--method", "prune", "--rates", "0.5", "--epochs", "2"];
+    let own = [&prune[..], &["--distil", &teacher]].concat();
+    succeeded(run(train(&images, &folder("own"), &own)));
+    let from = folder("own").display().to_string();
+    let taken = [&prune[..], &["--dense-from", &from]].concat();
+    let outcome = run(train(&images, &folder("taken"), &taken));
+    assert_eq!(outcome.code, Some(2));
+    assert!(outcome.stderr.contains("distil"), "{}", outcome.stderr);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_taught_run_that_was_killed_ends_the_same() {
+    use dcff_tests::program::ended_after_a_checkpoint;
+    let (dir, images) = workshop();
+    let folder = |name: &str| dir.path().join(name);
+    let teacher = folder("teacher");
+    let more = ["--method", "dense", "--epochs", "1"];
+    succeeded(run(train(&images, &teacher, &more)));
+    let teacher = teacher.display().to_string();
+    let more = ["--rates", "0.5", "--epochs", "4", "--distil", &teacher];
+    succeeded(run(train(&images, &folder("whole"), &more)));
+    let broken = folder("broken");
+    ended_after_a_checkpoint("-KILL", train(&images, &broken, &more), &broken);
+    succeeded(run([
+        "train".as_ref(),
+        "--resume".as_ref(),
+        broken.as_os_str(),
+    ]));
+    for file in ["metrics.jsonl", WEIGHTS] {
+        let [whole, broken] = [folder("whole"), broken.clone()].map(|run| read(&run.join(file)));
+        assert!(whole == broken, "{file}");
+    }
+}
+
+#[test]
+fn a_teacher_that_does_not_fit_is_refused_before_anything_is_written() {
+    let (dir, images) = workshop();
+    let teacher = dir.path().join("teacher");
+    let more = ["--method", "dense", "--epochs", "1"];
+    succeeded(run(train(&images, &teacher, &more)));
+    let teacher = teacher.display().to_string();
+    let nowhere = dir.path().join("nowhere").display().to_string();
+    // Two of the three classes.
+    let fewer = dir.path().join("fewer");
+    write_images(&fewer, 4, 2);
+    for split in ["train", "test"] {
+        std::fs::remove_dir_all(fewer.join(split).join("down")).unwrap();
+    }
+    let dense = ["--method", "dense", "--epochs", "1"];
+    let kdfs = ["--method", "kdfs", "--epochs", "4"];
+    for (images, method, more, expected) in [
+        (&images, &dense, vec!["--distil", &nowhere], "--distil: "),
+        (
+            &fewer,
+            &dense,
+            vec!["--distil", &teacher],
+            "and 2 classes, got resnet20 for images of [3, 32, 32] and 3 classes",
+        ),
+        (
+            &images,
+            &kdfs,
+            vec!["--distil", &teacher],
+            "--distil: the steps of the method kdfs are its own",
+        ),
+        (
+            &images,
+            &dense,
+            vec!["--distil", &teacher, "--distil-temperature", "0"],
+            "--distil-temperature: expected 0.01 to 1000000, got 0",
+        ),
+        (&images, &dense, vec!["--distil-weight", "2"], "--distil"),
+    ] {
+        let out = dir.path().join("out");
+        let outcome = run(train(images, &out, &[&method[..], &more].concat()));
+        assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(expected), "{}", outcome.stderr);
+        assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
+        assert!(!out.exists());
+    }
+}
