@@ -122,6 +122,8 @@ pub struct Kdfs {
     /// Multiply-accumulates that a search's step spends on an image beside the student's.
     extra: u64,
     noise: Option<Noise>,
+    /// How batch norm behaves in a search.
+    mode: Mode,
     state: State,
     last: Terms,
 }
@@ -147,6 +149,7 @@ impl Kdfs {
             teacher: None,
             extra: 0,
             noise: None,
+            mode: Mode::Train,
             state: State::default(),
             last: Terms::default(),
         }
@@ -338,9 +341,12 @@ impl Kdfs {
     }
 
     fn search(&mut self, step: &mut Step<'_>) -> Result<LossValue> {
-        let device = step.network.device().clone();
-        let temperature = self.state.temperature;
-        let mut views = Views::dense();
+        let draws = self.draw(step)?;
+        self.learn(step, &draws)
+    }
+
+    /// The masks of a step.
+    fn draw(&mut self, step: &Step<'_>) -> Result<Vec<Draw>> {
         let mut draws = Vec::with_capacity(self.masked.len());
         for (index, masked) in self.masked.iter().enumerate() {
             let logits = masked.read()?;
@@ -348,14 +354,24 @@ impl Kdfs {
                 Some(noise) => noise(self.state.steps, index, logits.len()),
                 None => masks::noise(&mut Random::new(step.seed(index as u64)), logits.len()),
             };
-            let draw = Draw::new(&logits, &noise, temperature);
+            draws.push(Draw::new(&logits, &noise, self.state.temperature));
+        }
+        Ok(draws)
+    }
+
+    /// Passes and losses of a step with the masks that were drawn.
+    fn learn(&mut self, step: &mut Step<'_>, draws: &[Draw]) -> Result<LossValue> {
+        let device = step.network.device().clone();
+        let temperature = self.state.temperature;
+        let mut views = Views::dense();
+        for (masked, draw) in self.masked.iter().zip(draws) {
             let mask = Tensor::new(draw.mask.as_slice(), &device)?;
             views.insert(&masked.layer, View::Mask(mask));
-            draws.push(draw);
         }
         let positions: Vec<usize> = self.taps.iter().map(|tap| tap.position).collect();
         let pass = Pass {
             taps: &positions,
+            mode: self.mode,
             ..Pass::train(&views)
         };
         let trace = step.forward(&pass, step.images)?;
@@ -400,7 +416,7 @@ impl Kdfs {
         let macs = cost.at(&kept);
         let excess = macs as f64 / base - target;
         let slopes = cost.slopes(&kept);
-        for ((masked, draw), slope) in self.masked.iter().zip(&draws).zip(slopes) {
+        for ((masked, draw), slope) in self.masked.iter().zip(draws).zip(slopes) {
             let of_cost = factors.cost * 2.0 * excess / base * slope as f64;
             let of_mask = of_masks
                 .get(&masked.layer)
@@ -790,9 +806,181 @@ year    = {2023}\n}\n";
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use candle_core::Device;
     use dcff_flops::Counting;
+    use dcff_models::testing::noise;
 
     use super::*;
+    use crate::step::Progress;
+
+    /// A search of a ResNet-8 for small images.
+    struct Searched {
+        method: Kdfs,
+        network: Network,
+        images: Tensor,
+        labels: Tensor,
+    }
+
+    impl Searched {
+        fn new() -> Self {
+            let device = Device::Cpu;
+            let full = dcff_models::resnet_cifar("resnet8", [1; 3])
+                .with_input([3, 8, 8])
+                .with_classes(3);
+            let mut config = KdfsConfig::new(&full, [0, 1, 1]).unwrap();
+            config.temperature_start = 0.7;
+            let teacher = Network::new(&full, &full, 3, &device).unwrap();
+            let mut method = Kdfs::new(config).with_teacher(teacher);
+            // Shifts: what is off would otherwise be where ReLU bends.
+            let network = dcff_models::testing::trained(&full).unwrap();
+            // The cost is a number of filters, and does not follow masks in between.
+            method.factors.cost = 0.0;
+            method.factors.distillation = 0.5;
+            let recipe = Recipe::quick(2);
+            let setup = Setup {
+                full: &full,
+                network: &network,
+                recipe: &recipe,
+                seed: 5,
+            };
+            method.setup(&setup).unwrap();
+            method.state.temperature = 0.7;
+            method.mode = Mode::Frozen;
+            Self {
+                method,
+                network,
+                images: Tensor::from_vec(noise(4 * 192, 1), (4, 3, 8, 8), &device).unwrap(),
+                labels: Tensor::new(&[0u32, 2, 1, 1], &device).unwrap(),
+            }
+        }
+
+        /// The loss with `draws`, or those of the step, and the gradients.
+        fn step(&mut self, draws: Option<&[Draw]>) -> (f64, crate::step::StepGradients, Vec<Draw>) {
+            let views = Views::dense();
+            let batch = (&self.images, &self.labels);
+            let at = Progress::default();
+            let mut step = Step::new(&mut self.network, &views, batch, 0.0, at, 9);
+            let draws = match draws {
+                Some(draws) => draws.to_vec(),
+                None => self.method.draw(&step).unwrap(),
+            };
+            let loss = self.method.learn(&mut step, &draws).unwrap();
+            let loss = loss.read().unwrap().mean;
+            (loss, step.into_gradients(), draws)
+        }
+    }
+
+    fn numbers(tensor: &Tensor) -> Vec<f32> {
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    /// Compares the slope of `loss` at 0 with differences. Some of the thousands of units change sides at any step, and which do
+    /// moves a difference by a share of the whole gradient, of length `size`.
+    fn agree(what: &str, slope: f64, size: f64, loss: &mut dyn FnMut(f32) -> f64) {
+        let mut seen = Vec::new();
+        for step in [1e-3, 2.5e-4] {
+            let measured = (loss(step) - loss(-step)) / (2.0 * f64::from(step));
+            if (slope - measured).abs() <= 2e-3 + 0.02 * size {
+                return;
+            }
+            seen.push(measured);
+        }
+        panic!("{what}: {slope} of {size}, measured {seen:?}");
+    }
+
+    fn length(values: impl Iterator<Item = f64>) -> f64 {
+        values.map(|v| v * v).sum::<f64>().sqrt()
+    }
+
+    /// A direction of length 1 without structure, and the slope of `gradient` along it.
+    fn along(gradient: &[f32], seed: usize) -> (Vec<f32>, f64) {
+        let direction = noise(gradient.len(), seed);
+        let size = length(direction.iter().map(|&d| f64::from(d)));
+        let direction: Vec<f32> = direction.iter().map(|d| d / size as f32).collect();
+        let slope = gradient.iter().zip(&direction);
+        let slope = slope.map(|(g, d)| f64::from(g * d)).sum();
+        (direction, slope)
+    }
+
+    /// Masks, logits, decoders and weights, with running statistics: in training batch norm undoes what a filter's length does.
+    #[test]
+    fn gradients_are_those_of_finite_differences() {
+        let mut searched = Searched::new();
+        let (_, gradients, draws) = searched.step(None);
+        // The logits of a filter get the mask's gradient times y (1 - y) / T, with opposite signs.
+        let (mut seen, mut all) = (0, 0);
+        let layers: Vec<String> = searched
+            .method
+            .masked
+            .iter()
+            .map(|m| m.layer.clone())
+            .collect();
+        for (layer, name) in layers.iter().enumerate() {
+            let pairs = numbers(&gradients.own[&format!("{MASK}.{name}")]);
+            let of_mask = |filter: usize| {
+                let [off, on] = draws[layer].soft[filter].map(f64::from);
+                f64::from(pairs[2 * filter + 1]) / (on * off / 0.7)
+            };
+            let size = length((0..pairs.len() / 2).map(of_mask));
+            for filter in 0..4 {
+                let mut moved = |by: f32| {
+                    let mut draws = draws.clone();
+                    draws[layer].mask[filter] += by;
+                    searched.step(Some(&draws)).0
+                };
+                let slope = of_mask(filter);
+                agree(&format!("{name}, mask {filter}"), slope, size, &mut moved);
+                assert!((pairs[2 * filter] + pairs[2 * filter + 1]).abs() < 1e-7);
+                seen += usize::from(slope.abs() > 1e-2);
+                all += 1;
+            }
+        }
+        assert!(2 * seen > all, "{seen} of {all} masks matter");
+
+        let variables = searched.method.variables();
+        let decoders = variables
+            .iter()
+            .filter(|(name, _)| name.starts_with(DECODER));
+        for (name, variable) in decoders.cloned().collect::<Vec<_>>() {
+            let before = variable.as_tensor().copy().unwrap();
+            let gradient = numbers(&gradients.own[&name]);
+            let (direction, slope) = along(&gradient, 7);
+            let size = length(gradient.iter().map(|&g| f64::from(g)));
+            let mut moved = |by: f32| {
+                let along = Tensor::from_vec(direction.clone(), before.shape(), &Device::Cpu);
+                let there = (&before + (along.unwrap() * f64::from(by)).unwrap()).unwrap();
+                variable.set(&there).unwrap();
+                let loss = searched.step(Some(&draws)).0;
+                variable.set(&before).unwrap();
+                loss
+            };
+            agree(&name, slope, size, &mut moved);
+        }
+
+        let state: HashMap<String, Tensor> =
+            searched.network.state().unwrap().into_iter().collect();
+        for (i, parameter) in searched.network.parameters().to_vec().iter().enumerate() {
+            let Some(gradient) = gradients.network.get(i).map(numbers) else {
+                continue;
+            };
+            let (direction, slope) = along(&gradient, 11);
+            let size = length(gradient.iter().map(|&g| f64::from(g)));
+            let mut moved = |by: f32| {
+                let mut there = state.clone();
+                let values = numbers(&state[&parameter.name]);
+                let values = values.iter().zip(&direction).map(|(x, d)| x + by * d);
+                let tensor = Tensor::from_vec(values.collect(), &parameter.shape[..], &Device::Cpu);
+                there.insert(parameter.name.clone(), tensor.unwrap());
+                searched.network.load(&there).unwrap();
+                let loss = searched.step(Some(&draws)).0;
+                searched.network.load(&state).unwrap();
+                loss
+            };
+            agree(&parameter.name, slope, size, &mut moved);
+        }
+    }
 
     #[test]
     fn landing_meets_the_target_to_a_filter() {
