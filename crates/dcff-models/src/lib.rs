@@ -61,7 +61,10 @@ pub use inference::InferenceNetwork;
 pub use layers::{
     AvgPool, Conv, Groups, LayerKind, Linear, Norm, Offset, Pool, Scatter, Shortcut, fold_norm,
 };
-pub use mobilenet::{MobileNetInput, mobilenet_v1, mobilenet_v2};
+pub use mobilenet::{
+    InvertedStage, MobileNetInput, MobileNetV1, MobileNetV2, SeparableStage, mobilenet_v1,
+    mobilenet_v2,
+};
 pub use network::Network;
 pub use parameter::{Parameter, ParameterKind};
 pub use parameters::parameters;
@@ -148,22 +151,34 @@ pub static ALL: &[Entry] = &[
     Entry {
         name: "mobilenet-v1",
         about: "MobileNetV1, depthwise convolutions, 224x224 images",
-        build: || mobilenet_v1("mobilenet-v1", MobileNetInput::ImageNet),
+        build: || {
+            let list = MobileNetV1::published(MobileNetInput::ImageNet);
+            mobilenet_v1("mobilenet-v1", &list)
+        },
     },
     Entry {
         name: "mobilenet-v1-cifar",
         about: "MobileNetV1 for 32x32 images",
-        build: || mobilenet_v1("mobilenet-v1-cifar", MobileNetInput::Cifar),
+        build: || {
+            let list = MobileNetV1::published(MobileNetInput::Cifar);
+            mobilenet_v1("mobilenet-v1-cifar", &list)
+        },
     },
     Entry {
         name: "mobilenet-v2",
         about: "MobileNetV2, inverted residuals, 224x224 images",
-        build: || mobilenet_v2("mobilenet-v2", MobileNetInput::ImageNet),
+        build: || {
+            let list = MobileNetV2::published(MobileNetInput::ImageNet);
+            mobilenet_v2("mobilenet-v2", &list)
+        },
     },
     Entry {
         name: "mobilenet-v2-cifar",
         about: "MobileNetV2 for 32x32 images",
-        build: || mobilenet_v2("mobilenet-v2-cifar", MobileNetInput::Cifar),
+        build: || {
+            let list = MobileNetV2::published(MobileNetInput::Cifar);
+            mobilenet_v2("mobilenet-v2-cifar", &list)
+        },
     },
 ];
 

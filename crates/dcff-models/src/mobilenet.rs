@@ -43,86 +43,175 @@ impl MobileNetInput {
     }
 }
 
+/// Blocks of one width: a depthwise convolution, and a 1x1 one behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeparableStage {
+    /// Channels of the blocks' outputs.
+    pub width: usize,
+    /// The number of blocks.
+    pub blocks: usize,
+    /// The stride of the first block.
+    pub stride: usize,
+}
+
+/// Blocks that widen their input, convolve every channel apart and narrow it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InvertedStage {
+    /// How many times as wide as its input the inside of a block is; 1 for blocks that widen nothing.
+    pub expansion: usize,
+    /// Channels of the blocks' outputs.
+    pub width: usize,
+    /// The number of blocks.
+    pub blocks: usize,
+    /// The stride of the first block.
+    pub stride: usize,
+}
+
+/// A network of the kind of MobileNetV1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MobileNetV1 {
+    /// Channels, height and width of the images.
+    pub input: [usize; 3],
+    /// The number of logits.
+    pub classes: usize,
+    /// Filters and stride of the first convolution.
+    pub stem: [usize; 2],
+    /// The blocks.
+    pub stages: Vec<SeparableStage>,
+}
+
+/// A network of the kind of MobileNetV2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MobileNetV2 {
+    /// Channels, height and width of the images.
+    pub input: [usize; 3],
+    /// The number of logits.
+    pub classes: usize,
+    /// Filters and stride of the first convolution.
+    pub stem: [usize; 2],
+    /// The blocks.
+    pub stages: Vec<InvertedStage>,
+    /// Filters of the last convolution.
+    pub tail: usize,
+}
+
+impl MobileNetV1 {
+    /// The published network.
+    pub fn published(images: MobileNetInput) -> Self {
+        let early = images.early_stride();
+        let stages = [
+            (64, 1, 1),
+            (128, 2, early),
+            (256, 2, 2),
+            (512, 6, 2),
+            (1024, 2, 2),
+        ];
+        Self {
+            input: [3, images.size(), images.size()],
+            classes: images.classes(),
+            stem: [32, early],
+            stages: stages
+                .map(|(width, blocks, stride)| SeparableStage {
+                    width,
+                    blocks,
+                    stride,
+                })
+                .into(),
+        }
+    }
+}
+
+impl MobileNetV2 {
+    /// The published network.
+    pub fn published(images: MobileNetInput) -> Self {
+        let early = images.early_stride();
+        let stages = [
+            (1, 16, 1, 1),
+            (6, 24, 2, early),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        ];
+        Self {
+            input: [3, images.size(), images.size()],
+            classes: images.classes(),
+            stem: [32, early],
+            stages: stages
+                .map(|(expansion, width, blocks, stride)| InvertedStage {
+                    expansion,
+                    width,
+                    blocks,
+                    stride,
+                })
+                .into(),
+            tail: 1280,
+        }
+    }
+}
+
 /// A convolution with batch norm and ReLU6; the depthwise one where a channel space is read and written.
 fn with_relu6(b: &mut Builder, conv: &str, [norm, act]: [&str; 2]) -> String {
     let x = b.norm(norm, conv);
     b.activation(act, Activation::Relu6, &x)
 }
 
-/// MobileNetV1: 14 channel spaces, the stem's and one for the output of each of 13 blocks.
-pub fn mobilenet_v1(name: &str, images: MobileNetInput) -> Architecture {
-    let size = images.size();
-    let mut b = Builder::new(name, [3, size, size], Initialisation::MobileNet);
+/// MobileNetV1: a channel space for the stem and one for the output of each block.
+pub fn mobilenet_v1(name: &str, of: &MobileNetV1) -> Architecture {
+    let mut b = Builder::new(name, of.input, Initialisation::MobileNet);
     let mut space = "conv_stem".to_owned();
-    b.space(&space, 32);
-    let stem = [3, images.early_stride(), 1];
-    let x = b.conv("conv_stem", &space, stem, false, INPUT);
+    let [width, stride] = of.stem;
+    b.space(&space, width);
+    let x = b.conv("conv_stem", &space, [3, stride, 1], false, INPUT);
     let mut x = with_relu6(&mut b, &x, ["bn1", "act1"]);
-    let early = images.early_stride();
-    let stages = [
-        (64, 1, 1),
-        (128, early, 2),
-        (256, 2, 2),
-        (512, 2, 6),
-        (1024, 2, 2),
-    ];
-    for (stage, (width, stride, blocks)) in stages.into_iter().enumerate() {
-        for block in 0..blocks {
-            let path = format!("blocks.{stage}.{block}");
+    for (number, stage) in of.stages.iter().enumerate() {
+        for block in 0..stage.blocks {
+            let path = format!("blocks.{number}.{block}");
             let part = |part: &str| format!("{path}.{part}");
-            let stride = if block == 0 { stride } else { 1 };
+            let stride = if block == 0 { stage.stride } else { 1 };
             x = b.depthwise(part("conv_dw"), &space, [3, stride, 1], &x);
             x = with_relu6(&mut b, &x, [&part("bn1"), &part("act1")]);
             space = path.clone();
-            b.space(&space, width);
+            b.space(&space, stage.width);
             x = b.conv(part("conv_pw"), &space, [1, 1, 0], false, &x);
             x = with_relu6(&mut b, &x, [&part("bn2"), &part("act2")]);
         }
     }
     let x = b.layer("global_pool", LayerKind::GlobalAvgPool, &[&x]);
-    b.linear("classifier", images.classes(), &x);
+    b.linear("classifier", of.classes, &x);
     b.finish()
 }
 
-/// Expansion, width, blocks and stride of the stages of MobileNetV2.
-const V2_STAGES: [(usize, usize, usize, usize); 7] = [
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-];
-
-/// MobileNetV2: a channel space for the stem, for the output of each stage, whose blocks are added, for the inside of each block but the
-/// first, which expands nothing, and for the last convolution.
-pub fn mobilenet_v2(name: &str, images: MobileNetInput) -> Architecture {
-    let size = images.size();
-    let mut b = Builder::new(name, [3, size, size], Initialisation::MobileNet);
+/// MobileNetV2: a channel space for the stem, for the output of each stage, whose blocks are added, for the inside of each block that
+/// expands, and for the last convolution.
+///
+/// A stage as wide as what it reads, with stride 1, adds that to its first block, too: it then has no channel space of its own.
+pub fn mobilenet_v2(name: &str, of: &MobileNetV2) -> Architecture {
+    let mut b = Builder::new(name, of.input, Initialisation::MobileNet);
     let mut stream = "features.0".to_owned();
-    b.space(&stream, 32);
-    let stem = [3, images.early_stride(), 1];
-    let x = b.conv("features.0.0", &stream, stem, false, INPUT);
+    let [width, stride] = of.stem;
+    b.space(&stream, width);
+    let x = b.conv("features.0.0", &stream, [3, stride, 1], false, INPUT);
     let mut x = with_relu6(&mut b, &x, ["features.0.1", "features.0.2"]);
     let mut index = 1;
-    for (stage, (expansion, width, blocks, stride)) in V2_STAGES.into_iter().enumerate() {
-        let incoming = std::mem::replace(&mut stream, format!("stage{}", stage + 1));
-        b.space(&stream, width);
-        for block in 0..blocks {
+    for (number, stage) in of.stages.iter().enumerate() {
+        let incoming = stream.clone();
+        let goes_on = stage.stride == 1 && stage.width == b.width(&incoming);
+        if !goes_on {
+            stream = format!("stage{}", number + 1);
+            b.space(&stream, stage.width);
+        }
+        for block in 0..stage.blocks {
             let from = if block == 0 { &incoming } else { &stream };
-            let stride = match (block, stage) {
-                (0, 1) => images.early_stride(),
-                (0, _) => stride,
-                _ => 1,
-            };
+            let stride = if block == 0 { stage.stride } else { 1 };
             let path = format!("features.{index}.conv");
             let part = |part: &str| format!("{path}.{part}");
             let mut inner = from.clone();
             let (mut y, mut next) = (x.clone(), 0);
-            if expansion > 1 {
+            if stage.expansion > 1 {
                 inner = format!("features.{index}");
-                b.space(&inner, expansion * b.width(from));
+                b.space(&inner, stage.expansion * b.width(from));
                 y = b.conv(part("0.0"), &inner, [1, 1, 0], false, &y);
                 y = with_relu6(&mut b, &y, [&part("0.1"), &part("0.2")]);
                 next = 1;
@@ -132,18 +221,20 @@ pub fn mobilenet_v2(name: &str, images: MobileNetInput) -> Architecture {
             y = with_relu6(&mut b, &y, [&names[0], &names[1]]);
             y = b.conv(part(&(next + 1).to_string()), &stream, [1, 1, 0], false, &y);
             y = b.norm(part(&(next + 2).to_string()), &y);
-            x = match block {
-                0 => y,
-                _ => b.layer(format!("features.{index}.add"), LayerKind::Add, &[&y, &x]),
+            x = match block > 0 || goes_on {
+                false => y,
+                true => b.layer(format!("features.{index}.add"), LayerKind::Add, &[&y, &x]),
             };
             index += 1;
         }
     }
-    b.space("features.18", 1280);
-    let x = b.conv("features.18.0", "features.18", [1, 1, 0], false, &x);
-    let x = with_relu6(&mut b, &x, ["features.18.1", "features.18.2"]);
+    let path = format!("features.{index}");
+    let part = |part: &str| format!("{path}.{part}");
+    b.space(&path, of.tail);
+    let x = b.conv(part("0"), &path, [1, 1, 0], false, &x);
+    let x = with_relu6(&mut b, &x, [&part("1"), &part("2")]);
     let x = b.layer("avg_pool", LayerKind::GlobalAvgPool, &[&x]);
-    b.linear("classifier.1", images.classes(), &x);
+    b.linear("classifier.1", of.classes, &x);
     b.finish()
 }
 
@@ -162,8 +253,8 @@ mod tests {
                 .map(|p| p.shape.iter().product::<usize>())
                 .sum::<usize>()
         };
-        let v1 = mobilenet_v1("v1", MobileNetInput::ImageNet);
-        let v2 = mobilenet_v2("v2", MobileNetInput::ImageNet);
+        let v1 = mobilenet_v1("v1", &MobileNetV1::published(MobileNetInput::ImageNet));
+        let v2 = mobilenet_v2("v2", &MobileNetV2::published(MobileNetInput::ImageNet));
         assert_eq!(count(&v1), 4_231_976);
         assert_eq!(count(&v2), 3_504_872);
         let last = |a: &Architecture, layer: &str| {
@@ -182,14 +273,47 @@ mod tests {
         ] {
             assert!(v2.position(name).is_some(), "{name}");
         }
-        let small = mobilenet_v2("small", MobileNetInput::Cifar);
+        let small = mobilenet_v2("small", &MobileNetV2::published(MobileNetInput::Cifar));
         assert_eq!(last(&small, "features.18.2"), (1280, 4));
         assert_eq!(
             last(
-                &mobilenet_v1("small", MobileNetInput::Cifar),
+                &mobilenet_v1("small", &MobileNetV1::published(MobileNetInput::Cifar)),
                 "blocks.4.1.act2"
             ),
             (1024, 4)
         );
+    }
+
+    #[test]
+    fn a_stage_as_wide_as_the_one_before_goes_on_in_its_stream() {
+        let stage = |width, stride| InvertedStage {
+            expansion: 2,
+            width,
+            blocks: 1,
+            stride,
+        };
+        let tiny = mobilenet_v2(
+            "tiny",
+            &MobileNetV2 {
+                input: [3, 8, 8],
+                classes: 4,
+                stem: [16, 1],
+                stages: vec![stage(8, 1), stage(8, 1), stage(8, 2)],
+                tail: 32,
+            },
+        );
+        let spaces: Vec<&str> = tiny.spaces.iter().map(|s| s.name.as_str()).collect();
+        let expected = [
+            "features.0",
+            "stage1",
+            "features.1",
+            "features.2",
+            "stage3",
+            "features.3",
+            "features.4",
+        ];
+        assert_eq!(spaces, expected);
+        assert!(tiny.position("features.2.add").is_some());
+        assert!(tiny.position("features.3.add").is_none());
     }
 }
