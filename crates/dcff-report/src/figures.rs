@@ -49,6 +49,7 @@ impl Figures {
 pub(crate) fn draw(section: &Section<'_>, layer: Option<&str>) -> Figures {
     let mut figures = Figures::default();
     costs(section, &mut figures);
+    budgets(section, &mut figures);
     curves(section, &mut figures);
     widths(section, &mut figures);
     dynamics(section, &mut figures);
@@ -205,6 +206,40 @@ fn line_plot(
 }
 
 const BAND: &str = "A line is the mean over seeds, its band the mean ± the sample deviation.";
+
+/// Runs that end with several networks: what each costs, and what it sees.
+fn budgets(section: &Section<'_>, figures: &mut Figures) {
+    let mut series = Vec::new();
+    for (index, group) in section.groups.iter().enumerate() {
+        for (seed, run, summary) in group.finished().filter(|(.., s)| s.products.len() > 1) {
+            let products = summary.products.iter();
+            let all = products.map(|product| (product.macs.compact, product.test.accuracy));
+            let mut all: Vec<_> = all.collect();
+            all.push((summary.macs.compact, summary.chosen.test.accuracy));
+            all.sort_by_key(|point| point.0);
+            series.push(Series {
+                index,
+                tip: format!("{}, seed {seed}: {}", group.label, run.name),
+                points: all
+                    .into_iter()
+                    .map(|(macs, accuracy)| (macs as f64, 100.0 * accuracy))
+                    .collect(),
+                band: Vec::new(),
+            });
+        }
+    }
+    if series.is_empty() {
+        return;
+    }
+    let title = "Accuracy for every budget";
+    let x = Axis {
+        counts: true,
+        ..Axis::new("multiply-accumulates per image")
+    };
+    let plot = lines(title, x, Axis::new("test accuracy, %"), &series);
+    let caption = "A line is a run, and its points are the networks that it ends with: test accuracy against multiply-accumulates per image, from summary.json.";
+    figures.add("accuracy-budget", title, caption.to_owned(), plot);
+}
 
 fn curves(section: &Section<'_>, figures: &mut Figures) {
     let rows = || {

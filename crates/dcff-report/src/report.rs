@@ -433,7 +433,37 @@ fn tables(section: &Section<'_>) -> Vec<(String, Table)> {
             table,
         ));
     }
+    tables.extend(products(section));
     tables
+}
+
+/// The networks of runs that end with several.
+fn products(section: &Section<'_>) -> Option<(String, Table)> {
+    let mut table = Table::new([
+        ("run", Align::Left),
+        ("network", Align::Left),
+        ("test %", Align::Right),
+        ("MACs", Align::Right),
+        ("parameters", Align::Right),
+    ]);
+    let mut found = false;
+    for (_, run, summary) in section.groups.iter().flat_map(|group| group.finished()) {
+        for product in &summary.products {
+            found = true;
+            table.row([
+                run.name.clone(),
+                product.label.clone(),
+                percent(product.test.accuracy),
+                reduced(Some(product.macs)),
+                reduced(Some(product.params)),
+            ]);
+        }
+    }
+    let caption = format!(
+        "{}: the networks that a run ends with beside the one that stands for it",
+        title(section)
+    );
+    found.then_some((caption, table))
 }
 
 fn reduced(cost: Option<dcff_run::Cost>) -> String {
@@ -544,6 +574,46 @@ mod tests {
         assert!(page.contains("default-src &#39;none&#39;") || page.contains("default-src 'none'"));
         assert!(page.contains("failed: the loss is &lt;NaN&gt;"));
         assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
+    }
+
+    #[test]
+    fn networks_for_several_budgets_are_a_table_and_a_curve() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut runs = seeds(dir.path(), "kl", "fuse", "stretched", &[50.0]);
+        let chapter = |runs: &[Run]| {
+            let report = Report::new(runs.to_vec(), Options::default()).unwrap();
+            report.contents().chapters.remove(0)
+        };
+        let drawn = |chapter: &Chapter| {
+            let mut figures = chapter.figures.drawn.iter();
+            figures.any(|figure| figure.id == "accuracy-budget")
+        };
+        assert!(!drawn(&chapter(&runs)));
+        let Status::Finished(summary) = &mut runs[0].status else {
+            panic!("a finished run");
+        };
+        let product = |(label, compact, accuracy): (&str, u64, f64)| dcff_run::ProductSummary {
+            label: label.to_owned(),
+            test: dcff_run::Score {
+                loss: 1.0,
+                accuracy,
+            },
+            macs: dcff_run::Cost { full: 200, compact },
+            params: dcff_run::Cost { full: 200, compact },
+        };
+        summary.products = [("low", 20, 0.3), ("middle", 60, 0.45)].map(product).into();
+        let chapter = chapter(&runs);
+        assert!(drawn(&chapter));
+        let (caption, table) = chapter.tables.last().unwrap();
+        assert!(
+            caption.contains("the networks that a run ends with"),
+            "{caption}"
+        );
+        assert!(
+            table.markdown().contains("| middle | 45.00 | 60 ("),
+            "{}",
+            table.markdown()
+        );
     }
 
     #[test]
