@@ -92,6 +92,10 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// Write the compact network of a run as it stands at its checkpoint
     Compact(CompactArgs),
+    /// Take a slice out of a run that trains many, as a network of its own
+    Extract(ExtractArgs),
+    /// Write a run's network once, with all that its slices need to stand in for each other
+    Bundle(BundleArgs),
     /// Count operations and parameters, full and compact, layer by layer
     Flops(FlopsArgs),
     /// Compare runs: tables with intervals, figures, words; as a page, Markdown, CSV and LaTeX
@@ -426,6 +430,9 @@ pub(crate) struct EvalArgs {
     /// Leave out images that cannot be read
     #[arg(long)]
     pub(crate) skip_bad: bool,
+    /// Of a bundle the costliest slice within so many multiply-accumulates: a number, such as 200M, or '50%' of the whole network's
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) budget: Option<String>,
     /// Images per batch
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) batch_size: usize,
@@ -441,6 +448,53 @@ pub(crate) struct CompactArgs {
     /// Folder to write model.safetensors and config.json to
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
+}
+
+/// A run that networks are taken out of, and the images that their statistics are measured on.
+#[derive(Args, Debug)]
+pub(crate) struct OpenedArgs {
+    /// Folder of a run whose slices are networks; its checkpoint is read
+    pub(crate) run: PathBuf,
+    /// Where the run's images are now; where they were unless given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) data: Option<String>,
+    #[command(flatten)]
+    pub(crate) data_dir: DataDir,
+    /// Training batches over which batch norm's statistics are measured for each network; as many as in the run unless given
+    #[arg(long, value_name = "BATCHES")]
+    pub(crate) recalibrate: Option<usize>,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ExtractArgs {
+    #[command(flatten)]
+    pub(crate) opened: OpenedArgs,
+    /// Multiply-accumulates that the network may cost: a number, such as 200M, or '50%' of the whole network's. The best known slice within
+    /// it is taken
+    #[arg(
+        long,
+        value_name = "TARGET",
+        conflicts_with = "config",
+        required_unless_present = "config"
+    )]
+    pub(crate) target: Option<String>,
+    /// One slice, in the words of the run's method: for pss-net the side of the images and the widths, such as 160:24,48,96
+    #[arg(long, value_name = "SLICE")]
+    pub(crate) config: Option<String>,
+    /// Folder to write model.safetensors and config.json to; RUN/extracted/COST unless given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BundleArgs {
+    #[command(flatten)]
+    pub(crate) opened: OpenedArgs,
+    /// Folder to write to; RUN/bundle unless given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -597,6 +651,9 @@ pub(crate) struct PredictArgs {
     /// Image files of any size: PNG, JPEG, WebP, BMP, GIF, TIFF or PNM. Exit code 1 when some cannot be read
     #[arg(required = true, value_name = "IMAGE")]
     pub(crate) images: Vec<PathBuf>,
+    /// Of a bundle the costliest slice within so many multiply-accumulates: a number, such as 200M, or '50%' of the whole network's
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) budget: Option<String>,
     /// Classes to show of each image
     #[arg(long, value_name = "K", default_value_t = 5)]
     pub(crate) top: usize,

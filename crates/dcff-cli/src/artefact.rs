@@ -2,6 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::{anyhow, ensure};
+use dcff_compact::{Artefact, Bundle, SLICES};
+use dcff_flops::Target;
+use dcff_report::table::count;
+
 use crate::hub;
 
 /// The prefix of repositories on the Hub.
@@ -21,13 +26,41 @@ pub(crate) fn folder(path: &Path) -> anyhow::Result<PathBuf> {
         return Ok(path.to_owned());
     }
     let inner = path.join(dcff_train::COMPACT);
-    anyhow::ensure!(
+    ensure!(
         inner.exists(),
         "{0}: the run is not finished; continue it with `dcff train --resume {0}`, or take its compact network as it \
          stands with `dcff compact {0} --out DIR`",
         path.display()
     );
     Ok(inner)
+}
+
+/// The network at `path`, a folder that [`folder`] found: of a bundle the slice within `budget`, where one is asked for.
+///
+/// # Errors
+/// When the artefact is unsound, the budget is none, or the artefact no bundle.
+pub(crate) fn load(path: &Path, budget: Option<&str>) -> anyhow::Result<Artefact> {
+    let Some(text) = budget else {
+        return Ok(Artefact::load(path)?);
+    };
+    let target: Target = text.parse().map_err(|error| anyhow!("--budget: {error}"))?;
+    ensure!(
+        Bundle::is_at(path),
+        "--budget: expected a bundle, which has a {SLICES}; {} is one network",
+        path.display()
+    );
+    let bundle = Bundle::load(path)?;
+    let whole = bundle.slices().iter().map(|slice| slice.macs).max();
+    let number = bundle.within(target.of(whole.unwrap_or(0)));
+    let number = number.map_err(|message| anyhow!("--budget: {message}"))?;
+    let slice = &bundle.slices()[number];
+    eprintln!(
+        "{}: {}, {} multiply-accumulates",
+        path.display(),
+        slice.config,
+        count(slice.macs)
+    );
+    Ok(bundle.artefact(number)?)
 }
 
 /// Whether `path` names a repository on the Hub.

@@ -88,6 +88,8 @@ fn dispatch(command: Command) -> anyhow::Result<Ended> {
         Command::Compare(args) => commands::compare::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Compact(args) => commands::compact::run(&args),
+        Command::Extract(args) => commands::extract::run(&args),
+        Command::Bundle(args) => commands::bundle::run(&args),
         Command::Flops(args) => commands::flops::run(&args),
         Command::Report(args) => commands::report::run(&args),
         Command::Criteria(args) => commands::lists::criteria(&args),

@@ -72,6 +72,7 @@ impl Observer for Progress {
                     bar.set_length(*steps as u64);
                 }
             }
+            Event::Foreword(lines) => lines.iter().for_each(|line| self.line(line)),
             Event::Step {
                 epoch,
                 step,

@@ -19,7 +19,7 @@ pub const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// Networks larger than this (8 GiB of weights) are refused before memory is taken for them.
 const MAX_PARAMETERS: u64 = 1 << 31;
 /// What a safetensors header may add to the weights.
-const MAX_HEADER_BYTES: u64 = 16 << 20;
+pub(crate) const MAX_HEADER_BYTES: u64 = 16 << 20;
 /// A file of weights larger than this belongs to no network that is accepted.
 pub const MAX_WEIGHTS_BYTES: u64 = 4 * MAX_PARAMETERS + MAX_HEADER_BYTES;
 

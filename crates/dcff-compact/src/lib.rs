@@ -48,6 +48,7 @@
 //! ```
 
 mod artefact;
+mod bundle;
 mod error;
 pub mod export;
 mod fold;
@@ -58,6 +59,7 @@ mod weights;
 pub use artefact::{
     Artefact, CONFIG, Config, MAX_CONFIG_BYTES, MAX_WEIGHTS_BYTES, Preprocessing, WEIGHTS,
 };
+pub use bundle::{Bundle, SLICES, STATISTICS, Slice, Statistics, Switchable};
 pub use dcff_file as file;
 pub use error::{Error, Result};
 pub use weights::{read_tensors, tensors_from_bytes, tensors_to_bytes};

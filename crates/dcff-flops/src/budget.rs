@@ -120,15 +120,28 @@ impl FromStr for Target {
                 .ok()
                 .filter(|percent| *percent > 0.0 && *percent <= 100.0)
                 .map(|percent| Self::Share(percent / 100.0)),
-            None => text
-                .trim()
-                .replace('_', "")
-                .parse::<u64>()
-                .ok()
+            None => number(text.trim())
                 .filter(|&number| number > 0)
                 .map(Self::Absolute),
         };
         parsed.ok_or_else(|| BudgetError::Target(text.to_owned()))
+    }
+}
+
+/// A whole number, such as `200_000_000` or `200M`; before `k`, `M` or `G` it may have decimals.
+fn number(text: &str) -> Option<u64> {
+    let text = text.replace('_', "");
+    let units = [('k', 1e3), ('M', 1e6), ('G', 1e9)];
+    let unit = units
+        .iter()
+        .find_map(|(letter, size)| Some((text.strip_suffix(*letter)?, size)));
+    match unit {
+        None => text.parse().ok(),
+        Some((digits, size)) => {
+            let plain = digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+            let value = digits.parse::<f64>().ok().filter(|_| plain)?;
+            Some((value * size).round() as u64)
+        }
     }
 }
 
@@ -442,7 +455,16 @@ mod tests {
         for text in ["25%", "12.5%", "33.3%", "1000000"] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }
-        for text in ["0%", "101%", "0", "-3", "half", "", "%", "nan%"] {
+        for (text, number) in [
+            ("200M", 200_000_000),
+            ("1.5G", 1_500_000_000),
+            ("12_3k", 123_000),
+        ] {
+            assert_eq!(text.parse::<Target>().unwrap(), Target::Absolute(number));
+        }
+        for text in [
+            "0%", "101%", "0", "-3", "half", "", "%", "nan%", "M", "-1M", "nanM", "1e3M",
+        ] {
             let error = text.parse::<Target>().unwrap_err().to_string();
             assert_eq!(
                 error,

@@ -83,6 +83,42 @@ impl Weights {
         })
     }
 
+    /// Weights that share all tensors with these but batch norm's statistics: those of `own`, by name, of a narrower network over
+    /// the same weights. What is not in `own` is shared, too. Both are for evaluation: training one would change the other.
+    ///
+    /// # Errors
+    /// When statistics are longer than here, or the device fails.
+    pub fn with_statistics(&self, own: &BTreeMap<String, Tensor>) -> Result<Self> {
+        let mut tensors = self.tensors.clone();
+        for (parameter, tensor) in self.parameters.iter().zip(&mut tensors) {
+            let Some(own) = own
+                .get(&parameter.name)
+                .filter(|_| !parameter.kind.is_trained())
+            else {
+                continue;
+            };
+            let (all, read) = (tensor.dim(0)?, own.dims1()?);
+            let Some(rest) = all.checked_sub(read) else {
+                return Err(Error::Shape {
+                    name: parameter.name.clone(),
+                    expected: vec![all],
+                    got: vec![read],
+                });
+            };
+            // What no slice reads is as long as the weights' own.
+            *tensor = own.to_device(&self.device)?.pad_with_zeros(0, 0, rest)?;
+        }
+        Ok(Self {
+            full: self.full.clone(),
+            compact: self.compact.clone(),
+            parameters: Arc::clone(&self.parameters),
+            tensors,
+            index: Arc::clone(&self.index),
+            batches_tracked: self.batches_tracked,
+            device: self.device.clone(),
+        })
+    }
+
     /// The architecture whose filters are kept.
     pub fn full(&self) -> &Architecture {
         &self.full

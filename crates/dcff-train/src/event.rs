@@ -19,6 +19,8 @@ pub enum Event<'a> {
         /// Images of an epoch.
         images: usize,
     },
+    /// What the method has to say before the first step, a line each.
+    Foreword(&'a [String]),
     /// A step is done.
     Step {
         /// Counted from 0.

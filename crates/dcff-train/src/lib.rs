@@ -59,6 +59,7 @@ mod optimizer;
 pub mod optimizers;
 mod places;
 mod random;
+mod recalibrate;
 mod recipe;
 mod seed;
 mod stage;
@@ -71,6 +72,7 @@ pub use checkpoint::{Checkpoint, Position};
 pub use collect::{Collected, Probe};
 pub use costs::{check_costs, full_of};
 pub use data::{Data, augmentation};
+pub use dcff_compact::Slice;
 pub use dcff_run::{
     Augment, CHECKPOINT, COMPACT, CONFIG, Cosine, Cost, DataConfig, DenseFrom, Description, Distil,
     GeometricWarmup, LayerSelection, METRICS, MethodConfig, Metrics, Outcome, PRODUCTS, Precision,
@@ -88,9 +90,10 @@ pub use method::{
 };
 pub use optimizer::{Group, Id, Optimizer};
 pub use places::{forget_places, without_place};
+pub use recalibrate::recalibrate;
 pub use recipe::{configure, full_network, quick_for, stored};
 pub use seed::{Purpose, derive_seed};
 pub use stage::{DENSE, FINETUNE, SEARCH, Stage, TRAIN};
 pub use step::{Pass, Progress, Step, StepGradients, StepOutput, cross_entropy_step};
 pub use tensorboard::EVENTS;
-pub use trainer::{Builder, Ending, Trainer};
+pub use trainer::{Builder, Ending, Extracted, Trainer};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Tensor, Var};
+use dcff_compact::Slice;
 use dcff_models::{Architecture, Network, Parameter, Views};
 use dcff_nn::LossValue;
 use dcff_run::{DenseFrom, Description, LayerSelection, Recipe};
@@ -236,6 +237,11 @@ pub trait Method {
         Ok(())
     }
 
+    /// What a user should know before the first step, a line each.
+    fn foreword(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The method's own variables by name, in an order that stays.
     fn variables(&self) -> Vec<(String, Var)> {
         Vec::new()
@@ -302,6 +308,25 @@ pub trait Method {
     /// Those of the device.
     fn finish(&mut self, end: End<'_>) -> Result<Vec<Product>> {
         Ok(end.collapsed())
+    }
+
+    /// The slices of the network that the method knows to be networks: none where it trains no slices.
+    ///
+    /// # Errors
+    /// Before [`Method::setup`].
+    fn slices(&self) -> Result<Vec<Slice>> {
+        Ok(Vec::new())
+    }
+
+    /// The slice that `config` asks for, in the method's own words.
+    ///
+    /// # Errors
+    /// When there is none such.
+    fn slice(&self, config: &str) -> Result<Slice> {
+        Err(Error::setting(
+            "method",
+            format!("trains no slices, so that there is none of {config}"),
+        ))
     }
 
     /// What must survive an interruption.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
-use dcff_compact::Artefact;
 use dcff_data::{Augmentation, Loader, LoaderOptions, Normalisation, Wanted};
 use dcff_models::{InferenceNetwork, Views};
 use serde_json::json;
@@ -18,7 +17,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Ended> {
         "--batch-size: expected at least 1, got 0"
     );
     let path = artefact::folder(&args.artefact)?;
-    let mut artefact = Artefact::load(&path)?;
+    let mut artefact = artefact::load(&path, args.budget.as_deref())?;
     if let Some(input) = args.input_size {
         artefact = artefact.with_input(input).context("--input-size")?;
     }

@@ -2,7 +2,6 @@
 
 use anyhow::{bail, ensure};
 use candle_core::{Device, Tensor};
-use dcff_compact::Artefact;
 use dcff_data::{Fit, Normalisation, Preprocess};
 use dcff_models::{InferenceNetwork, Views};
 use dcff_report::table::{Align, Table};
@@ -19,7 +18,7 @@ const MAPS: usize = 1 << 27;
 
 pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<Ended> {
     ensure!(args.top > 0, "--top: expected at least 1, got 0");
-    let artefact = Artefact::load(&artefact::folder(&args.artefact)?)?;
+    let artefact = artefact::load(&artefact::folder(&args.artefact)?, args.budget.as_deref())?;
     let cfg = &artefact.config.pretrained_cfg;
     let preprocess = Preprocess {
         fit: Fit {

@@ -55,9 +55,16 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
     {
         eprintln!("{}: {moved}", file.display());
     }
-    let place = place(args, &draft)?;
+    let place = match &args.data {
+        Some(_) => draft.data.name.clone(),
+        None => place(&draft, args.resume.as_deref().or(args.config.as_deref()))?,
+    };
     let native = dcff_models::by_name(&draft.arch)?;
-    let loaded = data::load(&place, &args.data_dir, &wanted(args, &draft, &native))?;
+    let loaded = data::load(
+        &place,
+        &args.data_dir,
+        &wanted(&draft, &native, args.skip_bad),
+    )?;
     let full = network(args, &draft, &native, &loaded)?;
     let config = match saved {
         // Where the images are now is not part of the run.
@@ -169,7 +176,7 @@ fn check_resumed(folder: &Path, saved: &RunConfig, draft: &RunConfig) -> anyhow:
 }
 
 /// How the images are to be read.
-fn wanted(args: &TrainArgs, config: &RunConfig, native: &Architecture) -> Wanted {
+pub(super) fn wanted(config: &RunConfig, native: &Architecture, skip_bad: bool) -> Wanted {
     let augment = config.data.augment;
     Wanted {
         input: config.data.input_size,
@@ -177,19 +184,18 @@ fn wanted(args: &TrainArgs, config: &RunConfig, native: &Architecture) -> Wanted
         crop_pct: augment.crop_pct(),
         interpolation: None,
         area: augmentation(augment, Augmentation::NONE).area,
-        skip_bad: args.skip_bad || config.data.skipped.is_some(),
+        skip_bad: skip_bad || config.data.skipped.is_some(),
     }
 }
 
-/// Where the images are: as the flag says, or where a folder of images lay when the run began, or lies when it is named from here
-/// or from beside the run.
-fn place(args: &TrainArgs, config: &RunConfig) -> anyhow::Result<String> {
+/// Where the images are that no flag says the place of: where a folder of images lay when the run began, or lies when it is named from
+/// here or from beside the `run`.
+pub(super) fn place(config: &RunConfig, run: Option<&Path>) -> anyhow::Result<String> {
     let name = config.data.name.clone();
-    if args.data.is_some() || dcff_data::find(&name).is_ok() {
+    if dcff_data::find(&name).is_ok() {
         return Ok(name);
     }
     let bare = Path::new(name.strip_prefix("folder:").unwrap_or(&name));
-    let run = args.resume.as_deref().or(args.config.as_deref());
     let beside = run.and_then(Path::parent).map(|folder| folder.join(bare));
     let places = [config.data.path.clone(), Some(bare.to_owned()), beside];
     let found = places.iter().flatten().find(|place| place.is_dir());

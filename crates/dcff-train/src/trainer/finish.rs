@@ -132,7 +132,7 @@ impl Trainer {
     }
 
     /// The plain network `plain` as it is written.
-    fn artefact(
+    pub(super) fn artefact(
         &self,
         plain: &Network,
         provenance: BTreeMap<String, serde_json::Value>,

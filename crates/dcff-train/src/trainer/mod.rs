@@ -1,6 +1,7 @@
 //! The loop.
 
 mod epoch;
+mod extract;
 mod finish;
 mod recalibrate;
 mod setup;
@@ -17,6 +18,7 @@ use dcff_models::{Architecture, Network, Views};
 use dcff_nn::RepeatedStep;
 
 use dcff_run::{CHECKPOINT, RunConfig, RunFolder, SELECTION, Summary, selection};
+pub use extract::Extracted;
 pub use setup::Builder;
 
 use crate::checkpoint::{
@@ -132,6 +134,10 @@ impl Trainer {
             steps,
             images: self.train.images(),
         });
+        let foreword = self.method.foreword();
+        if (epoch, step) == (0, 0) && !foreword.is_empty() {
+            observer.event(&Event::Foreword(&foreword));
+        }
         let mut clock = Clock::new(self.state.seconds);
         while self.state.position.epoch < epochs {
             if stop.load(Ordering::Relaxed) || !self.epoch(observer, stop, &mut clock)? {

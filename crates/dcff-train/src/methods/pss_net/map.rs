@@ -23,12 +23,15 @@ const TRIES: usize = 2_000;
 /// Draws for each target of a stratified map, as a multiple of the subnets it wants.
 const PATIENCE: usize = 3;
 
+/// How often each value was seen.
+pub type Counts<T> = BTreeMap<T, u32>;
+
 /// What was seen at one target.
 #[derive(Clone, Debug, Default)]
 struct Seen {
-    sides: BTreeMap<usize, u32>,
+    sides: Counts<usize>,
     /// For each free space how often each width was drawn.
-    widths: Vec<BTreeMap<u16, u32>>,
+    widths: Vec<Counts<u16>>,
     subnets: BTreeSet<Subnet>,
     observations: usize,
 }
@@ -37,6 +40,8 @@ struct Seen {
 #[derive(Clone, Debug)]
 pub struct Map {
     step: u64,
+    /// Where subnets were looked for.
+    wanted: Vec<u64>,
     targets: BTreeMap<u64, Seen>,
 }
 
@@ -63,16 +68,16 @@ impl Map {
         wanted: usize,
         seed: u64,
     ) -> Result<Self> {
-        let ends = [space.smallest(), space.largest()].map(|d| space.macs(&space.subnet(&d)));
-        let [low, high] = ends;
-        let (low, high) = (low?, high?);
-        let mut count = count;
+        let [low, high] = space.ends()?;
+        let mut drawn = Drawn::new(seed);
+        let mut step = even_step(low, high, count);
         loop {
-            let map = Self::new(space, even_step(low, high, count), drawing, wanted, seed);
-            if map.is_ok() || count <= 2 {
+            let map = drawn.map(space, [low, high], step, drawing, wanted);
+            let next = even_step(0, step + 1, 1);
+            if map.is_ok() || targets(low, high, next).is_empty() {
                 return map;
             }
-            count = count * 2 / 3;
+            step = next;
         }
     }
 
@@ -88,73 +93,28 @@ impl Map {
         wanted: usize,
         seed: u64,
     ) -> Result<Self> {
-        let cost = |draw: &Draw| space.macs(&space.subnet(draw));
-        let ends = [space.smallest(), space.largest()].map(|draw| cost(&draw));
-        let [low, high] = ends;
-        let (low, high) = (low?, high?);
-        let inner = targets(low, high, step);
-        if inner.is_empty() {
-            return Err(Error::setting(
-                "method.target_step",
-                format!(
-                    "expected targets between the smallest subnet's {low} and the largest one's {high} multiply-accumulates, got steps of {step}"
-                ),
-            ));
-        }
-        let mut map = Self {
-            step,
-            targets: BTreeMap::new(),
-        };
-        let mut random = Random::new(seed);
-        match drawing {
-            Drawing::Public => {
-                for _ in 0..wanted * inner.len() {
-                    let draw = space.uniform(&mut random);
-                    map.observe(space, &inner, draw)?;
-                }
-            }
-            Drawing::Stratified => {
-                for &target in &inner {
-                    for _ in 0..PATIENCE * wanted {
-                        if map
-                            .targets
-                            .get(&target)
-                            .is_some_and(|seen| seen.subnets.len() >= wanted)
-                        {
-                            break;
-                        }
-                        // Anywhere in the target's stretch, so that its edges are met, too.
-                        let part = random.between(-0.5, 0.5) * step as f64;
-                        let near = (target as f64 + part).max(1.0) as u64;
-                        let draw = space.near(near, 0.05, &mut random)?;
-                        map.observe(space, &inner, draw)?;
-                    }
-                }
-            }
-        }
-        let empty: Vec<String> = inner
-            .iter()
-            .filter(|target| !map.targets.contains_key(target))
-            .map(u64::to_string)
-            .collect();
-        if !empty.is_empty() && drawing == Drawing::Stratified {
-            return Err(Error::setting(
-                "method.target_step",
-                format!(
-                    "no subnet of {} multiply-accumulates was found: expected larger steps than {step}, or a wider space",
-                    empty.join(", ")
-                ),
-            ));
-        }
-        Ok(map)
+        Drawn::new(seed).map(space, space.ends()?, step, drawing, wanted)
     }
 
-    fn observe(&mut self, space: &Space, inner: &[u64], draw: Draw) -> Result<()> {
-        let subnet = space.subnet(&draw);
-        let target = target_of(space.macs(&subnet)?, self.step);
-        if inner.binary_search(&target).is_err() {
-            return Ok(());
+    /// A map of targets that are multiples of `step`, at which nothing was seen yet.
+    pub fn empty(step: u64) -> Self {
+        Self {
+            step,
+            wanted: Vec::new(),
+            targets: BTreeMap::new(),
         }
+    }
+
+    /// The targets at which subnets were looked for and none was seen, ascending.
+    pub fn unseen(&self) -> Vec<u64> {
+        let wanted = self.wanted.iter().copied();
+        wanted
+            .filter(|target| !self.targets.contains_key(target))
+            .collect()
+    }
+
+    /// Books a draw, which is `subnet`, under `target`.
+    pub fn observe(&mut self, target: u64, draw: &Draw, subnet: Subnet) {
         let seen = self.targets.entry(target).or_default();
         seen.widths.resize(draw.thousandths.len(), BTreeMap::new());
         *seen.sides.entry(draw.side).or_default() += 1;
@@ -163,7 +123,11 @@ impl Map {
         }
         seen.subnets.insert(subnet);
         seen.observations += 1;
-        Ok(())
+    }
+
+    /// Multiply-accumulates from one target to the next.
+    pub fn step(&self) -> u64 {
+        self.step
     }
 
     /// The targets that subnets were seen at, ascending.
@@ -181,25 +145,33 @@ impl Map {
         self.targets.iter().map(row).collect()
     }
 
+    /// How often each size of the images was seen at `target`, and of each free space each width in thousandths.
+    pub fn frequencies(&self, target: u64) -> Option<(&Counts<usize>, &[Counts<u16>])> {
+        let seen = self.targets.get(&target)?;
+        Some((&seen.sides, &seen.widths))
+    }
+
+    /// A size and widths, each drawn apart from what was seen at `target`: together they may count to another one.
+    pub fn draw(&self, target: u64, random: &mut Random) -> Option<Draw> {
+        let seen = self.targets.get(&target)?;
+        Some(Draw {
+            side: *pick(&seen.sides, random)?,
+            thousandths: seen
+                .widths
+                .iter()
+                .map(|counts| pick(counts, random).copied())
+                .collect::<Option<_>>()?,
+        })
+    }
+
     /// A subnet that counts to `target`: size and widths drawn apart from what was seen there, until their cost fits.
     ///
     /// # Errors
     /// When the target was not seen, or no draw fits.
     pub fn sample(&self, space: &Space, target: u64, random: &mut Random) -> Result<Subnet> {
-        let seen = self.targets.get(&target).ok_or_else(|| {
-            Error::setting(
-                "method.target_step",
-                format!("no subnet of {target} multiply-accumulates is known"),
-            )
-        })?;
         for _ in 0..TRIES {
-            let draw = Draw {
-                side: *pick(&seen.sides, random),
-                thousandths: seen
-                    .widths
-                    .iter()
-                    .map(|counts| *pick(counts, random))
-                    .collect(),
+            let Some(draw) = self.draw(target, random) else {
+                break;
             };
             let subnet = space.subnet(&draw);
             if target_of(space.macs(&subnet)?, self.step) == target {
@@ -207,7 +179,8 @@ impl Map {
             }
         }
         // Widths that were seen together fit.
-        let known = seen.subnets.iter().nth(random.below(seen.subnets.len()));
+        let seen = self.targets.get(&target).map(|seen| &seen.subnets);
+        let known = seen.and_then(|subnets| subnets.iter().nth(random.below(subnets.len())));
         known.cloned().ok_or_else(|| {
             Error::setting(
                 "method.target_step",
@@ -217,10 +190,101 @@ impl Map {
     }
 }
 
-fn pick<'a, T>(counts: &'a BTreeMap<T, u32>, random: &mut Random) -> &'a T {
+/// What was drawn so far, of any target: another step books it anew.
+struct Drawn {
+    random: Random,
+    subnets: Vec<(Draw, Subnet, u64)>,
+}
+
+impl Drawn {
+    fn new(seed: u64) -> Self {
+        Self {
+            random: Random::new(seed),
+            subnets: Vec::new(),
+        }
+    }
+
+    /// Remembers a draw and books it in `map`, where it counts to one of the targets `inner`.
+    fn keep(&mut self, space: &Space, map: &mut Map, inner: &[u64], draw: Draw) -> Result<()> {
+        let subnet = space.subnet(&draw);
+        let macs = space.macs(&subnet)?;
+        book(map, inner, &draw, &subnet, macs);
+        self.subnets.push((draw, subnet, macs));
+        Ok(())
+    }
+
+    /// The map of what is drawn and of what it still lacks; a stratified one is given up at the first target that stays empty.
+    fn map(
+        &mut self,
+        space: &Space,
+        [low, high]: [u64; 2],
+        step: u64,
+        drawing: Drawing,
+        wanted: usize,
+    ) -> Result<Map> {
+        let inner = targets(low, high, step);
+        if inner.is_empty() {
+            return Err(Error::setting(
+                "method.target_step",
+                format!(
+                    "expected targets between the smallest subnet's {low} and the largest one's {high} multiply-accumulates, got steps of {step}"
+                ),
+            ));
+        }
+        let mut map = Map::empty(step);
+        map.wanted.clone_from(&inner);
+        for (draw, subnet, macs) in &self.subnets {
+            book(&mut map, &inner, draw, subnet, *macs);
+        }
+        match drawing {
+            Drawing::Public => {
+                for _ in self.subnets.len()..wanted * inner.len() {
+                    let draw = space.uniform(&mut self.random);
+                    self.keep(space, &mut map, &inner, draw)?;
+                }
+            }
+            Drawing::Stratified => {
+                for &target in &inner {
+                    let found = |map: &Map| {
+                        let seen = map.targets.get(&target);
+                        seen.map_or(0, |seen| seen.subnets.len())
+                    };
+                    for _ in 0..PATIENCE * wanted {
+                        if found(&map) >= wanted {
+                            break;
+                        }
+                        // Anywhere in the target's stretch, so that its edges are met, too.
+                        let part = self.random.between(-0.5, 0.5) * step as f64;
+                        let near = (target as f64 + part).max(1.0) as u64;
+                        let draw = space.near(near, 0.05, &mut self.random)?;
+                        self.keep(space, &mut map, &inner, draw)?;
+                    }
+                    if found(&map) == 0 {
+                        return Err(Error::setting(
+                            "method.target_step",
+                            format!(
+                                "no subnet of {target} multiply-accumulates was found: expected larger steps than {step}, or a wider space"
+                            ),
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(map)
+    }
+}
+
+/// Books a draw in `map` where it counts to one of the targets `inner`.
+fn book(map: &mut Map, inner: &[u64], draw: &Draw, subnet: &Subnet, macs: u64) {
+    let target = target_of(macs, map.step);
+    if inner.binary_search(&target).is_ok() {
+        map.observe(target, draw, subnet.clone());
+    }
+}
+
+fn pick<'a, T>(counts: &'a Counts<T>, random: &mut Random) -> Option<&'a T> {
     let chosen = random.weighted(counts.values().map(|&count| f64::from(count)));
-    let keys = counts.keys().nth(chosen).or(counts.keys().next());
-    keys.expect("what was seen has a size and widths")
+    counts.keys().nth(chosen)
 }
 
 /// Multiples of `step` between the targets of `low` and `high`, without these.
@@ -259,8 +323,7 @@ mod tests {
         let space = space();
         let step = 2_000_000;
         let map = Map::new(&space, step, Drawing::Stratified, 20, 3).unwrap();
-        let [low, high] = [space.smallest(), space.largest()]
-            .map(|draw| space.macs(&space.subnet(&draw)).unwrap());
+        let [low, high] = space.ends().unwrap();
         assert_eq!(map.targets(), targets(low, high, step));
         let mut random = Random::new(9);
         for row in map.coverage() {
@@ -278,6 +341,19 @@ mod tests {
         assert_eq!(again.coverage(), map.coverage());
         let public = Map::new(&space, step, Drawing::Public, 20, 3).unwrap();
         assert!(public.targets().len() < map.targets().len());
+        assert!(map.unseen().is_empty());
+        let all = [public.targets(), public.unseen()].concat();
+        assert_eq!(all.len(), map.targets().len());
+    }
+
+    #[test]
+    fn steps_grow_until_no_target_is_empty() {
+        let space = space();
+        // The steps of a thousand targets are finer than what two draws meet.
+        let map = Map::even(&space, 1000, Drawing::Stratified, 2, 3).unwrap();
+        let [low, high] = space.ends().unwrap();
+        assert!(map.step > even_step(low, high, 1000));
+        assert_eq!(map.targets(), targets(low, high, map.step));
     }
 
     #[test]
@@ -287,6 +363,8 @@ mod tests {
         assert_eq!((all.len(), all[0], all[44]), (45, 120_000_000, 560_000_000));
         assert_eq!(even_step(107_000_000, 569_000_000, 46), 20_000_000);
         assert_eq!(even_step(0, 1_000, 25), 50);
+        // The next larger one.
+        assert_eq!(even_step(0, 51, 1), 100);
         assert!(targets(100, 120, 50).is_empty());
     }
 }

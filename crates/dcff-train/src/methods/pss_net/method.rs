@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use dcff_models::{Blend, Network, Parameter, ParameterKind, Program, Trace, Views};
+use candle_core::Tensor;
+use dcff_compact::Slice;
+use dcff_models::{Blend, Parameter, ParameterKind, Trace, Views};
 use dcff_nn::LossValue;
 use dcff_run::{Description, Recipe};
 use serde::{Deserialize, Serialize};
 
 use crate::distillation::distillation;
 use crate::error::{Error, Result};
-use crate::method::{Decision, End, EpochStart, Filters, Method, Plan, Product, Saved, Setup};
+use crate::method::{
+    Decision, End, EpochEnd, EpochStart, Filters, Method, Plan, Product, Saved, Setup,
+};
 use crate::optimizer::{Group, Id};
 use crate::optimizers::Sgd;
 use crate::stage::Stage;
@@ -17,6 +21,7 @@ use crate::step::{Pass, Step};
 
 use super::map::Map;
 use super::pool::{Pool, decayed, explores};
+use super::programs::Programs;
 use super::settings::{PssNetConfig, TARGETS};
 use super::space::{Space, Subnet};
 use crate::random::Random;
@@ -36,8 +41,21 @@ struct Ready {
     space: Space,
     map: Map,
     targets: Vec<u64>,
-    smallest: Program,
-    smallest_side: usize,
+    smallest: Subnet,
+    programs: Programs,
+}
+
+/// What the passes of a step came to.
+#[derive(Debug)]
+pub struct Passes {
+    /// Of the whole network on the labels.
+    pub loss: LossValue,
+    /// Minus the cross-entropy of the subnet.
+    pub score: f64,
+    /// How far the subnet and the smallest one are from the whole network: the losses that they are trained with.
+    pub divergences: [f64; 2],
+    /// Of the whole network, the subnet and the smallest one, `[N, classes]`.
+    pub logits: [Tensor; 3],
 }
 
 /// What an epoch's steps came to.
@@ -48,6 +66,9 @@ struct Tally {
     score: f64,
     subnet_loss: f64,
     smallest_loss: f64,
+    /// Multiply-accumulates of the passes of slices.
+    #[serde(default)]
+    macs: u64,
 }
 
 /// What survives an interruption.
@@ -84,9 +105,54 @@ impl PssNet {
     }
 
     fn ready(&self) -> Result<&Ready> {
-        self.ready
-            .as_ref()
-            .ok_or_else(|| Error::setting("method", "a step before its setup"))
+        self.ready.as_ref().ok_or_else(unready)
+    }
+
+    /// The passes of one step over the whole network, `subnet` and the smallest one: running statistics move and gradients are added.
+    ///
+    /// # Errors
+    /// Before [`Method::setup`], and those of the device.
+    pub fn passes(&mut self, step: &mut Step<'_>, subnet: &Subnet) -> Result<Passes> {
+        let ready = self.ready.as_mut().ok_or_else(unready)?;
+        let views = Views::dense();
+        let whole = Pass::train(&views);
+        let images = step.images;
+        let trace = step.forward(&whole, images)?;
+        let told = trace.logits().clone();
+        let loss = dcff_nn::cross_entropy(&told, step.labels, step.smoothing)?;
+        step.backward(trace, &whole, loss.grad.into())?;
+
+        let (space, programs) = (&ready.space, &mut ready.programs);
+        let program = programs.of(subnet, space, step.network.weights())?;
+        let pass = Pass {
+            program: Some(&program),
+            ..whole
+        };
+        let (trace, subnet_loss, gradient) = distilled(step, &pass, subnet.side, &told)?;
+        // As the pass that only scored it would have moved them.
+        program.update_statistics(step.network.weights_mut(), &trace, Blend::Momentum)?;
+        let of_subnet = trace.logits().clone();
+        let score = -dcff_nn::cross_entropy(&of_subnet, step.labels, 0.0)?
+            .value
+            .read()?
+            .mean;
+        step.backward(trace, &pass, gradient.into())?;
+
+        let smallest = &ready.smallest;
+        let program = programs.of(smallest, space, step.network.weights())?;
+        let pass = Pass {
+            program: Some(&program),
+            ..whole
+        };
+        let (trace, smallest_loss, gradient) = distilled(step, &pass, smallest.side, &told)?;
+        let of_smallest = trace.logits().clone();
+        step.backward(trace, &pass, gradient.into())?;
+        Ok(Passes {
+            loss: loss.value,
+            score,
+            divergences: [subnet_loss, smallest_loss],
+            logits: [told, of_subnet, of_smallest],
+        })
     }
 
     /// The subnet of a step: its target, whether it is new, and what it is.
@@ -110,20 +176,23 @@ impl PssNet {
         Ok((target, true, subnet))
     }
 
-    /// The networks of all pools: of each target the member with the best score.
-    fn best(&self) -> impl Iterator<Item = (u64, &Subnet)> {
-        self.pools.iter().filter_map(|(&target, pool)| {
-            pool.best().first().map(|member| (target, &member.subnet))
+    /// `subnet` as a slice.
+    fn slice_of(&self, subnet: &Subnet, target: Option<u64>, score: Option<f64>) -> Result<Slice> {
+        let space = &self.ready()?.space;
+        let macs = space.macs(subnet)?;
+        Ok(Slice {
+            config: space.config(subnet),
+            input: space.architecture(subnet)?.input,
+            widths: subnet.widths.clone(),
+            macs,
+            target: target.unwrap_or(macs),
+            score,
         })
     }
+}
 
-    fn extracted(&self, network: &Network, subnet: &Subnet) -> Result<Network> {
-        let architecture = self.ready()?.space.architecture(subnet)?;
-        let program = Program::new(&architecture, network.weights())?;
-        let mut plain = program.extract(network.weights(), &Views::dense())?;
-        plain.set_convolution(network.convolution());
-        Ok(plain)
-    }
+fn unready() -> Error {
+    Error::setting("method", "a step before its setup")
 }
 
 /// A training pass of a slice: the trace and the loss against the logits `told`.
@@ -131,8 +200,8 @@ fn distilled(
     step: &mut Step<'_>,
     pass: &Pass<'_>,
     side: usize,
-    told: &candle_core::Tensor,
-) -> Result<(Trace, f64, candle_core::Tensor)> {
+    told: &Tensor,
+) -> Result<(Trace, f64, Tensor)> {
     let images = step.images_at(side)?;
     let trace = step.forward(pass, &images)?;
     let term = distillation(trace.logits(), told, 1.0)?;
@@ -168,16 +237,41 @@ impl Method for PssNet {
             Some(step) => Map::new(&space, step, drawing, wanted, setup.seed),
             None => Map::even(&space, TARGETS, drawing, wanted, setup.seed),
         }?;
-        let smallest = space.subnet(&space.smallest());
-        let architecture = space.architecture(&smallest)?;
         self.ready = Some(Ready {
             targets: map.targets(),
             map,
-            smallest: Program::new(&architecture, setup.network.weights())?,
-            smallest_side: smallest.side,
+            smallest: space.subnet(&space.smallest()),
+            programs: Programs::default(),
             space,
         });
         Ok(())
+    }
+
+    fn foreword(&self) -> Vec<String> {
+        let Some(ready) = &self.ready else {
+            return Vec::new();
+        };
+        let coverage = ready.map.coverage();
+        let (Some(first), Some(last)) = (coverage.first(), coverage.last()) else {
+            return Vec::new();
+        };
+        let fewest = coverage.iter().min_by_key(|row| row.subnets);
+        let fewest = fewest.unwrap_or(first);
+        let mut lines = vec![format!(
+            "{} targets from {} to {} multiply-accumulates in steps of {}: at least {} subnets known of each, of {} the fewest",
+            coverage.len(),
+            label(first.target),
+            label(last.target),
+            label(ready.map.step()),
+            fewest.subnets,
+            label(fewest.target)
+        )];
+        let empty = ready.map.unseen();
+        if !empty.is_empty() {
+            let empty: Vec<String> = empty.into_iter().map(label).collect();
+            lines.push(format!("no subnet is known of {}", empty.join(", ")));
+        }
+        lines
     }
 
     fn groups(&self, parameters: &[Parameter], stage: &Stage) -> Vec<Group> {
@@ -212,21 +306,10 @@ impl Method for PssNet {
             say("targets", coverage.len() as f64);
             let fewest = coverage.iter().map(|row| row.subnets).min();
             say("fewest_subnets", fewest.unwrap_or(0) as f64);
-        }
-        // Of the epoch before.
-        let Tally {
-            steps,
-            explored,
-            score,
-            subnet_loss,
-            smallest_loss,
-        } = std::mem::take(&mut self.tally);
-        if steps > 0 {
-            let mean = |sum: f64| sum / steps as f64;
-            say("explored", mean(explored as f64));
-            say("score", mean(score));
-            say("subnet_kl", mean(subnet_loss));
-            say("smallest_kl", mean(smallest_loss));
+            // What is known of each does not change.
+            for row in coverage.iter().filter(|_| start.epoch == 0) {
+                say(&format!("subnets_at_{}", row.target), row.subnets as f64);
+            }
         }
         let members = self.pools.values().map(|pool| pool.members().len());
         say("pooled", members.sum::<usize>() as f64);
@@ -240,30 +323,36 @@ impl Method for PssNet {
         })
     }
 
-    fn step(&mut self, step: &mut Step<'_>) -> Result<LossValue> {
-        let views = Views::dense();
-        let whole = Pass::train(&views);
-        let images = step.images;
-        let trace = step.forward(&whole, images)?;
-        let told = trace.logits().clone();
-        let loss = dcff_nn::cross_entropy(&told, step.labels, step.smoothing)?;
-        step.backward(trace, &whole, loss.grad.into())?;
+    fn epoch_end(&mut self) -> Result<EpochEnd> {
+        let Tally {
+            steps,
+            explored,
+            score,
+            subnet_loss,
+            smallest_loss,
+            macs,
+        } = std::mem::take(&mut self.tally);
+        let mean = |sum: f64| sum / steps.max(1) as f64;
+        let said = [
+            ("explored", mean(explored as f64)),
+            ("score", mean(score)),
+            ("subnet_kl", mean(subnet_loss)),
+            ("smallest_kl", mean(smallest_loss)),
+        ];
+        Ok(EpochEnd {
+            diagnostics: said.map(|(name, value)| (name.to_owned(), value)).into(),
+            macs,
+        })
+    }
 
+    fn step(&mut self, step: &mut Step<'_>) -> Result<LossValue> {
         let (target, new, subnet) = self.choose(step)?;
-        let architecture = self.ready()?.space.architecture(&subnet)?;
-        let program = Program::new(&architecture, step.network.weights())?;
-        let pass = Pass {
-            program: Some(&program),
-            ..whole
-        };
-        let (trace, subnet_loss, gradient) = distilled(step, &pass, subnet.side, &told)?;
-        // As the pass that only scored it would have moved them.
-        program.update_statistics(step.network.weights_mut(), &trace, Blend::Momentum)?;
-        let score = -dcff_nn::cross_entropy(trace.logits(), step.labels, 0.0)?
-            .value
-            .read()?
-            .mean;
-        step.backward(trace, &pass, gradient.into())?;
+        let Passes {
+            loss,
+            score,
+            divergences: [subnet_loss, smallest_loss],
+            ..
+        } = self.passes(step, &subnet)?;
         if !score.is_finite() {
             return Err(Error::setting(
                 "method",
@@ -275,38 +364,62 @@ impl Method for PssNet {
                 ),
             ));
         }
+        // A backward pass is about two forward passes, as for the whole network.
+        let ready = self.ready()?;
+        let of_image = ready.space.macs(&subnet)? + ready.space.macs(&ready.smallest)?;
+        let macs = 3 * of_image * step.labels.elem_count() as u64;
         let pool = self.pools.entry(target).or_default();
         pool.book(subnet, score, self.config.decay, self.config.capacity);
-
-        let ready = self.ready()?;
-        let pass = Pass {
-            program: Some(&ready.smallest),
-            ..whole
-        };
-        let (trace, smallest_loss, gradient) = distilled(step, &pass, ready.smallest_side, &told)?;
-        step.backward(trace, &pass, gradient.into())?;
-
+        self.tally.macs += macs;
         self.tally.steps += 1;
         self.tally.explored += u64::from(new);
         self.tally.score += score;
         self.tally.subnet_loss += subnet_loss;
         self.tally.smallest_loss += smallest_loss;
-        Ok(loss.value)
+        Ok(loss)
     }
 
     fn recalibration(&self) -> Option<usize> {
         Some(self.config.recalibration)
     }
 
-    fn finish(&mut self, end: End<'_>) -> Result<Vec<Product>> {
+    fn slices(&self) -> Result<Vec<Slice>> {
         let ready = self.ready()?;
-        let smallest = ready.space.subnet(&ready.space.smallest());
-        let mut subnets = vec![(ready.space.macs(&smallest)?, &smallest)];
-        subnets.extend(self.best());
+        let ends = [ready.space.smallest(), ready.space.largest()];
+        let ends = ends
+            .iter()
+            .map(|draw| (ready.space.subnet(draw), None, None));
+        let members = self.pools.iter().flat_map(|(&target, pool)| {
+            let best = pool.best().into_iter();
+            best.map(move |m| (m.subnet.clone(), Some(target), Some(m.score)))
+        });
+        ends.chain(members)
+            .map(|(subnet, target, score)| self.slice_of(&subnet, target, score))
+            .collect()
+    }
+
+    fn slice(&self, config: &str) -> Result<Slice> {
+        let subnet = self.ready()?.space.read(config)?;
+        let pools = self.pools.iter();
+        let known = pools.rev().find_map(|(&target, pool)| {
+            let member = pool.members().iter().find(|m| m.subnet == subnet)?;
+            Some((target, member))
+        });
+        let (target, score) = (known.map(|(t, _)| t), known.map(|(_, m)| m.score));
+        self.slice_of(&subnet, target, score)
+    }
+
+    fn finish(&mut self, end: End<'_>) -> Result<Vec<Product>> {
         let network = end.network;
+        let mut slices = vec![self.slice_of(&self.ready()?.smallest, None, None)?];
+        for (&target, pool) in &self.pools {
+            if let Some(best) = pool.best().first() {
+                slices.push(self.slice_of(&best.subnet, Some(target), Some(best.score))?);
+            }
+        }
         let mut products = end.collapsed();
-        for (target, subnet) in subnets {
-            let product = Product::new(label(target), self.extracted(network, subnet)?);
+        for slice in slices {
+            let product = Product::new(label(slice.target), slice.cut(network)?);
             products.push(product.recalibrated(self.config.recalibration));
         }
         Ok(products)

@@ -16,16 +16,19 @@
 //! or written has its own measured ([`Method::recalibration`](crate::Method::recalibration)).
 
 mod entry;
+mod latency;
 mod map;
 mod method;
 mod pool;
+mod programs;
 mod settings;
 mod space;
 
 pub use crate::random::Random;
 pub(super) use entry::Entrance;
-pub use map::{Coverage, Drawing, Map, even_step, targets};
-pub use method::PssNet;
+pub use latency::{Block, LatencyTable, blocks};
+pub use map::{Counts, Coverage, Drawing, Map, even_step, targets};
+pub use method::{Passes, PssNet};
 pub use pool::{Member, Pool, decayed, explores};
 pub use settings::PssNetConfig;
 pub use space::{Draw, Space, Subnet, divisible, target_of, thousandths};

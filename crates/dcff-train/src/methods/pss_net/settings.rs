@@ -155,9 +155,7 @@ impl PssNetConfig {
     /// # Errors
     /// When no target lies between the smallest and the largest subnet.
     pub fn target_step(&self, space: &Space) -> Result<u64> {
-        let ends = [space.smallest(), space.largest()].map(|d| space.macs(&space.subnet(&d)));
-        let [low, high] = ends;
-        let (low, high) = (low?, high?);
+        let [low, high] = space.ends()?;
         let step = self
             .target_step
             .unwrap_or_else(|| even_step(low, high, TARGETS));

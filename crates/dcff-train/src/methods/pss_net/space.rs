@@ -198,12 +198,7 @@ impl Space {
         let mut widths: Vec<usize> = self.full.widths();
         for (space, width) in self.widths.iter().enumerate() {
             if let Width::Free(number) = *width {
-                let share = f64::from(draw.thousandths[number]) / 1000.0;
-                let own = widths[space];
-                widths[space] = match draw.thousandths[number] {
-                    1000.. => own,
-                    _ => divisible(own as f64 * share, self.divisor, self.divisor).min(own),
-                };
+                widths[space] = self.width(widths[space], draw.thousandths[number]);
             }
         }
         // What is expanded is read from a space that has its width by now, or is an expansion itself.
@@ -221,6 +216,78 @@ impl Space {
         Subnet {
             side: draw.side,
             widths,
+        }
+    }
+
+    /// How `subnet` is asked for: the side of its images and its drawn widths in the order of the spaces, `160:24,48,96`.
+    pub fn config(&self, subnet: &Subnet) -> String {
+        let widths = self.free_widths(subnet);
+        let widths: Vec<String> = widths.iter().map(usize::to_string).collect();
+        format!("{}:{}", subnet.side, widths.join(","))
+    }
+
+    /// The subnet that `config` asks for, written as [`Space::config`] does.
+    ///
+    /// # Errors
+    /// What is expected, where it is none of these subnets.
+    pub fn read(&self, config: &str) -> Result<Subnet> {
+        let fail = |message: String| {
+            let message = format!("expected {message}, got {config}");
+            Err(Error::setting("slice", message))
+        };
+        let form = || {
+            format!(
+                "a side and {} widths, as in {}",
+                self.free,
+                self.config(&self.subnet(&self.smallest()))
+            )
+        };
+        let Some((side, widths)) = config.split_once(':') else {
+            return fail(form());
+        };
+        let numbers = |text: &str| -> Option<Vec<usize>> {
+            text.split(',').map(|n| n.trim().parse().ok()).collect()
+        };
+        let (side, widths) = match (numbers(side).as_deref(), numbers(widths)) {
+            (Some(&[side]), Some(widths)) if widths.len() == self.free => (side, widths),
+            _ => return fail(form()),
+        };
+        let [least, most] = self.sides;
+        let met = side == least || side == most || side.is_multiple_of(self.side_step);
+        if !(least..=most).contains(&side) || !met {
+            return fail(format!(
+                "images of {least} to {most} pixels in steps of {}",
+                self.side_step
+            ));
+        }
+        let mut draw = self.even(1000, side);
+        let spaces = self.full.spaces.iter().zip(&self.widths);
+        let free = spaces.filter(|(_, width)| matches!(width, Width::Free(_)));
+        for (((space, _), &wanted), share) in free.zip(&widths).zip(&mut draw.thousandths) {
+            let of = |share: u16| self.width(space.width, share);
+            let Some(found) = (self.narrowest..=1000).find(|&share| of(share) == wanted) else {
+                let mut known: Vec<usize> = (self.narrowest..=1000).map(of).collect();
+                known.dedup();
+                let known: Vec<String> = known.iter().map(usize::to_string).collect();
+                return fail(format!(
+                    "{} channels of {}, not {wanted}",
+                    known.join(" or "),
+                    space.name
+                ));
+            };
+            *share = found;
+        }
+        Ok(self.subnet(&draw))
+    }
+
+    /// The width of a space of `own` channels that is drawn as `thousandths` of them.
+    fn width(&self, own: usize, thousandths: u16) -> usize {
+        match thousandths {
+            1000.. => own,
+            _ => {
+                let share = f64::from(thousandths) / 1000.0;
+                divisible(own as f64 * share, self.divisor, self.divisor).min(own)
+            }
         }
     }
 
@@ -258,6 +325,15 @@ impl Space {
     pub fn macs(&self, subnet: &Subnet) -> Result<u64> {
         let architecture = self.architecture(subnet)?;
         Ok(cost(&architecture, Convention::Macs, Form::Compact)?.ops())
+    }
+
+    /// Multiply-accumulates of the smallest and of the largest subnet.
+    ///
+    /// # Errors
+    /// As [`Space::macs`].
+    pub fn ends(&self) -> Result<[u64; 2]> {
+        let of = |draw: Draw| self.macs(&self.subnet(&draw));
+        Ok([of(self.smallest())?, of(self.largest())?])
     }
 
     fn side(&self, random: &mut Random) -> usize {
@@ -353,6 +429,41 @@ mod tests {
             v2.macs(&v2.subnet(&v2.largest())).unwrap() + 49 * 1280,
             300_836_992
         );
+    }
+
+    #[test]
+    fn a_subnet_is_asked_for_as_it_is_written() {
+        let v2 = dcff_models::by_name("mobilenet-v2").unwrap();
+        let space = Space::new(&v2, 0.75, 8, 128, 8).unwrap();
+        let smallest = space.subnet(&space.smallest());
+        assert_eq!(space.config(&smallest), "128:24,16,24,24,48,72,120,240");
+        let mut random = Random::new(1);
+        for _ in 0..20 {
+            let subnet = space.subnet(&space.uniform(&mut random));
+            assert_eq!(space.read(&space.config(&subnet)).unwrap(), subnet);
+        }
+        for (config, expected) in [
+            (
+                "128",
+                "a side and 8 widths, as in 128:24,16,24,24,48,72,120,240",
+            ),
+            ("128:24,16,24", "a side and 8 widths"),
+            (
+                "120:24,16,24,24,48,72,120,240",
+                "128 to 224 pixels in steps of 8",
+            ),
+            (
+                "130:24,16,24,24,48,72,120,240",
+                "128 to 224 pixels in steps of 8",
+            ),
+            (
+                "128:24,16,24,24,50,72,120,240",
+                "48 or 56 or 64 channels of stage4, not 50",
+            ),
+        ] {
+            let error = space.read(config).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]
