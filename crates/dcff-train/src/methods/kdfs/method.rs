@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::losses;
 use super::masks::{self, Draw, Pair, ticket};
-use super::settings::{Export, KdfsConfig, Landing};
+use super::settings::{Export, KdfsConfig, Landing, Start};
 use super::taps::Tap;
 use crate::costs::macs;
 use crate::dense;
@@ -236,17 +236,23 @@ impl Kdfs {
         Ok(cost.at(&kept) as f64 / self.config.aim(cost).0)
     }
 
-    /// What the epochs before are followed by when the search begins: the network becomes the teacher, and a new one learns.
+    /// What the epochs before are followed by when the search begins: the network becomes the teacher, and a new one learns, or a
+    /// copy of it.
     fn begin(&mut self, start: &EpochStart<'_>) -> Result<Option<Network>> {
-        if self.config.dense_epochs == 0 {
-            return Ok(None);
+        if self.config.dense_epochs > 0 {
+            self.teacher = Some(start.network.deep_copy()?);
         }
-        let teacher = start.network.deep_copy()?;
-        let seed = derive_seed(self.seed, Purpose::Weights, 0);
-        let mut student = Network::new(start.full, start.full, seed, teacher.device())?;
-        student.set_precision(teacher.precision());
-        student.set_convolution(teacher.convolution());
-        self.teacher = Some(teacher);
+        let teacher = self.teacher.as_ref().ok_or_else(absent)?;
+        let mut student = match self.config.start {
+            Start::Teacher => teacher.deep_copy()?,
+            Start::Drawn if self.config.dense_epochs == 0 => return Ok(None),
+            Start::Drawn => {
+                let seed = derive_seed(self.seed, Purpose::Weights, 0);
+                Network::new(start.full, start.full, seed, teacher.device())?
+            }
+        };
+        student.set_precision(start.network.precision());
+        student.set_convolution(start.network.convolution());
         Ok(Some(student))
     }
 
@@ -980,6 +986,33 @@ mod tests {
             };
             agree(&parameter.name, slope, size, &mut moved);
         }
+    }
+
+    #[test]
+    fn a_student_may_begin_as_its_teacher() {
+        let mut searched = Searched::new();
+        let full = searched.network.full().clone();
+        let mut begun = |start: Start| {
+            searched.method.config.start = start;
+            let start = EpochStart {
+                epoch: 0,
+                epochs: 2,
+                full: &full,
+                network: &searched.network,
+                views: &Views::dense(),
+                probe: None,
+            };
+            let student = searched.method.begin(&start).unwrap();
+            let teacher = searched.method.teacher.as_ref().unwrap();
+            student.map(|student| {
+                let tensors = student.parameters().iter().enumerate();
+                tensors
+                    .map(|(i, _)| numbers(student.tensor(i)) == numbers(teacher.tensor(i)))
+                    .collect::<Vec<bool>>()
+            })
+        };
+        assert_eq!(begun(Start::Drawn), None);
+        assert!(begun(Start::Teacher).unwrap().into_iter().all(|same| same));
     }
 
     #[test]

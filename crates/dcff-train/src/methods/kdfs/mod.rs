@@ -24,4 +24,4 @@ mod taps;
 pub(super) use entry::Entrance;
 pub use masks::Pair;
 pub use method::{Factors, Kdfs, Noise, Terms};
-pub use settings::{Export, KdfsConfig, Landing};
+pub use settings::{Export, KdfsConfig, Landing, Start};

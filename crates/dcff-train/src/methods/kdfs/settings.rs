@@ -58,6 +58,9 @@ pub struct KdfsConfig {
     pub finetune_floor: f64,
     /// Whether the first epoch of a stage runs at the full rate before its warm-up, as in the program of KDFS.
     pub first_epoch_full_rate: bool,
+    /// What the student's weights are at the start of the search.
+    #[serde(default)]
+    pub start: Start,
     /// What stands for every filter after the search.
     pub land: Landing,
     /// How the compact network is made.
@@ -68,6 +71,17 @@ pub struct KdfsConfig {
     /// The run whose dense network is taken over in place of the dense stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dense_from: Option<DenseFrom>,
+}
+
+/// What the student's weights are at the start of the search.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// Drawn anew, as published.
+    #[default]
+    Drawn,
+    /// Those of the teacher: for searches that are too short to train a network from the beginning.
+    Teacher,
 }
 
 /// What stands for every filter after the search.
@@ -155,6 +169,7 @@ impl KdfsConfig {
             finetune_warmup_start: tune_start,
             finetune_floor: tune_start,
             first_epoch_full_rate: true,
+            start: Start::Drawn,
             land: Landing::Likeliest,
             export: Export::Exact,
             teacher: None,
