@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use dcff_tests::program::{json, read, run, succeeded, workshop, write_images};
+use dcff_tests::program::{json, read, rows, run, succeeded, workshop, write_images};
 
 /// A short run; `more` says the method.
 fn train(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
@@ -91,6 +91,26 @@ fn a_taught_run_that_was_killed_ends_the_same() {
         let [whole, broken] = [folder("whole"), broken.clone()].map(|run| read(&run.join(file)));
         assert!(whole == broken, "{file}");
     }
+
+    // A teacher that is not where it was: nothing of a finished run is touched, and it goes on with the teacher elsewhere.
+    let moved = folder("moved");
+    std::fs::rename(folder("teacher"), &moved).unwrap();
+    let kept = ["config.toml", "summary.json"].map(|file| read(&broken.join(file)));
+    let on = |more: &[&str]| {
+        let resume = [
+            "train",
+            "--epochs",
+            "5",
+            "--resume",
+            broken.to_str().unwrap(),
+        ];
+        run([&resume[..], more].concat())
+    };
+    let outcome = on(&[]);
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    assert!(kept == ["config.toml", "summary.json"].map(|file| read(&broken.join(file))));
+    succeeded(on(&["--distil", moved.to_str().unwrap()]));
+    assert_eq!(rows(&broken.join("metrics.jsonl")).len(), 5);
 }
 
 #[test]
@@ -106,6 +126,13 @@ fn a_teacher_that_does_not_fit_is_refused_before_anything_is_written() {
     write_images(&fewer, 4, 2);
     for split in ["train", "test"] {
         std::fs::remove_dir_all(fewer.join(split).join("down")).unwrap();
+    }
+    // As many classes, and others.
+    let others = dir.path().join("others");
+    write_images(&others, 4, 2);
+    for split in ["train", "test"] {
+        let folder = others.join(split);
+        std::fs::rename(folder.join("down"), folder.join("up")).unwrap();
     }
     let dense = ["--method", "dense", "--epochs", "1"];
     let kdfs = ["--method", "kdfs", "--epochs", "4"];
@@ -129,7 +156,18 @@ fn a_teacher_that_does_not_fit_is_refused_before_anything_is_written() {
             vec!["--distil", &teacher, "--distil-temperature", "0"],
             "--distil-temperature: expected 0.01 to 1000000, got 0",
         ),
-        (&images, &dense, vec!["--distil-weight", "2"], "--distil"),
+        (
+            &others,
+            &dense,
+            vec!["--distil", &teacher],
+            "expected a teacher of the same classes, such as 'up', got one of 'down'",
+        ),
+        (
+            &images,
+            &dense,
+            vec!["--distil-weight", "2"],
+            "--distil-weight: expected a teacher beside it (--distil), got none",
+        ),
     ] {
         let out = dir.path().join("out");
         let outcome = run(train(images, &out, &[&method[..], &more].concat()));

@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use dcff_fusion::{KeepMode, Reselect, TemperatureSchedule};
 
-/// Trains compact convolutional networks from scratch by Dynamic-coded Filter Fusion.
+/// Trains compact convolutional networks, compares the methods that make them, and hands the narrow network over.
 #[derive(Debug, Parser)]
 #[command(name = "dcff", version, about, long_about = None)]
 pub(crate) struct Cli {
@@ -132,7 +132,7 @@ pub(crate) fn input_size(text: &str) -> Result<[usize; 3], String> {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DataDir {
     /// Folder with data sets; looked in before DCFF_DATA_DIR, the Hub's cache and a download
-    #[arg(long, value_name = "DIR")]
+    #[arg(help_heading = "Data", long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 }
 
@@ -140,7 +140,12 @@ pub(crate) struct DataDir {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DeviceArgs {
     /// Device: auto, cpu, cuda or cuda:N; auto takes the first GPU that works, or the CPU
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    #[arg(
+        help_heading = "Run",
+        long,
+        value_name = "DEVICE",
+        default_value = "auto"
+    )]
     pub(crate) device: String,
 }
 
@@ -163,80 +168,91 @@ impl DeviceArgs {
 #[derive(Args, Debug)]
 pub(crate) struct MethodArgs {
     /// Compression rates: 'published', a published setting's name, one number, or a list such as '[0.5]*2+[0.4]*2'
-    #[arg(long, value_name = "RATES")]
+    #[arg(help_heading = "Method", long, value_name = "RATES")]
     pub(crate) rates: Option<String>,
     #[command(flatten)]
     pub(crate) budget: BudgetArgs,
-    #[arg(long, value_name = "NAME", help = choices("Pruning criterion", dcff_criteria::ALL.iter().map(|criterion| criterion.name())))]
+    #[arg(help_heading = "Method", long, value_name = "NAME", help = choices("Pruning criterion", dcff_criteria::ALL.iter().map(|criterion| criterion.name())))]
     pub(crate) criterion: Option<String>,
-    #[arg(long, value_name = "MODE", help = choices("What becomes of the filters", KeepMode::ALL.iter().map(|mode| mode.name())))]
+    #[arg(help_heading = "Method", long, value_name = "MODE", help = choices("What becomes of the filters", KeepMode::ALL.iter().map(|mode| mode.name())))]
     pub(crate) keep: Option<String>,
-    #[arg(long, value_name = "SCHEDULE", help = choices("Temperature schedule", TemperatureSchedule::ALL.iter().map(|(name, _)| *name)))]
+    #[arg(help_heading = "Method", long, value_name = "SCHEDULE", help = choices("Temperature schedule", TemperatureSchedule::ALL.iter().map(|(name, _)| *name)))]
     pub(crate) temperature: Option<String>,
-    #[arg(long, value_name = "WHEN", help = choices("How often the kept filters are chosen in a run that is compact from the start", Reselect::ALL.iter().map(|choice| choice.name())))]
+    #[arg(help_heading = "Method", long, value_name = "WHEN", help = choices("How often the kept filters are chosen in a run that is compact from the start", Reselect::ALL.iter().map(|choice| choice.name())))]
     pub(crate) reselect: Option<String>,
     /// Training images that criteria which read images see: 256 unless given
-    #[arg(long, value_name = "N")]
+    #[arg(help_heading = "Method", long, value_name = "N")]
     pub(crate) evidence_images: Option<usize>,
-    #[arg(long, value_name = "NAME", help = methods_help())]
+    #[arg(help_heading = "Method", long, value_name = "NAME", help = methods_help())]
     pub(crate) method: Option<String>,
     /// The older spelling of --method: scratch or prune
-    #[arg(long, value_name = "NAME", hide = true)]
+    #[arg(help_heading = "Method", long, value_name = "NAME", hide = true)]
     pub(crate) pipeline: Option<String>,
     /// Further settings of the method, under their names in config.toml
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(help_heading = "Method", long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
     /// Epochs in which all filters are trained first: half of --epochs unless given; none beside --teacher
-    #[arg(long, value_name = "N")]
+    #[arg(help_heading = "Method", long, value_name = "N")]
     pub(crate) dense_epochs: Option<usize>,
     /// Epochs of the search for the filters that stay: what the other stages leave of --epochs
-    #[arg(long, value_name = "N")]
+    #[arg(help_heading = "Method", long, value_name = "N")]
     pub(crate) search_epochs: Option<usize>,
     /// Epochs after pruning: the rest of --epochs unless given, or after a search an eighth of it
-    #[arg(long, value_name = "N")]
+    #[arg(help_heading = "Method", long, value_name = "N")]
     pub(crate) finetune_epochs: Option<usize>,
     /// Learning rate after pruning, before the schedule: a tenth of --lr unless given
-    #[arg(long, value_name = "RATE")]
+    #[arg(help_heading = "Method", long, value_name = "RATE")]
     pub(crate) finetune_lr: Option<f64>,
     /// Prunings, spread evenly over the epochs of fine-tuning: 1 unless given
-    #[arg(long, value_name = "K")]
+    #[arg(help_heading = "Method", long, value_name = "K")]
     pub(crate) prune_steps: Option<usize>,
     /// Weight of the L1 penalty on batch norm's scales before pruning: 1e-4 for bn-scale, otherwise 0
-    #[arg(long, value_name = "W")]
+    #[arg(help_heading = "Method", long, value_name = "W")]
     pub(crate) scale_penalty: Option<f64>,
     /// What stands after a search: 'likeliest', the likelier choice for every filter, or 'exactly', as many filters as meet the target
-    #[arg(long, value_name = "HOW")]
+    #[arg(help_heading = "Method", long, value_name = "HOW")]
     pub(crate) land: Option<String>,
     /// How a searched network is made compact: 'exact', the constants of removed filters carried along, or 'slice', cut off and batch norm's
     /// statistics collected anew
-    #[arg(long, value_name = "HOW")]
+    #[arg(help_heading = "Method", long, value_name = "HOW")]
     pub(crate) export: Option<String>,
     /// The trained network that teaches: a run, or a folder with config.json and model.safetensors, of the same network and classes
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(help_heading = "Method", long, value_name = "FOLDER")]
     pub(crate) teacher: Option<PathBuf>,
     /// Take the dense network over instead of training it: from a run, whose dense stage must be the same, or from a folder with
     /// config.json and model.safetensors of the whole network, however it was trained
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(help_heading = "Method", long, value_name = "FOLDER")]
     pub(crate) dense_from: Option<PathBuf>,
 }
 
 /// A budget instead of rates.
 #[derive(Args, Debug)]
 pub(crate) struct BudgetArgs {
-    /// Multiply-accumulates that may be left: '25%' of the full network's, or a number
-    #[arg(long, value_name = "TARGET", conflicts_with_all = ["rates", "target_params"])]
+    /// Multiply-accumulates that may be left: '25%' of the full network's, or a number such as 30M; what a search aims at, 50% unless
+    /// given
+    #[arg(help_heading = "Method", long, value_name = "TARGET", conflicts_with_all = ["rates", "target_params"])]
     pub(crate) target_macs: Option<String>,
     /// Parameters that may be left: '10%' of the full network's, or a number
-    #[arg(long, value_name = "TARGET", conflicts_with = "rates")]
+    #[arg(
+        help_heading = "Method",
+        long,
+        value_name = "TARGET",
+        conflicts_with = "rates"
+    )]
     pub(crate) target_params: Option<String>,
     /// Share of each layer's filters that stays whatever the target: 0.1 unless given
-    #[arg(long, value_name = "SHARE")]
+    #[arg(help_heading = "Method", long, value_name = "SHARE")]
     pub(crate) min_keep: Option<f64>,
     /// Widths become multiples of this
-    #[arg(long, value_name = "N")]
+    #[arg(help_heading = "Method", long, value_name = "N")]
     pub(crate) round_to: Option<usize>,
     /// 'uniform' shrinks all layers alike, for every criterion; 'global' sets one threshold on the scores of all layers
-    #[arg(long, value_name = "NAME", hide_possible_values = true)]
+    #[arg(
+        help_heading = "Method",
+        long,
+        value_name = "NAME",
+        hide_possible_values = true
+    )]
     pub(crate) allocation: Option<Allocation>,
 }
 
@@ -270,102 +286,112 @@ pub(crate) enum Allocation {
 
 #[derive(Args, Debug)]
 pub(crate) struct TrainArgs {
-    #[arg(long, value_name = "NAME", help = choices("Network", dcff_models::ALL.iter().map(|entry| entry.name)))]
+    #[arg(help_heading = "Network", long, value_name = "NAME", help = choices("Network", dcff_models::ALL.iter().map(|entry| entry.name)))]
     pub(crate) arch: Option<String>,
     #[command(flatten)]
     pub(crate) method: MethodArgs,
-    #[arg(long, value_name = "NAME", help = choices("Data set, or a folder of images: train/CLASS and test/CLASS (or val, valid, validation), or CLASS alone, of which a fifth is kept for testing", dcff_data::known().iter().map(|info| info.name.as_str())))]
+    #[arg(help_heading = "Data", long, value_name = "NAME", help = choices("Data set, or a folder of images: train/CLASS and test/CLASS (or val, valid, validation), or CLASS alone, of which a fifth is kept for testing", dcff_data::known().iter().map(|info| info.name.as_str())))]
     pub(crate) data: Option<String>,
     #[command(flatten)]
     pub(crate) data_dir: DataDir,
     /// Channels, height and width of the network's input, such as 3,64,64: images are resized in their proportions and cut to it.
     /// Unless given, that of images which all have one size of at most twice the network's own, otherwise the network's own
-    #[arg(long, value_name = "C,H,W", value_parser = input_size)]
+    #[arg(help_heading = "Network", long, value_name = "C,H,W", value_parser = input_size)]
     pub(crate) input_size: Option<[usize; 3]>,
     /// Leave out images that cannot be read; the run's config.toml says how many
-    #[arg(long)]
+    #[arg(help_heading = "Data", long)]
     pub(crate) skip_bad: bool,
     /// Defaults for everything below: 'published' (SGD 0.1, steps at 1/2 and 3/4, batches of 256, 300 epochs) or 'quick' (SGD 0.05, for VGG and GoogLeNet 0.01, cosine, batches of 128, 15 epochs)
-    #[arg(long, value_name = "NAME")]
+    #[arg(help_heading = "Recipe", long, value_name = "NAME")]
     pub(crate) recipe: Option<String>,
     /// Passes over the training images. With --resume, more than the run has: it is trained on, the rate being that of a run of so
     /// many epochs from where it stands: cosine falls to 0 at the new end, and is higher than it was at the old one; the
     /// milestones of multi-step stay; temperatures are stretched; a dense stage keeps its epochs
-    #[arg(long, value_name = "N")]
+    #[arg(help_heading = "Recipe", long, value_name = "N")]
     pub(crate) epochs: Option<usize>,
     /// Images per step
-    #[arg(long, value_name = "N")]
+    #[arg(help_heading = "Recipe", long, value_name = "N")]
     pub(crate) batch_size: Option<usize>,
     /// Learning rate before the schedule
-    #[arg(long, value_name = "RATE")]
+    #[arg(help_heading = "Recipe", long, value_name = "RATE")]
     pub(crate) lr: Option<f64>,
     /// How the learning rate falls: multi-step, cosine or constant
-    #[arg(long, value_name = "KIND")]
+    #[arg(help_heading = "Recipe", long, value_name = "KIND")]
     pub(crate) schedule: Option<String>,
     /// Epochs at which the rate is multiplied by --gamma, for multi-step
-    #[arg(long, value_name = "EPOCHS", value_delimiter = ',')]
+    #[arg(
+        help_heading = "Recipe",
+        long,
+        value_name = "EPOCHS",
+        value_delimiter = ','
+    )]
     pub(crate) milestones: Option<Vec<usize>>,
     /// The factor of multi-step
-    #[arg(long, value_name = "FACTOR")]
+    #[arg(help_heading = "Recipe", long, value_name = "FACTOR")]
     pub(crate) gamma: Option<f64>,
     /// Epochs of linear warm-up
-    #[arg(long, value_name = "N")]
+    #[arg(help_heading = "Recipe", long, value_name = "N")]
     pub(crate) warmup_epochs: Option<usize>,
     /// Momentum of stochastic gradient descent
-    #[arg(long, value_name = "M")]
+    #[arg(help_heading = "Recipe", long, value_name = "M")]
     pub(crate) momentum: Option<f64>,
     /// Use Nesterov's form of momentum
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(help_heading = "Recipe", long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) nesterov: Option<bool>,
     /// Weight decay, on all parameters
-    #[arg(long, value_name = "W")]
+    #[arg(help_heading = "Recipe", long, value_name = "W")]
     pub(crate) weight_decay: Option<f64>,
     /// Label smoothing, 0 to 1
-    #[arg(long, value_name = "S")]
+    #[arg(help_heading = "Recipe", long, value_name = "S")]
     pub(crate) label_smoothing: Option<f64>,
     /// Share of the training images held out to choose the best epoch; 0 takes the last epoch
-    #[arg(long, value_name = "SHARE")]
+    #[arg(help_heading = "Data", long, value_name = "SHARE")]
     pub(crate) hold_out: Option<f64>,
     /// Choose the best epoch on the test images, as the paper does; reports say so
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(help_heading = "Recipe", long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) select_on_test: Option<bool>,
     /// Learn the answers of this trained network beside the labels: a run, or a folder with config.json and model.safetensors, of the
     /// same images and classes, whatever its layers
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(help_heading = "Recipe", long, value_name = "FOLDER")]
     pub(crate) distil: Option<PathBuf>,
     /// The weight of what --distil teaches, beside cross-entropy: 1 unless given
-    #[arg(long, value_name = "W", requires = "distil")]
+    #[arg(help_heading = "Recipe", long, value_name = "W")]
     pub(crate) distil_weight: Option<f64>,
     /// What logits are divided by before they are compared with those of --distil: 4 unless given
-    #[arg(long, value_name = "T", requires = "distil")]
+    #[arg(help_heading = "Recipe", long, value_name = "T")]
     pub(crate) distil_temperature: Option<f64>,
-    #[arg(long, value_name = "KIND", help = choices("Random changes of training images", dcff_train::Augment::ALL.iter().map(|(_, name)| *name)))]
+    #[arg(help_heading = "Data", long, value_name = "KIND", help = choices("Random changes of training images", dcff_train::Augment::ALL.iter().map(|(_, name)| *name)))]
     pub(crate) augment: Option<String>,
     /// Convolve without Winograd's transforms: slower, with the rounding of an ordinary convolution
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(help_heading = "Recipe", long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) direct_convolution: Option<bool>,
-    #[arg(long, value_name = "TYPE", help = choices("What feature maps are stored in while training (weights, sums and evaluation are f32)", dcff_train::Precision::ALL.iter().map(|(_, name)| *name).chain(["tf32 (f32, on GPUs with shorter factors of convolutions)"])))]
+    #[arg(help_heading = "Recipe", long, value_name = "TYPE", help = choices("What feature maps are stored in while training (weights, sums and evaluation are f32)", dcff_train::Precision::ALL.iter().map(|(_, name)| *name).chain(["tf32 (f32, on GPUs with shorter factors of convolutions)"])))]
     pub(crate) precision: Option<String>,
     #[command(flatten)]
     pub(crate) device: DeviceArgs,
     /// Have a GPU give the same bits every time; the CPU does anyway
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(help_heading = "Run", long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) deterministic: Option<bool>,
     /// Seeds everything that is random
-    #[arg(long, value_name = "N")]
+    #[arg(help_heading = "Run", long, value_name = "N")]
     pub(crate) seed: Option<u64>,
     /// Start from the config.toml of another run; flags change it. Milestones and the dense stage move with --epochs, the
     /// rate of fine-tuning with --lr; --method keeps criterion, rates and temperature
-    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    #[arg(
+        help_heading = "Run",
+        long,
+        value_name = "FILE",
+        conflicts_with = "resume"
+    )]
     pub(crate) config: Option<PathBuf>,
     /// Folder of the run; must be new or empty
-    #[arg(long, value_name = "DIR", conflicts_with = "resume", required_unless_present_any = ["resume", "estimate"])]
+    #[arg(help_heading = "Run", long, value_name = "DIR", conflicts_with = "resume", required_unless_present_any = ["resume", "estimate"])]
     pub(crate) out: Option<PathBuf>,
     /// Continue the run in this folder, from anywhere; --data says where its images are now, --epochs trains a finished run on
-    #[arg(long, value_name = "DIR")]
+    #[arg(help_heading = "Run", long, value_name = "DIR")]
     pub(crate) resume: Option<PathBuf>,
     /// Only measure a few steps and print how many seconds the run would take
-    #[arg(long, conflicts_with_all = ["out", "resume"])]
+    #[arg(help_heading = "Run", long, conflicts_with_all = ["out", "resume"])]
     pub(crate) estimate: bool,
     /// Only check that the flags make a run, and that the run in --out, if there is one, has their settings
     #[arg(long, hide = true, requires = "out", conflicts_with = "resume")]

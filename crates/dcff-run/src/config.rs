@@ -154,6 +154,9 @@ pub struct MethodConfig {
 /// The setting that names the run whose dense network is taken over, in every method that has a dense stage.
 pub const DENSE_FROM: &str = "dense_from";
 
+/// The setting that names a trained network that teaches, in every method that has a teacher.
+const TEACHER: &str = "teacher";
+
 /// Another run, or folder with a trained network, that is read: its dense network is taken over, or it teaches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -207,6 +210,12 @@ impl MethodConfig {
     /// The run whose dense network is taken over.
     pub fn dense_from(&self) -> Option<DenseFrom> {
         let value = self.settings.get(DENSE_FROM)?;
+        serde_json::from_value(value.clone()).ok()
+    }
+
+    /// The trained network that teaches.
+    pub fn teacher(&self) -> Option<DenseFrom> {
+        let value = self.settings.get(TEACHER)?;
         serde_json::from_value(value.clone()).ok()
     }
 
@@ -288,7 +297,7 @@ impl RunConfig {
 
     /// The first setting in which `other` differs, as `field: expected A, got B`.
     ///
-    /// Where the images lay is no setting; neither is what they are called, once fingerprints say which they are.
+    /// Where the images lay is no setting, nor where a teacher lay; neither is what they are called, once fingerprints say which they are.
     pub fn difference(&self, other: &Self) -> Option<String> {
         let mut other = other.clone();
         let known = |data: &DataConfig| {
@@ -300,6 +309,21 @@ impl RunConfig {
             other.data.name.clone_from(&self.data.name);
         }
         other.data.path.clone_from(&self.data.path);
+        // Weights are told by their hash, wherever they lie.
+        if let (Some(own), Some(others)) = (&self.distil, &mut other.distil)
+            && own.teacher.sha256 == others.teacher.sha256
+        {
+            others.teacher.run.clone_from(&own.teacher.run);
+        }
+        if let (Some(own), Some(others)) = (self.method.teacher(), other.method.teacher())
+            && own.sha256 == others.sha256
+            && let Some(run) = self.method.settings.get(TEACHER)
+        {
+            other
+                .method
+                .settings
+                .insert(TEACHER.to_owned(), run.clone());
+        }
         let (Ok(a), Ok(b)) = (serde_json::to_value(self), serde_json::to_value(other)) else {
             return None;
         };

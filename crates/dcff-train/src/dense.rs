@@ -147,6 +147,28 @@ pub(crate) fn teacher(from: &DenseFrom, own: &Architecture) -> Result<Artefact> 
     Err(Error::file(&from.run, message))
 }
 
+/// Fails unless the network `from` was trained on these `classes`.
+pub(crate) fn knows(from: &DenseFrom, classes: &[String]) -> Result<()> {
+    let theirs = read(from)?.1.config.pretrained_cfg.label_names;
+    if theirs == classes {
+        return Ok(());
+    }
+    let first = theirs.iter().zip(classes).find(|(a, b)| a != b);
+    let message = match first {
+        Some((theirs, own)) => {
+            format!(
+                "expected a teacher of the same classes, such as '{own}', got one of '{theirs}'"
+            )
+        }
+        None => format!(
+            "expected a teacher of the same {} classes, got one of {}",
+            classes.len(),
+            theirs.len()
+        ),
+    };
+    Err(Error::file(&from.run, message))
+}
+
 /// The folder of `from` and what lies there, which must be what was recorded.
 fn read(from: &DenseFrom) -> Result<(PathBuf, Artefact)> {
     let folder = folder(&from.run).unwrap_or_else(|| from.run.join(DENSE));

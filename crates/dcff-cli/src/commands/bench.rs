@@ -181,7 +181,7 @@ fn step(args: &BenchStepArgs) -> anyhow::Result<()> {
     let data = noise_data(args.batch, input, classes)?;
     let source = data.config("noise", 0.0);
     let config = RunConfig::new(args.arch.as_str(), SEED, source, method, recipe);
-    methods::check(&config, &full)?;
+    methods::check(&config, &full, data.train.classes())?;
     let scratch = tempfile::tempdir()?;
     let folder = RunFolder::create(&scratch.path().join("run"), &config)?;
     let trainer = Trainer::builder(folder, config.clone(), &full, &data, &Device::Cpu).build()?;

@@ -66,6 +66,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
         &wanted(&draft, &native, args.skip_bad),
     )?;
     let full = network(args, &draft, &native, &loaded)?;
+    let saved_epochs = saved.as_ref().map(|saved| saved.recipe.epochs);
     let config = match saved {
         // Where the images are now is not part of the run.
         Some(saved) if args.resume.is_some() => RunConfig {
@@ -92,8 +93,13 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
         let plan = methods::plan(&config, &full)?;
         check_dense(&from, &config, &full, &plan.stages)?;
     }
-    if args.resume.is_none() {
-        methods::check(&config, &full).map_err(|error| typed(args, error))?;
+    // Before anything of a run that is continued is changed.
+    let over = |folder: &std::path::PathBuf| {
+        folder.join(dcff_train::SUMMARY).exists() && !longer(saved_epochs, &config)
+    };
+    if !args.resume.as_ref().is_some_and(over) {
+        let classes = data.train.classes();
+        methods::check(&config, &full, classes).map_err(|error| typed(args, error))?;
     }
     if args.estimate {
         let scratch = tempfile::tempdir()?;
@@ -148,6 +154,11 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
             Ok(Ended::Interrupted)
         }
     }
+}
+
+/// Whether `config` has more epochs than the run had that it continues.
+fn longer(had: Option<usize>, config: &RunConfig) -> bool {
+    had.is_some_and(|had| had < config.recipe.epochs)
 }
 
 /// What the flags of a new run ask for, checked as far as that goes without images.
@@ -462,9 +473,22 @@ fn configure(
             None => Distil::new(teacher),
         });
     }
-    if let Some(distil) = &mut config.distil {
-        set(&mut distil.weight, args.distil_weight);
-        set(&mut distil.temperature, args.distil_temperature);
+    let given = [
+        ("--distil-weight", args.distil_weight),
+        ("--distil-temperature", args.distil_temperature),
+    ];
+    match (
+        &mut config.distil,
+        given.iter().find(|flag| flag.1.is_some()),
+    ) {
+        (Some(distil), _) => {
+            set(&mut distil.weight, args.distil_weight);
+            set(&mut distil.temperature, args.distil_temperature);
+        }
+        (None, Some((flag, _))) => {
+            bail!("{flag}: expected a teacher beside it (--distil), got none")
+        }
+        (None, None) => {}
     }
     Ok(config)
 }

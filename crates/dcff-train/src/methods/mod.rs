@@ -114,17 +114,22 @@ pub fn plan(config: &RunConfig, full: &Architecture) -> Result<Plan> {
     build(&config.method, &context)?.plan(full, &config.recipe)
 }
 
-/// Checks what the settings of `config` name elsewhere, for a run of `full`; [`Method::check`].
+/// Checks what the settings of `config` name elsewhere, for a run of `full` on images of `classes`; [`Method::check`].
 ///
 /// # Errors
 /// As [`build`], and when something is missing or does not fit.
-pub fn check(config: &RunConfig, full: &Architecture) -> Result<()> {
+pub fn check(config: &RunConfig, full: &Architecture, classes: &[String]) -> Result<()> {
     let method = build(&config.method, &Context::seeded(config.seed))?;
     can_be_taught(&*method, config)?;
     if let Some(distil) = &config.distil {
         crate::dense::teacher(&distil.teacher, full)?;
     }
-    method.check(full)
+    method.check(full)?;
+    let distil = config.distil.as_ref().map(|distil| distil.teacher.clone());
+    for teacher in config.method.teacher().iter().chain(&distil) {
+        crate::dense::knows(teacher, classes)?;
+    }
+    Ok(())
 }
 
 /// Refuses a teacher beside a method whose steps know none.

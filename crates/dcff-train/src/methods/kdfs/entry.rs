@@ -18,7 +18,7 @@ fn divided(epochs: usize, teacher: bool, given: [Option<usize>; 3]) -> [usize; 3
         (Some(dense), ..) => dense,
         (None, ..) if teacher => 0,
         (None, Some(search), Some(finetune)) => epochs.saturating_sub(search + finetune),
-        (None, ..) => epochs / 2,
+        (None, ..) => (epochs / 2).max(1),
     };
     let rest = epochs.saturating_sub(dense);
     let finetune = match (search, finetune) {

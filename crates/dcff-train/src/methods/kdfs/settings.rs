@@ -251,14 +251,14 @@ impl KdfsConfig {
             "finetune_epochs",
             "expected at least 1, got 0".into(),
         )?;
-        check(
-            self.search_epochs(epochs) >= 1,
-            "finetune_epochs",
-            format!(
-                "expected epochs left for the search, got {} dense and {} of fine-tuning of {epochs}",
+        if self.search_epochs(epochs) < 1 {
+            let least = self.dense_epochs + self.finetune_epochs + 1;
+            let message = format!(
+                "expected at least {least}, {} of them dense, 1 of search and {} of fine-tuning, got {epochs}",
                 self.dense_epochs, self.finetune_epochs
-            ),
-        )?;
+            );
+            return Err(Error::setting("recipe.epochs", message));
+        }
         for (field, value) in [
             ("temperature_start", self.temperature_start),
             ("temperature_end", self.temperature_end),
@@ -456,7 +456,7 @@ mod tests {
         );
         assert_eq!(
             refused(|c| c.finetune_epochs = 6),
-            "method.finetune_epochs: expected epochs left for the search, got 2 dense and 6 of fine-tuning of 8"
+            "recipe.epochs: expected at least 9, 2 of them dense, 1 of search and 6 of fine-tuning, got 8"
         );
     }
 }
