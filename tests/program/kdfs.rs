@@ -314,7 +314,7 @@ fn what_cannot_be_is_said_in_a_line() {
                 "--finetune-epochs",
                 "1",
             ],
-            "--finetune-epochs: expected epochs left for the search",
+            "--epochs: expected at least 4, 2 of them dense, 1 of search and 1 of fine-tuning, got 3",
         ),
     ] {
         let outcome = run(train(&images, &out, more));
