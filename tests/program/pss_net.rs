@@ -258,7 +258,12 @@ fn a_run_without_slices_is_refused() {
     succeeded(run(args.iter().map(OsStr::new).chain(places)));
     for (command, args) in [("extract", &["--target", "60%"][..]), ("bundle", &[])] {
         let line = refused(on(command, &out, args));
-        assert!(line.contains("dense trains no slices"), "{line}");
+        assert!(
+            line.contains(
+                "expected a run of a method that trains slices, got one of --method dense"
+            ),
+            "{line}"
+        );
     }
     assert!(!out.join("bundle").exists() && !out.join("extracted").exists());
     let line = refused(on("extract", dir.path(), &["--target", "60%"]));

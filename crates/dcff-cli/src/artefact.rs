@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, ensure};
-use dcff_compact::{Artefact, Bundle, SLICES};
+use dcff_compact::{Artefact, Bundle, SLICES, Slice};
 use dcff_flops::Target;
-use dcff_report::table::count;
 
 use crate::hub;
 
@@ -35,13 +34,13 @@ pub(crate) fn folder(path: &Path) -> anyhow::Result<PathBuf> {
     Ok(inner)
 }
 
-/// The network at `path`, a folder that [`folder`] found: of a bundle the slice within `budget`, where one is asked for.
+/// The network at `path`, a folder that [`folder`] found: of a bundle the slice within `budget`, where one is asked for; and which it is.
 ///
 /// # Errors
 /// When the artefact is unsound, the budget is none, or the artefact no bundle.
-pub(crate) fn load(path: &Path, budget: Option<&str>) -> anyhow::Result<Artefact> {
+pub(crate) fn load(path: &Path, budget: Option<&str>) -> anyhow::Result<(Artefact, Option<Slice>)> {
     let Some(text) = budget else {
-        return Ok(Artefact::load(path)?);
+        return Ok((Artefact::load(path)?, None));
     };
     let target: Target = text.parse().map_err(|error| anyhow!("--budget: {error}"))?;
     ensure!(
@@ -53,14 +52,20 @@ pub(crate) fn load(path: &Path, budget: Option<&str>) -> anyhow::Result<Artefact
     let whole = bundle.slices().iter().map(|slice| slice.macs).max();
     let number = bundle.within(target.of(whole.unwrap_or(0)));
     let number = number.map_err(|message| anyhow!("--budget: {message}"))?;
-    let slice = &bundle.slices()[number];
-    eprintln!(
-        "{}: {}, {} multiply-accumulates",
-        path.display(),
-        slice.config,
-        count(slice.macs)
-    );
-    Ok(bundle.artefact(number)?)
+    let slice = bundle.slices()[number].clone();
+    Ok((bundle.artefact(number)?, Some(slice)))
+}
+
+/// Says which slice was taken, where one was.
+pub(crate) fn tell(path: &Path, slice: Option<&Slice>) {
+    if let Some(slice) = slice {
+        eprintln!(
+            "{}: {}, {} multiply-accumulates",
+            path.display(),
+            slice.config,
+            slice.macs
+        );
+    }
 }
 
 /// Whether `path` names a repository on the Hub.

@@ -129,8 +129,10 @@ impl<'a> Group<'a> {
 
     fn method(&self) -> String {
         let run = self.runs.first();
+        let taught = self.setting("distil.weight").map(|_| "distilled");
         if let Some(run) = run.filter(|run| run.setting("method.criterion").is_none()) {
-            return run.method.label.clone();
+            let parts = [Some(run.method.label.as_str()), taught];
+            return parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
         }
         let parts = [
             self.effective("method.criterion"),
@@ -138,6 +140,7 @@ impl<'a> Group<'a> {
                 .filter(|&name| name != Description::SCRATCH),
             self.effective("method.keep"),
             self.effective("method.temperature"),
+            taught,
         ];
         parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
@@ -215,6 +218,8 @@ fn label(groups: &mut [Group<'_>]) {
                 .filter(|path| {
                     *path != "seed" && !METHOD.contains(path) && !path.contains("dense_from")
                 })
+                // A teacher is told by its folder.
+                .filter(|path| !path.ends_with("teacher.sha256"))
                 .filter(|path| {
                     let value = groups[index].setting(path);
                     alike
@@ -223,8 +228,12 @@ fn label(groups: &mut [Group<'_>]) {
                 })
                 .collect();
             for path in paths {
-                let name = path.rsplit('.').next().unwrap_or(path);
-                let value = groups[index].setting(path).unwrap_or("-");
+                let mut name = path.rsplit('.').next().unwrap_or(path);
+                let mut value = groups[index].setting(path).unwrap_or("-");
+                if path.ends_with("teacher.run") {
+                    name = "teacher";
+                    value = value.rsplit(['/', '\\']).next().unwrap_or(value);
+                }
                 let short: String = value.chars().take(24).collect();
                 let dots = if short.len() < value.len() { "…" } else { "" };
                 label.push_str(&format!(", {name} {short}{dots}"));
@@ -236,6 +245,8 @@ fn label(groups: &mut [Group<'_>]) {
 
 #[cfg(test)]
 mod tests {
+    use dcff_run::{DenseFrom, Distil};
+
     use super::*;
     use crate::fixtures::{config, finished, seeds};
 
@@ -259,6 +270,33 @@ mod tests {
         );
         assert_eq!(sections[0].groups[0].count(), "2");
         assert_eq!(sections[0].groups[0].training_macs(), Some(3_000.0));
+    }
+
+    #[test]
+    fn a_distilled_run_says_so_and_a_teacher_is_told_by_its_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let teacher = |folder: &str| {
+            Some(Distil::new(DenseFrom {
+                run: folder.into(),
+                sha256: folder.repeat(9),
+            }))
+        };
+        let mut runs = Vec::new();
+        for distil in [None, teacher("runs/a"), teacher("runs/b")] {
+            let mut config = config("l1-norm", "select", "stretched", 1);
+            config.distil = distil;
+            runs.push(finished(dir.path(), config, 1.0));
+        }
+        let sections = sections(&runs);
+        let labels = sections[0].groups.iter().map(|g| g.label.as_str());
+        assert_eq!(
+            labels.collect::<Vec<_>>(),
+            [
+                "l1-norm, select",
+                "l1-norm, select, distilled, teacher a",
+                "l1-norm, select, distilled, teacher b"
+            ]
+        );
     }
 
     #[test]

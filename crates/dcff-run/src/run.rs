@@ -81,6 +81,10 @@ impl RunFolder {
     /// When there is no `config.toml`, or it is unsound.
     pub fn open(path: &Path, known: &dyn Registry) -> Result<(Self, RunConfig)> {
         let file = path.join(CONFIG);
+        if !file.exists() {
+            let message = format!("expected the folder of a run, and it has no {CONFIG}");
+            return Err(Error::file(path, message));
+        }
         let config = toml_file::read(&file)?;
         let config = known
             .complete(config)

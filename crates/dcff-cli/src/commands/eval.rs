@@ -17,7 +17,7 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Ended> {
         "--batch-size: expected at least 1, got 0"
     );
     let path = artefact::folder(&args.artefact)?;
-    let mut artefact = artefact::load(&path, args.budget.as_deref())?;
+    let (mut artefact, slice) = artefact::load(&path, args.budget.as_deref())?;
     if let Some(input) = args.input_size {
         artefact = artefact.with_input(input).context("--input-size")?;
     }
@@ -66,12 +66,14 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<Ended> {
         path.display(),
         score.loss
     );
+    artefact::tell(&path, slice.as_ref());
     if args.json {
         let accuracy = score.accuracy;
-        println!(
-            "{}",
-            json!({ "artefact": path, "data": args.data, "images": images, "loss": score.loss, "accuracy": accuracy })
-        );
+        let mut row = json!({ "artefact": path, "data": args.data, "images": images, "loss": score.loss, "accuracy": accuracy });
+        if let Some(slice) = &slice {
+            row["slice"] = json!({ "config": slice.config, "macs": slice.macs });
+        }
+        println!("{row}");
     } else {
         println!(
             "{}: accuracy {:.2} %, loss {:.4} over {images} test images",

@@ -18,7 +18,8 @@ const MAPS: usize = 1 << 27;
 
 pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<Ended> {
     ensure!(args.top > 0, "--top: expected at least 1, got 0");
-    let artefact = artefact::load(&artefact::folder(&args.artefact)?, args.budget.as_deref())?;
+    let folder = artefact::folder(&args.artefact)?;
+    let (artefact, slice) = artefact::load(&folder, args.budget.as_deref())?;
     let cfg = &artefact.config.pretrained_cfg;
     let preprocess = Preprocess {
         fit: Fit {
@@ -83,6 +84,7 @@ pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<Ended> {
     for error in &bad {
         eprintln!("error: {}", text::one_line(&error.to_string()));
     }
+    artefact::tell(&folder, slice.as_ref());
     let ended = match bad.is_empty() {
         true => Ended::Done,
         false => Ended::Partly,
@@ -100,7 +102,11 @@ pub(crate) fn run(args: &PredictArgs) -> anyhow::Result<Ended> {
                 json!({ "image": image, "classes": classes })
             })
             .collect();
-        println!("{}", json!({ "artefact": args.artefact, "images": images }));
+        let mut all = json!({ "artefact": args.artefact, "images": images });
+        if let Some(slice) = &slice {
+            all["slice"] = json!({ "config": slice.config, "macs": slice.macs });
+        }
+        println!("{all}");
         return Ok(ended);
     }
     for (image, classes) in &found {

@@ -27,10 +27,10 @@ impl Trainer {
     pub fn slices(&self) -> Result<Vec<Slice>> {
         let slices = self.method.slices()?;
         match slices.is_empty() {
-            true => Err(Error::setting(
-                "method.name",
+            true => Err(Error::file(
+                self.folder.path(),
                 format!(
-                    "{} trains no slices: expected a run of a method that does",
+                    "expected a run of a method that trains slices, got one of --method {}",
                     self.config.method.name
                 ),
             )),
