@@ -7,38 +7,25 @@
 Prints one JSON object a line with the keys of `dcff bench infer --json`.
 """
 
-import argparse
-import json
-import statistics
-import sys
 import time
 import warnings
 
 import torch
 
 import network
-from train import peak_mib
+from train import asked, begun, peak_mib, told
 
 WARM_UP = 3
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("network", help="what `dcff bench train --describe` printed, or - for standard input")
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--layout", choices=list(network.LAYOUTS), default="channels-last")
+    parser = asked(__doc__.splitlines()[0])
     parser.add_argument("--compile", action="store_true", help="measure torch.compile as well; needs a C++ compiler")
     args = parser.parse_args()
     imported = peak_mib()
-    torch.set_num_threads(args.threads)
-    torch.set_num_interop_threads(1)
-    torch.manual_seed(0)
+    description = begun(args)
     # torch.jit is deprecated, and still the faster of the two for some networks.
     warnings.simplefilter("ignore")
-
-    description = json.load(sys.stdin if args.network == "-" else open(args.network, encoding="utf-8"))
     full = {"full": description["full"], "compact": description["full"]}
     runners = {}
     for name, described in (("compact", description), ("dense", full)):
@@ -63,24 +50,7 @@ def main():
                 if step >= WARM_UP:
                     times[key].append(time.perf_counter() - start)
     for (name, mode), seconds in times.items():
-        median = statistics.median(seconds)
-        line = {
-            "program": "pytorch",
-            "version": torch.__version__,
-            "task": "infer",
-            "arch": description["full"]["name"],
-            "network": name,
-            "layout": args.layout,
-            "mode": mode,
-            "threads": args.threads,
-            "batch": args.batch,
-            "precision": "f32",
-            "images_per_s": args.batch / median,
-            "median_step_ms": 1e3 * median,
-            "peak_rss_mib": peak_mib(),
-            "import_rss_mib": imported,
-        }
-        print(json.dumps(line))
+        told("infer", seconds, args, description, imported, network=name, mode=mode)
 
 
 if __name__ == "__main__":

@@ -57,11 +57,16 @@ def timed(step, args, description, imported, **more):
         step()
         if number >= WARM_UP:
             times.append(time.perf_counter() - start)
+    told("train", times, args, description, imported, **more)
+
+
+def told(task, times, args, description, imported, **more):
+    """Prints what the median of `times` comes to, with `more` beside it."""
     median = statistics.median(times)
     line = {
         "program": "pytorch",
         "version": torch.__version__,
-        "task": "train",
+        "task": task,
         "arch": description["full"]["name"],
         "network": "compact",
         "layout": args.layout,

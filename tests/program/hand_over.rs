@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use dcff_tests::program::{dcff, outcome, run, succeeded, write_images};
+use dcff_tests::program::{self, dcff, outcome, run, short_run, succeeded, write_images};
 use serde_json::Value;
 
 /// A folder with `images` and a finished `run` on them; trained once for all tests, which must not change it.
@@ -15,29 +15,8 @@ fn workshop() -> &'static Path {
         let images = folder.path().join("images");
         write_images(&images, 16, 8);
         let out = folder.path().join("run");
-        let (images, out) = (text(&images), text(&out));
-        let args = [
-            "train",
-            "--arch",
-            "resnet20",
-            "--rates",
-            "0.5",
-            "--epochs",
-            "2",
-            "--batch-size",
-            "12",
-            "--lr",
-            "0.02",
-            "--schedule",
-            "cosine",
-            "--hold-out",
-            "0",
-            "--data",
-            &images,
-            "--out",
-            &out,
-        ];
-        succeeded(run(args));
+        let more = ["--rates", "0.5", "--epochs", "2"];
+        succeeded(run(short_run(&images, &out, &more)));
         folder
     });
     folder.path()
@@ -47,12 +26,9 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// The one line of a refusal.
+/// The one line with which `args` are refused.
 fn refused<const N: usize>(args: [&str; N]) -> String {
-    let outcome = run(args);
-    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
-    assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
-    outcome.stderr
+    program::refused(run(args))
 }
 
 /// All files below `folder`: paths inside it, with `/`, and bytes.

@@ -4,34 +4,14 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use dcff_tests::program::{dcff, json, read, rows, run, succeeded, workshop};
+use dcff_tests::program::{
+    dcff, evaluated, json, read, rows, run, same_files, short_run, succeeded, workshop,
+};
 use serde_json::Value;
 
-/// The arguments of a short run that prunes; `more` may repeat flags with other values.
+/// The arguments of a short run.
 fn train(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
-    let mut args: Vec<String> = [
-        "train",
-        "--arch",
-        "resnet20",
-        "--batch-size",
-        "10",
-        "--lr",
-        "0.02",
-        "--schedule",
-        "cosine",
-        "--hold-out",
-        "0",
-        "--data",
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    args.extend([
-        images.display().to_string(),
-        "--out".to_owned(),
-        out.display().to_string(),
-    ]);
-    args.extend(more.iter().map(|a| (*a).to_owned()));
-    args
+    short_run(images, out, &[&["--batch-size", "10"], more].concat())
 }
 
 const PRUNE: [&str; 8] = [
@@ -101,14 +81,7 @@ fn trains_dense_prunes_and_fine_tunes() {
     );
     assert!(out.join("dense/model.safetensors").exists());
 
-    let eval = succeeded(run([
-        "eval".as_ref(),
-        out.as_os_str(),
-        "--data".as_ref(),
-        images.as_os_str(),
-        "--json".as_ref(),
-    ]));
-    let eval: Value = serde_json::from_str(&eval.stdout).unwrap();
+    let eval = evaluated(&out, &images, &[]);
     assert_eq!(eval["accuracy"], summary["chosen"]["test"]["accuracy"]);
     let config = json(&out.join("compact/config.json"));
     assert_eq!(config["architecture"]["spaces"][0]["width"], 8);
@@ -143,18 +116,14 @@ fn interrupted(file: &str, more: &[&str]) {
         "--resume".as_ref(),
         broken.as_os_str(),
     ]));
-    for file in [
+    let files = [
         "config.toml",
         "metrics.jsonl",
         "selection.jsonl",
         "dense/model.safetensors",
         "compact/model.safetensors",
-    ] {
-        assert!(
-            read(&whole.join(file)) == read(&broken.join(file)),
-            "{file} differs"
-        );
-    }
+    ];
+    same_files(&whole, &broken, &files);
 }
 
 #[cfg(unix)]

@@ -3,47 +3,19 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use dcff_tests::program::{Outcome, copy_folder, run, succeeded, workshop};
+use dcff_tests::program::{
+    Outcome, copy_folder, evaluated, json, refused, run, short_run, succeeded, workshop,
+};
 use serde_json::Value;
 
 /// Trains a small supernet in `out`.
 fn train(images: &Path, out: &Path) -> Outcome {
-    let settings = [
-        "--arch",
-        "resnet20",
-        "--method",
-        "pss-net",
-        "--epochs",
-        "2",
-        "--batch-size",
-        "12",
-        "--lr",
-        "0.02",
-        "--schedule",
-        "cosine",
-        "--hold-out",
-        "0",
-        "--set",
-        "observations=6",
-        "--set",
-        "capacity=2",
-        "--set",
-        "recalibration=3",
-        "--set",
-        "narrowest=0.5",
-    ];
-    let places = [
-        OsStr::new("--data"),
-        images.as_os_str(),
-        OsStr::new("--out"),
-        out.as_os_str(),
-    ];
-    let args = ["train"].iter().chain(&settings).map(OsStr::new);
-    run(args.chain(places))
-}
-
-fn json(path: &Path) -> Value {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    let words = "--method pss-net --epochs 2 --set observations=6 --set capacity=2 --set recalibration=3 --set narrowest=0.5";
+    run(short_run(
+        images,
+        out,
+        &words.split(' ').collect::<Vec<_>>(),
+    ))
 }
 
 /// `dcff COMMAND PLACE ...`.
@@ -54,20 +26,11 @@ fn on(command: &str, place: &Path, more: &[&str]) -> Outcome {
 
 /// Loss and accuracy of a network on the test images.
 fn score(network: &Path, images: &Path, more: &[&str]) -> (f64, f64) {
-    let images = images.display().to_string();
-    let args = [&["--json", "--data", &images], more].concat();
-    let told: Value = serde_json::from_str(&succeeded(on("eval", network, &args)).stdout).unwrap();
+    let told = evaluated(network, images, more);
     (
         told["loss"].as_f64().unwrap(),
         told["accuracy"].as_f64().unwrap(),
     )
-}
-
-/// The one line of a refusal.
-fn refused(outcome: Outcome) -> String {
-    assert_eq!(outcome.code, Some(2), "{outcome:?}");
-    assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
-    outcome.stderr
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -236,26 +199,8 @@ fn a_supernet_is_trained_sliced_and_bundled() {
 fn a_run_without_slices_is_refused() {
     let (dir, images) = workshop();
     let out = dir.path().join("run");
-    let args = [
-        "train",
-        "--arch",
-        "resnet20",
-        "--method",
-        "dense",
-        "--epochs",
-        "1",
-        "--batch-size",
-        "24",
-        "--hold-out",
-        "0",
-    ];
-    let places = [
-        OsStr::new("--data"),
-        images.as_os_str(),
-        OsStr::new("--out"),
-        out.as_os_str(),
-    ];
-    succeeded(run(args.iter().map(OsStr::new).chain(places)));
+    let more = ["--method", "dense", "--epochs", "1", "--batch-size", "24"];
+    succeeded(run(short_run(&images, &out, &more)));
     for (command, args) in [("extract", &["--target", "60%"][..]), ("bundle", &[])] {
         let line = refused(on(command, &out, args));
         assert!(

@@ -105,6 +105,55 @@ pub fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
+/// The arguments of a short `dcff train` of ResNet-20 on `images`, written to `out`. A flag of `more` stands in place of the usual one.
+pub fn short_run(images: &Path, out: &Path, more: &[&str]) -> Vec<String> {
+    const USUAL: [[&str; 2]; 5] = [
+        ["--arch", "resnet20"],
+        ["--batch-size", "12"],
+        ["--lr", "0.02"],
+        ["--schedule", "cosine"],
+        ["--hold-out", "0"],
+    ];
+    let mut args = vec!["train".to_owned()];
+    let usual = USUAL.iter().filter(|[flag, _]| !more.contains(flag));
+    args.extend(usual.flatten().map(|&word| word.to_owned()));
+    for (flag, path) in [("--data", images), ("--out", out)] {
+        args.extend([flag.to_owned(), path.display().to_string()]);
+    }
+    args.extend(more.iter().map(|&word| word.to_owned()));
+    args
+}
+
+/// What `dcff eval --json` tells of `network` on the test images of `images`.
+///
+/// # Panics
+/// When it fails.
+pub fn evaluated(network: &Path, images: &Path, more: &[&str]) -> Value {
+    let [network, images] = [network, images].map(|path| path.display().to_string());
+    let args = [&["eval", &network, "--data", &images, "--json"], more].concat();
+    serde_json::from_str(&succeeded(run(args)).stdout).expect("JSON")
+}
+
+/// The one line with which a command refuses what was typed.
+///
+/// # Panics
+/// When it ended otherwise.
+pub fn refused(outcome: Outcome) -> String {
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
+    outcome.stderr
+}
+
+/// Fails unless each of `files` is the same, byte by byte, in the folders `a` and `b`.
+///
+/// # Panics
+/// When one differs, or is not there.
+pub fn same_files(a: &Path, b: &Path, files: &[&str]) {
+    for file in files {
+        assert!(read(&a.join(file)) == read(&b.join(file)), "{file} differs");
+    }
+}
+
 /// Runs `dcff` with `args`.
 ///
 /// # Panics

@@ -129,12 +129,7 @@ impl Artefact {
     /// # Errors
     /// [`Error::File`] with the path.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let files = self.to_files()?;
-        Ok(dcff_file::write_folder(path, |folder| {
-            files
-                .iter()
-                .try_for_each(|(name, bytes)| dcff_file::write(&folder.join(name), bytes))
-        })?)
+        write(path, &self.to_files()?)
     }
 
     /// Reads the folder `path`. Nothing in it is trusted: sizes are checked before memory is taken.
@@ -306,6 +301,15 @@ fn check(config: &Config, path: &Path) -> Result<u64> {
         ));
     }
     Ok(count)
+}
+
+/// Writes the folder `path` with `files` whole or not at all, replacing an older one.
+pub(crate) fn write(path: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
+    Ok(dcff_file::write_folder(path, |folder| {
+        files
+            .iter()
+            .try_for_each(|(name, bytes)| dcff_file::write(&folder.join(name), bytes))
+    })?)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use candle_core::{Device, Tensor};
 use dcff_models::{Mode, Network, Program, Views, Weights, parameters};
 use serde::{Deserialize, Serialize};
 
-use crate::artefact::{MAX_CONFIG_BYTES, MAX_HEADER_BYTES};
+use crate::artefact::{self, MAX_CONFIG_BYTES, MAX_HEADER_BYTES};
 use crate::{Artefact, Error, Result, weights};
 
 /// The name of the list's file.
@@ -150,11 +150,7 @@ impl Bundle {
         });
         let bytes = weights::tensors_to_bytes(&named.collect(), &BTreeMap::new())?;
         files.push((STATISTICS, bytes));
-        Ok(dcff_file::write_folder(path, |folder| {
-            files
-                .iter()
-                .try_for_each(|(name, bytes)| dcff_file::write(&folder.join(name), bytes))
-        })?)
+        artefact::write(path, &files)
     }
 
     /// Reads the folder `path`. Nothing in it is trusted.

@@ -280,8 +280,8 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::testing::{noise, trained};
-    use crate::{LayerKind, Mode, by_name};
+    use crate::testing::{largest, logits, noise, trained};
+    use crate::{LayerKind, by_name};
 
     /// Every channel group keeps `share` of its channels, in an order without structure.
     fn choose(architecture: &Architecture, share: f64) -> Vec<Vec<usize>> {
@@ -328,19 +328,6 @@ mod tests {
         silent
     }
 
-    fn logits(network: &Network) -> Vec<f32> {
-        let [c, h, w] = network.compact().input;
-        let images = Tensor::from_vec(noise(2 * c * h * w, 3), (2, c, h, w), &Device::Cpu).unwrap();
-        let (logits, _) = network
-            .forward(&images, &Views::dense(), Mode::Eval)
-            .unwrap();
-        logits.flatten_all().unwrap().to_vec1().unwrap()
-    }
-
-    fn largest(values: impl Iterator<Item = f32>) -> f32 {
-        values.fold(0.0, |largest, value| largest.max(value.abs()))
-    }
-
     #[test]
     fn a_pruned_network_is_the_wide_one_with_the_other_channels_silent() {
         for (name, shares) in [
@@ -358,7 +345,10 @@ mod tests {
                     pruned.compact().widths().iter().sum::<usize>()
                         < architecture.widths().iter().sum()
                 );
-                let (narrow, wide) = (logits(&pruned), logits(&silenced(&network, &kept)));
+                let (narrow, wide) = (
+                    logits(&pruned).unwrap(),
+                    logits(&silenced(&network, &kept)).unwrap(),
+                );
                 let difference = largest(narrow.iter().zip(&wide).map(|(a, b)| a - b));
                 let size = largest(wide.into_iter());
                 assert!(
@@ -375,7 +365,7 @@ mod tests {
         let network = trained(&architecture).unwrap();
         let kept = choose(&architecture, 1.0);
         let same = network.pruned(&kept, &Views::dense()).unwrap();
-        assert_eq!(logits(&network), logits(&same));
+        assert_eq!(logits(&network).unwrap(), logits(&same).unwrap());
         // Pruned in two steps or in one is the same.
         let halved = network
             .pruned(&choose(&architecture, 0.5), &Views::dense())

@@ -34,25 +34,18 @@ pub fn resnet_cifar(name: &str, blocks: [usize; 3]) -> Architecture {
             let path = format!("{stage}.{block}");
             let changes = block == 0 && i > 0;
             let stride = if changes { 2 } else { 1 };
-            let inner = format!("{path}.conv1");
-            let y = b.conv(&inner, &inner, [3, stride, 1], false, &x);
-            let y = b.norm(format!("{path}.bn1"), &y);
-            let y = b.relu(format!("{path}.relu1"), &y);
-            let y = b.conv(format!("{path}.conv2"), stage, [3, 1, 1], false, &y);
-            let y = b.norm(format!("{path}.bn2"), &y);
-            if changes {
-                let shortcut = Shortcut {
-                    stride,
-                    space: stage.clone(),
-                };
-                x = b.layer(
-                    format!("{path}.shortcut"),
-                    LayerKind::Shortcut(shortcut),
-                    &[&x],
-                );
-            }
-            let sum = b.layer(format!("{path}.add"), LayerKind::Add, &[&y, &x]);
-            x = b.relu(format!("{path}.relu2"), &sum);
+            let shortcut = |b: &mut Builder, x: &str| match changes {
+                false => x.to_owned(),
+                true => {
+                    let shortcut = Shortcut {
+                        stride,
+                        space: stage.clone(),
+                    };
+                    let name = format!("{path}.shortcut");
+                    b.layer(name, LayerKind::Shortcut(shortcut), &[x])
+                }
+            };
+            x = basic_block(&mut b, &path, stage, stride, &x, shortcut);
         }
     }
     let x = b.layer("avg_pool", LayerKind::GlobalAvgPool, &[&x]);
@@ -86,22 +79,36 @@ pub fn resnet18() -> Architecture {
             let path = format!("{stage}.{block}");
             let changes = block == 0 && number > 1;
             let stride = if changes { 2 } else { 1 };
-            let inner = format!("{path}.conv1");
-            let y = b.conv(&inner, &inner, [3, stride, 1], false, &x);
-            let y = b.norm(format!("{path}.bn1"), &y);
-            let y = b.relu(format!("{path}.relu1"), &y);
-            let y = b.conv(format!("{path}.conv2"), &stage, [3, 1, 1], false, &y);
-            let y = b.norm(format!("{path}.bn2"), &y);
-            if changes {
-                x = downsample(&mut b, &path, &stage, stride, &x);
-            }
-            let sum = b.layer(format!("{path}.add"), LayerKind::Add, &[&y, &x]);
-            x = b.relu(format!("{path}.relu2"), &sum);
+            let shortcut = |b: &mut Builder, x: &str| match changes {
+                false => x.to_owned(),
+                true => downsample(b, &path, &stage, stride, x),
+            };
+            x = basic_block(&mut b, &path, &stage, stride, &x, shortcut);
         }
     }
     let x = b.avg_pool("avgpool", 7, 1, &x);
     b.linear("fc", 1000, &x);
     b.finish()
+}
+
+/// Two 3x3 convolutions, the first with the block's stride and a channel space of its own, and what `shortcut` makes of `x` added to them.
+fn basic_block(
+    b: &mut Builder,
+    path: &str,
+    stage: &str,
+    stride: usize,
+    x: &str,
+    shortcut: impl FnOnce(&mut Builder, &str) -> String,
+) -> String {
+    let inner = format!("{path}.conv1");
+    let y = b.conv(&inner, &inner, [3, stride, 1], false, x);
+    let y = b.norm(format!("{path}.bn1"), &y);
+    let y = b.relu(format!("{path}.relu1"), &y);
+    let y = b.conv(format!("{path}.conv2"), stage, [3, 1, 1], false, &y);
+    let y = b.norm(format!("{path}.bn2"), &y);
+    let x = shortcut(b, x);
+    let sum = b.layer(format!("{path}.add"), LayerKind::Add, &[&y, &x]);
+    b.relu(format!("{path}.relu2"), &sum)
 }
 
 /// The convolution and batch norm of a shortcut that changes width or resolution; it is as wide as its stage from the start.

@@ -8,6 +8,8 @@ use crate::Result;
 use crate::architecture::Architecture;
 use crate::network::Network;
 use crate::parameter::ParameterKind;
+use crate::trace::Mode;
+use crate::view::Views;
 
 /// `count` numbers without structure in ±1 that depend on `seed` alone.
 pub fn noise(count: usize, seed: usize) -> Vec<f32> {
@@ -38,6 +40,25 @@ pub fn trained(architecture: &Architecture) -> Result<Network> {
     }
     network.load(&state)?;
     Ok(network)
+}
+
+/// The evaluated logits of `network` for two images of noise, one after the other.
+///
+/// # Errors
+/// Those of the device.
+pub fn logits(network: &Network) -> Result<Vec<f32>> {
+    let [c, h, w] = network.compact().input;
+    let images = Tensor::from_vec(noise(2 * c * h * w, 3), (2, c, h, w), network.device())?;
+    let (logits, _) = network.forward(&images, &Views::dense(), Mode::Eval)?;
+    Ok(logits.flatten_all()?.to_vec1()?)
+}
+
+/// The largest absolute value; infinite where one is none.
+pub fn largest(values: impl Iterator<Item = f32>) -> f32 {
+    values.fold(0.0, |largest: f32, value| match value.is_nan() {
+        true => f32::INFINITY,
+        false => largest.max(value.abs()),
+    })
 }
 
 #[cfg(test)]

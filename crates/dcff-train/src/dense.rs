@@ -132,39 +132,31 @@ pub(crate) fn whole(from: &DenseFrom, own: &Architecture) -> Result<Artefact> {
     fitting(from, read(from)?.1, own)
 }
 
-/// The network `from`, which must answer for images and classes of the network `own`, whatever its layers.
-pub(crate) fn teacher(from: &DenseFrom, own: &Architecture) -> Result<Artefact> {
+/// The network `from`, which must answer for images of the network `own` and know its `classes`, whatever its layers.
+pub(crate) fn teacher(
+    from: &DenseFrom,
+    own: &Architecture,
+    classes: &[String],
+) -> Result<Artefact> {
     let artefact = read(from)?.1;
     let theirs = &artefact.config.architecture;
-    let classes = [own.shapes()?.classes(), theirs.shapes()?.classes()];
-    if own.input == theirs.input && classes[0] == classes[1] {
-        return Ok(artefact);
-    }
-    let message = format!(
-        "expected a teacher for images of {:?} and {} classes, got {} for images of {:?} and {} classes",
-        own.input, classes[0], theirs.name, theirs.input, classes[1]
-    );
-    Err(Error::file(&from.run, message))
-}
-
-/// Fails unless the network `from` was trained on these `classes`.
-pub(crate) fn knows(from: &DenseFrom, classes: &[String]) -> Result<()> {
-    let theirs = read(from)?.1.config.pretrained_cfg.label_names;
-    if theirs == classes {
-        return Ok(());
-    }
-    let first = theirs.iter().zip(classes).find(|(a, b)| a != b);
-    let message = match first {
+    let labels = &artefact.config.pretrained_cfg.label_names;
+    let other = labels.iter().zip(classes).find(|(a, b)| a != b);
+    let message = match other {
+        _ if own.input != theirs.input || labels.len() != classes.len() => format!(
+            "expected a teacher for images of {:?} and {} classes, got {} for images of {:?} and {} classes",
+            own.input,
+            classes.len(),
+            theirs.name,
+            theirs.input,
+            labels.len()
+        ),
         Some((theirs, own)) => {
             format!(
                 "expected a teacher of the same classes, such as '{own}', got one of '{theirs}'"
             )
         }
-        None => format!(
-            "expected a teacher of the same {} classes, got one of {}",
-            classes.len(),
-            theirs.len()
-        ),
+        None => return Ok(artefact),
     };
     Err(Error::file(&from.run, message))
 }

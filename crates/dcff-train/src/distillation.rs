@@ -32,12 +32,18 @@ pub struct Teacher {
 }
 
 impl Teacher {
-    /// The teacher that `distil` names, for a run of `full`, computing as `student` does.
+    /// The teacher that `distil` names, for a run of `full` on images of `classes`, computing as `student` does.
     ///
     /// # Errors
     /// When it is not there, is not the recorded one, or is of other images or classes.
-    pub(crate) fn new(distil: &Distil, full: &Architecture, student: &Network) -> Result<Self> {
-        let mut network = dense::teacher(&distil.teacher, full)?.network(student.device())?;
+    pub(crate) fn new(
+        distil: &Distil,
+        full: &Architecture,
+        classes: &[String],
+        student: &Network,
+    ) -> Result<Self> {
+        let teacher = dense::teacher(&distil.teacher, full, classes)?;
+        let mut network = teacher.network(student.device())?;
         network.set_precision(student.precision());
         network.set_convolution(student.convolution());
         Ok(Self {

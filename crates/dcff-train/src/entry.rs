@@ -6,10 +6,11 @@ use std::str::FromStr;
 
 use dcff_criteria::Criterion;
 use dcff_models::Architecture;
-use dcff_run::{MethodConfig, Published, Recipe, Summary};
+use dcff_run::{DenseFrom, MethodConfig, Published, Recipe, Summary};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::dense::dense_of;
 use crate::error::{Error, Result};
 use crate::method::Method;
 
@@ -159,6 +160,20 @@ impl Given<'_> {
             .map(|value| serde_json::from_value(value.clone()))
             .transpose()
             .map_err(|error| Error::setting(format!("method.{key}"), error.to_string()))
+    }
+
+    /// The trained network that was typed for `key`: a run, or a folder.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn network(&self, key: &str) -> Result<Option<DenseFrom>> {
+        let (Some(typed), Some(run)) = (self.get(key), self.parse::<String>(key)?) else {
+            return Ok(None);
+        };
+        let found = dense_of(run.as_ref());
+        found
+            .map(Some)
+            .map_err(|error| Error::setting(typed.flag.as_str(), error.to_string()))
     }
 
     /// What was typed for `key`, read from its text.

@@ -93,11 +93,11 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
         let plan = methods::plan(&config, &full)?;
         check_dense(&from, &config, &full, &plan.stages)?;
     }
-    // Before anything of a run that is continued is changed.
-    let over = |folder: &std::path::PathBuf| {
-        folder.join(dcff_train::SUMMARY).exists() && !longer(saved_epochs, &config)
-    };
-    if !args.resume.as_ref().is_some_and(over) {
+    // Before anything of a run that is continued is changed; one that is over needs no more than its summary.
+    let over = args.resume.as_ref().is_some_and(|folder| {
+        folder.join(dcff_train::SUMMARY).exists() && saved_epochs == Some(config.recipe.epochs)
+    });
+    if !over {
         let classes = data.train.classes();
         methods::check(&config, &full, classes).map_err(|error| typed(args, error))?;
     }
@@ -154,11 +154,6 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Ended> {
             Ok(Ended::Interrupted)
         }
     }
-}
-
-/// Whether `config` has more epochs than the run had that it continues.
-fn longer(had: Option<usize>, config: &RunConfig) -> bool {
-    had.is_some_and(|had| had < config.recipe.epochs)
 }
 
 /// What the flags of a new run ask for, checked as far as that goes without images.

@@ -121,13 +121,10 @@ pub fn plan(config: &RunConfig, full: &Architecture) -> Result<Plan> {
 pub fn check(config: &RunConfig, full: &Architecture, classes: &[String]) -> Result<()> {
     let method = build(&config.method, &Context::seeded(config.seed))?;
     can_be_taught(&*method, config)?;
-    if let Some(distil) = &config.distil {
-        crate::dense::teacher(&distil.teacher, full)?;
-    }
     method.check(full)?;
     let distil = config.distil.as_ref().map(|distil| distil.teacher.clone());
     for teacher in config.method.teacher().iter().chain(&distil) {
-        crate::dense::knows(teacher, classes)?;
+        crate::dense::teacher(teacher, full, classes)?;
     }
     Ok(())
 }

@@ -30,7 +30,6 @@ use super::dcff::evidence_images;
 use super::widths::width_keys;
 use super::widths::{self, narrowed};
 use crate::collect::Collected;
-use crate::dense::dense_of;
 use crate::entry::{Context, Entry, Given};
 use crate::error::{Error, Result};
 use crate::method::{Decision, EpochStart, Filters, Method, Plan, Saved};
@@ -579,11 +578,8 @@ impl Entry for Pruning {
             (None, Some(finetune)) => config.dense_epochs = recipe.epochs - finetune,
             (None, None) => {}
         }
-        if let Some(run) = given.parse::<String>("dense_from")? {
-            config.dense_from = Some(
-                dense_of(run.as_ref())
-                    .map_err(|error| Error::setting("--dense-from", error.to_string()))?,
-            );
+        if let Some(dense) = given.network("dense_from")? {
+            config.dense_from = Some(dense);
         }
         if widths::allocated_globally(given)? {
             config.budget = widths::budget(given)?;

@@ -237,7 +237,7 @@ impl Builder<'_> {
             false => Convolution::Fast,
         });
         let teacher = match &config.distil {
-            Some(distil) => Some(Teacher::new(distil, full, &network)?),
+            Some(distil) => Some(Teacher::new(distil, full, data.train.classes(), &network)?),
             None => None,
         };
         Ok(Trainer {

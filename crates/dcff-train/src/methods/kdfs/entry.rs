@@ -1,13 +1,12 @@
 //! The method by its name, and how the command line sets it.
 
-use dcff_run::{DenseFrom, MethodConfig, Published, Recipe, Summary};
+use dcff_run::{MethodConfig, Published, Recipe, Summary};
 
 use super::method::Kdfs;
 use super::published::published;
 use super::settings::KdfsConfig;
-use crate::dense::dense_of;
 use crate::entry::{Context, Entry, Given};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::method::Method;
 
 /// How many of `epochs` are dense, search and fine-tuning, from those that are given: half of a run without a teacher is dense, and
@@ -56,19 +55,7 @@ impl Entry for Entrance {
     }
 
     fn configure(&self, given: &Given<'_>) -> Result<MethodConfig> {
-        let from = |key: &str, flag: &str| -> Result<Option<DenseFrom>> {
-            let Some(run) = given.parse::<String>(key)? else {
-                return Ok(None);
-            };
-            let found = dense_of(run.as_ref());
-            found
-                .map(Some)
-                .map_err(|error| Error::setting(flag, error.to_string()))
-        };
-        let (teacher, dense_from) = (
-            from("teacher", "--teacher")?,
-            from("dense_from", "--dense-from")?,
-        );
+        let (teacher, dense_from) = (given.network("teacher")?, given.network("dense_from")?);
         let epochs =
             ["dense_epochs", "search_epochs", "finetune_epochs"].map(|key| given.parse(key));
         let [dense, search, finetune] = epochs;
